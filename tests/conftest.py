@@ -1,0 +1,18 @@
+"""Every test runs with shapes and dtypes checked at call time, and with JAX's implicit promotions off."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+from jaxtyping import install_import_hook
+
+install_import_hook(["lynx_jax", "pallas_kernels", "checkpoints_convert"], "beartype.beartype")
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation makes first examples slow, so no deadline; derandomised, so that CI is deterministic.
+hypothesis.settings.register_profile("lynx_jax", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("lynx_jax")
