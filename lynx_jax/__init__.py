@@ -1,0 +1,75 @@
+"""Batched Mixture-of-Experts inference in JAX, with Lynx batch-aware expert selection (arXiv 2411.08982).
+
+The whole public API. Names are imported on first use, so `import lynx_jax` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from lynx_jax.engine.report import RoutingReport
+  from lynx_jax.engine.sampling import Sampling
+  from lynx_jax.engine.state import DecodeState, Requests, greedy_requests
+  from lynx_jax.engine.steps import decode_loop, decode_step, forward, prefill
+  from lynx_jax.generation import Completion, Piece, generate, stream
+  from lynx_jax.loading import load
+  from lynx_jax.models.decoder import Decoder, abstract_decoder
+  from lynx_jax.models.params import Params
+  from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MoESpec
+  from lynx_jax.routing import (
+    OEA,
+    Budget,
+    CountVote,
+    Lynx,
+    MassFloor,
+    Prune,
+    Router,
+    Routing,
+    RoutingPolicy,
+    TopK,
+    XShare,
+    format_policy,
+    lynx_route,
+    parse_policy,
+  )
+  from lynx_jax.tokenizer import Tokenizer
+
+_HOMES = {
+  "engine.report": ("RoutingReport",),
+  "engine.sampling": ("Sampling",),
+  "engine.state": ("DecodeState", "Requests", "greedy_requests"),
+  "engine.steps": ("decode_loop", "decode_step", "forward", "prefill"),
+  "generation": ("Completion", "Piece", "generate", "stream"),
+  "loading": ("load",),
+  "models.decoder": ("Decoder", "abstract_decoder"),
+  "models.params": ("Params",),
+  "models.spec": ("AttentionSpec", "DecoderSpec", "DenseSpec", "LayerSpec", "MoESpec"),
+  "routing": (
+    "OEA", "Budget", "CountVote", "Lynx", "MassFloor", "Prune", "Router", "Routing", "RoutingPolicy", "TopK",
+    "XShare", "format_policy", "lynx_route", "parse_policy",
+  ),
+  "tokenizer": ("Tokenizer",),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 (by theme)
+  "load", "Params", "Tokenizer",
+  "generate", "stream", "Completion", "Piece", "Sampling", "RoutingReport",
+  "forward", "prefill", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
+  "lynx_route", "Router", "Routing", "RoutingPolicy", "parse_policy", "format_policy",
+  "TopK", "Lynx", "Prune", "CountVote", "OEA", "XShare", "MassFloor", "Budget",
+  "Decoder", "abstract_decoder", "DecoderSpec", "LayerSpec", "AttentionSpec", "MoESpec", "DenseSpec",
+]  # fmt: skip
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _HOME:
+    raise AttributeError(f"module 'lynx_jax' has no attribute {name!r}")
+  value = getattr(importlib.import_module(f"lynx_jax.{_HOME[name]}"), name)
+  globals()[name] = value
+  return value
+
+
+def __dir__() -> list[str]:
+  return sorted([*globals(), *__all__])

@@ -1,0 +1,34 @@
+"""A benchmark's rows as a table for people."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from lynx_jax.bench.decode import Row
+
+
+def decode_table(rows: Sequence[Row]) -> Table:
+  """One line a policy and batch size."""
+  table = Table(title="Decode; times are medians, speed-ups against the first policy of the batch")
+  table.add_column("policy", no_wrap=True)
+  for heading in (
+    "batch", "tokens/s", "step ms", "experts", "own", "expert MB", "GB/s", "routing ms", "mass kept", "speed-up",
+  ):  # fmt: skip
+    table.add_column(heading, justify="right")
+  for index, row in enumerate(rows):
+    last = index + 1 == len(rows) or rows[index + 1].batch != row.batch
+    table.add_row(
+      row.policy,
+      str(row.batch),
+      f"{row.tokens_per_second:.1f}",
+      f"{row.step_ms:.2f}",
+      f"{row.active_experts:.1f}",
+      f"{row.own_experts:.1f}",
+      f"{row.expert_bytes / 1e6:.1f}",
+      f"{row.bytes_per_second / 1e9:.1f}",
+      f"{row.routing_ms:.3f}",
+      f"{row.retained_mass:.3f}",
+      f"{row.speedup:.2f}x",
+      end_section=last,
+    )
+  return table

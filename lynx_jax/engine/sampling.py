@@ -1,0 +1,140 @@
+"""How the next token is drawn from the logits, row by row."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int32, UInt32
+
+
+def _check(name: str, value: object, kind: type | tuple[type, ...], ok: bool, remedy: str) -> None:
+  if isinstance(value, bool) or not isinstance(value, kind) or not ok:
+    raise ValueError(f"Sampling.{name} is {value!r}: {remedy}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+  """Settings of one request; the filters apply in the order of the fields, as in transformers.
+
+  Attributes:
+    temperature: divides the logits; 0 takes the most likely token.
+    top_k: keeps the `top_k` most likely tokens (and ties with the last); 0 keeps all.
+    top_p: keeps the fewest tokens whose probability reaches `top_p` (arXiv 1904.09751); 1 keeps all.
+    min_p: keeps tokens at least `min_p` times as likely as the first (arXiv 2407.01082); 0 keeps all.
+    seed: of the row's random stream; a row's tokens depend on it and on nothing else in the batch.
+  """
+
+  temperature: float = 0.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    number = (int, float)
+    t, p, m, k, s = self.temperature, self.top_p, self.min_p, self.top_k, self.seed
+    _check("temperature", t, number, _within(t, 0, 100), "expected a number from 0 (greedy) to 100")
+    _check("top_k", k, int, _within(k, 0, 2**31 - 1), "expected a whole number, 0 (off) or more")
+    _check("top_p", p, number, _within(p, 0, 1) and p != 0, "expected a number above 0, at most 1 (off)")
+    _check("min_p", m, number, _within(m, 0, 1), "expected a number from 0 (off) to 1")
+    _check("seed", s, int, _within(s, 0, 2**32 - 1), "expected a whole number from 0 to 2**32 - 1")
+
+
+def _within(value: object, low: float, high: float) -> bool:
+  return isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Samplers:
+  """The settings of all rows, as arrays, so that they are data to a compiled step; `key` is a raw threefry key."""
+
+  temperature: Float32[Array, "B"]
+  top_k: Int32[Array, "B"]
+  top_p: Float32[Array, "B"]
+  min_p: Float32[Array, "B"]
+  key: UInt32[Array, "B 2"]
+
+
+def samplers(settings: Sampling | Sequence[Sampling], rows: int) -> Samplers:
+  """Lays out `settings` for `rows` rows; one `Sampling` serves all, each row with a random stream of its own.
+
+  A sequence shorter than `rows` is filled with greedy rows.
+  """
+  if isinstance(settings, Sampling):
+    each, streams = [settings] * rows, range(rows)
+  else:
+    each, streams = [*settings, *[Sampling()] * (rows - len(settings))], [0] * rows
+  seeds = np.array([s.seed for s in each], np.uint32)
+  keys = jax.vmap(lambda seed, stream: jax.random.key_data(jax.random.fold_in(jax.random.key(seed), stream)))(
+    seeds, np.array(list(streams), np.uint32)
+  )
+
+  def column(name: str, dtype: type) -> jax.Array:
+    return jnp.asarray(np.array([getattr(s, name) for s in each], dtype))
+
+  return Samplers(
+    temperature=column("temperature", np.float32),
+    top_k=column("top_k", np.int32),
+    top_p=column("top_p", np.float32),
+    min_p=column("min_p", np.float32),
+    key=keys,
+  )
+
+
+def sample(logits_BV: Float32[Array, "B V"], rows: Samplers, index_B: Int32[Array, "B"]) -> Int32[Array, "B"]:
+  """The next token of each row; `index_B` counts the tokens a row has drawn, and picks its random number.
+
+  Rows at temperature 0 take the largest logit (the lowest id among equals). What one row asks for never changes
+  another row's token.
+  """
+  likeliest = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+  warm = rows.temperature > 0
+
+  def draw(_: None) -> jax.Array:
+    scaled = logits_BV / jnp.where(warm, rows.temperature, 1.0)[:, None]
+    return jnp.where(warm, _draw(_filter(scaled, rows), rows.key, index_B), likeliest)
+
+  return jax.lax.cond(jnp.any(warm), draw, lambda _: likeliest, None)
+
+
+def _filter(logits_BV: jax.Array, rows: Samplers) -> jax.Array:
+  """Sets the logits that top-k, top-p and min-p exclude to -inf."""
+  sorting = (rows.temperature > 0) & ((rows.top_k > 0) | (rows.top_p < 1))
+  floor = jax.lax.cond(
+    jnp.any(sorting),
+    lambda _: jnp.where(sorting, _sorted_floor(logits_BV, rows), -jnp.inf),
+    lambda _: jnp.full(logits_BV.shape[:1], -jnp.inf, jnp.float32),
+    None,
+  )
+  # log(0) is -inf: a min_p of 0 keeps all. Relative to the maximum, no renormalisation is needed.
+  relative = jnp.max(logits_BV, axis=-1) + jnp.log(rows.min_p)
+  kept = logits_BV >= jnp.maximum(floor, relative)[:, None]
+  return jnp.where(kept, logits_BV, -jnp.inf)
+
+
+def _sorted_floor(logits_BV: jax.Array, rows: Samplers) -> jax.Array:
+  """The smallest logit that top-k, then top-p among what is left, keep."""
+  descending = -jnp.sort(-logits_BV, axis=-1)
+  rank = jnp.arange(logits_BV.shape[1])[None, :]
+  kept = (rank < rows.top_k[:, None]) | (rows.top_k == 0)[:, None]
+  share = jax.nn.softmax(jnp.where(kept, descending, -jnp.inf), axis=-1)
+  before = jnp.cumsum(share, axis=-1) - share
+  kept &= (before < rows.top_p[:, None]) | (rows.top_p >= 1)[:, None]
+  return jnp.min(jnp.where(kept, descending, jnp.inf), axis=-1)
+
+
+def _draw(logits_BV: jax.Array, key: jax.Array, index_B: jax.Array) -> jax.Array:
+  """Inverts the cumulative distribution in vocabulary order, at one uniform number a row."""
+
+  def uniform(key_data: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key_data), index))
+
+  cumulative = jnp.cumsum(jax.nn.softmax(logits_BV, axis=-1), axis=-1)
+  total = cumulative[:, -1]
+  # Rounding may put the product at the total itself, past every token.
+  target = jnp.minimum(jax.vmap(uniform)(key, index_B) * total, jnp.nextafter(total, jnp.zeros_like(total)))
+  return jnp.argmax(cumulative > target[:, None], axis=-1).astype(jnp.int32)

@@ -1,0 +1,158 @@
+"""The three pure functions that inference is made of, and `forward`: score, prefill, decode one step, decode a loop."""
+
+import dataclasses
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int, Int32
+
+from lynx_jax.engine.kv_cache import LayerCache, append, fill
+from lynx_jax.engine.sampling import sample
+from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals, greedy_requests, no_totals
+from lynx_jax.models.attention import cached_attention
+from lynx_jax.models.decoder import run_causal, run_layers
+from lynx_jax.models.ffn import ExpertTrace
+from lynx_jax.models.params import Params
+from lynx_jax.models.spec import AttentionSpec, DecoderSpec, MoESpec
+from lynx_jax.routing import RoutingPolicy
+from lynx_jax.routing.stats import active_experts, own_experts, retained_mass
+
+
+def forward(
+  params: Params, token_ids: Int[Array, "B L"], lengths: Int[Array, "B"] | None = None
+) -> Float32[Array, "B L V"]:
+  """Logits of every position, causal, under the model's own routing; pure, jittable and differentiable.
+
+  Args:
+    params: a loaded model.
+    token_ids: rows of tokens, padded on the right.
+    lengths: tokens of each row; None takes all. Logits at padding are meaningless.
+  """
+  lengths = jnp.full((token_ids.shape[0],), token_ids.shape[1], jnp.int32) if lengths is None else lengths
+  hidden, _, _ = run_causal(params.decoder, token_ids, lengths)
+  return params.decoder.logits(hidden)
+
+
+def prefill(
+  params: Params,
+  token_ids: Int[Array, "B L"],
+  lengths: Int[Array, "B"],
+  capacity: int,
+  requests: Requests | None = None,
+  *,
+  collect_totals: bool = False,
+) -> DecodeState:
+  """Reads the prompts under the model's own routing and draws each row's first new token.
+
+  Args:
+    params: a loaded model.
+    token_ids: prompts, padded on the right.
+    lengths: tokens of each prompt; a row of length 0 is absent and stays so.
+    capacity: positions to make room for (static), at least L; a row ends when it is full.
+    requests: what each row asks for; None is greedy until a stop id of the model's or a full cache.
+    collect_totals: whether decode steps should add up routing statistics (static).
+  """
+  rows, length = token_ids.shape
+  if capacity < length:
+    raise ValueError(f"capacity is {capacity} positions, fewer than the {length} of the prompts: give at least {length}")
+  if requests is None:
+    requests = greedy_requests(rows, capacity, params.spec.stop_ids)
+  hidden, cache, _ = run_causal(
+    params.decoder, token_ids, lengths, remember=lambda _, key, value: fill(key, value, capacity)
+  )
+  last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+  state = DecodeState(
+    cache=tuple(cache),
+    lengths=lengths.astype(jnp.int32),
+    token=jnp.zeros((rows,), jnp.int32),
+    output=jnp.zeros((rows, capacity), jnp.int32),
+    generated=jnp.zeros((rows,), jnp.int32),
+    finish=jnp.where(lengths > 0, Finish.RUNNING, Finish.ABSENT).astype(jnp.int32),
+    requests=requests,
+    totals=no_totals(len(params.spec.moe_layers)) if collect_totals else None,
+  )
+  return _take_token(state, params.decoder.logits(last), params.spec)
+
+
+def decode_step(params: Params, state: DecodeState, *, policy: RoutingPolicy | None = None) -> DecodeState:
+  """Feeds every running row its newest token and draws the next, with experts chosen under `policy` (static)."""
+  cache = list(state.cache)
+  positions = state.lengths
+
+  def mix(
+    layer: int, spec: AttentionSpec, query: jax.Array, key: jax.Array, value: jax.Array
+  ) -> tuple[jax.Array, LayerCache]:
+    kept = append(cache[layer], key, value, positions)
+    return cached_attention(query, kept.key, kept.value, positions, spec.window), kept
+
+  running = state.running
+  hidden, cache, traces = run_layers(
+    params.decoder, state.token[:, None], positions[:, None], running[:, None], mix, policy=policy
+  )
+  totals = None if state.totals is None else _add(state.totals, traces, params.spec, running)
+  state = dataclasses.replace(
+    state, cache=tuple(cache), lengths=state.lengths + running.astype(jnp.int32), totals=totals
+  )
+  return _take_token(state, params.decoder.logits(hidden[:, 0]), params.spec)
+
+
+def decode_loop(
+  params: Params, state: DecodeState, *, policy: RoutingPolicy | None = None, max_steps: int | Int32[Array, ""]
+) -> DecodeState:
+  """Decodes until every row has finished, or for `max_steps` more steps, in one `lax.while_loop`.
+
+  Pure and jittable, with `policy` static and `max_steps` data; donate `state` to keep one copy of the cache:
+  `jax.jit(decode_loop, static_argnames="policy", donate_argnames="state")`.
+  """
+
+  def going(carry: tuple[jax.Array, DecodeState]) -> jax.Array:
+    return (carry[0] < max_steps) & jnp.any(carry[1].running)
+
+  def step(carry: tuple[jax.Array, DecodeState]) -> tuple[jax.Array, DecodeState]:
+    return carry[0] + 1, decode_step(params, carry[1], policy=policy)
+
+  return jax.lax.while_loop(going, step, (jnp.zeros((), jnp.int32), state))[1]
+
+
+def _take_token(state: DecodeState, logits_BV: jax.Array, spec: DecoderSpec) -> DecodeState:
+  """Draws a token for each running row, stores it, and ends the rows that it completes."""
+  running, requests = state.running, state.requests
+  token = sample(logits_BV, requests.samplers, state.generated)
+  rows = jnp.arange(token.shape[0])
+  # Row indices past the batch are dropped, so rows that do not run keep what they have.
+  output = state.output.at[jnp.where(running, rows, rows.size), state.generated].set(token, mode="drop")
+  generated = state.generated + running.astype(jnp.int32)
+  full = state.lengths + 1 >= min(state.capacity, spec.context)
+  finish = jnp.select(
+    [
+      jnp.isnan(logits_BV).any(axis=-1),
+      (token[:, None] == requests.stop_ids).any(axis=-1),
+      (generated >= requests.max_new_tokens) | full,
+    ],
+    [jnp.full_like(token, reason) for reason in (Finish.NOT_FINITE, Finish.STOP, Finish.LENGTH)],
+    jnp.full_like(token, Finish.RUNNING),
+  )
+  return dataclasses.replace(
+    state,
+    token=jnp.where(running, token, state.token),
+    output=output,
+    generated=generated,
+    finish=jnp.where(running, finish, state.finish),
+  )
+
+
+def _add(totals: RoutingTotals, traces: list[ExpertTrace], spec: DecoderSpec, running: jax.Array) -> RoutingTotals:
+  """Adds one step's routing, for the layers that have experts."""
+  top_ks = [layer.ffn.top_k for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
+  pairs = list(zip(top_ks, traces, strict=True))
+  active = jnp.stack([active_experts(trace.routing) for _, trace in pairs])
+  own = jnp.stack([own_experts(trace.logits, top_k, running) for top_k, trace in pairs])
+  # Rows that do not run retain 1 by definition; they are counted neither here nor in `rows`.
+  retained = jnp.stack([retained_mass(trace.logits, top_k, trace.routing, running) for top_k, trace in pairs])
+  return RoutingTotals(
+    steps=totals.steps + 1,
+    rows=totals.rows + running.sum(dtype=jnp.int32),
+    active=totals.active + active,
+    own_active=totals.own_active + own,
+    retained=totals.retained + jnp.where(running[None], retained, 0.0).sum(axis=1),
+    worst_retained=jnp.minimum(totals.worst_retained, retained.min(axis=1)),
+  )

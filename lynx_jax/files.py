@@ -1,0 +1,16 @@
+"""Writing files so that nothing is ever half there."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes `value` to a temporary name beside `path`, then renames it."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)

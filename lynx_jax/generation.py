@@ -1,0 +1,261 @@
+"""Text in, text out: `generate` waits for whole completions, `stream` hands out pieces as they are decoded."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lynx_jax.engine.buckets import bucket
+from lynx_jax.engine.report import RoutingReport, report
+from lynx_jax.engine.sampling import Sampling, samplers
+from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals
+from lynx_jax.engine.steps import decode_loop, prefill
+from lynx_jax.engine.text import TextRow
+from lynx_jax.models.params import Params
+from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.routing import RoutingPolicy
+
+FinishReason = Literal["stop", "length"]
+Prompts = str | Sequence[str] | Sequence[Sequence[int]]
+
+_prefill = jax.jit(prefill, static_argnames=("capacity", "collect_totals"))
+_decode_loop = jax.jit(decode_loop, static_argnames=("policy",), donate_argnames=("state",))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Completion:
+  """One prompt's result.
+
+  Attributes:
+    text: the new text, ending before a stop string; empty where the model has no tokenizer.
+    token_ids: the new tokens, a final stop token included.
+    finish_reason: `stop` (a stop token or string) or `length` (max_new_tokens, or the model's context).
+    stats: what the policy did over the whole batch, where `stats=True` was asked for.
+  """
+
+  text: str
+  token_ids: tuple[int, ...]
+  finish_reason: FinishReason
+  stats: RoutingReport | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+  """The next bit of one row.
+
+  Attributes:
+    row: index of the prompt.
+    text: new text; pieces of a row join to its completion's text.
+    token_ids: the tokens decoded since the last piece; text may lag behind, inside a character or a stop string.
+    finish_reason: set on the row's last piece.
+    stats: on the last piece of all, where asked for.
+  """
+
+  row: int
+  text: str
+  token_ids: tuple[int, ...]
+  finish_reason: FinishReason | None
+  stats: RoutingReport | None = None
+
+
+def generate(
+  params: Params,
+  prompts: Prompts,
+  *,
+  max_new_tokens: int | Sequence[int] = 64,
+  policy: RoutingPolicy | None = None,
+  sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
+  stop: str | Sequence[str] = (),
+  stats: bool = False,
+) -> list[Completion]:
+  """Completes `prompts` as one batch.
+
+  Args:
+    params: a loaded model.
+    prompts: a string, strings, or lists of token ids.
+    max_new_tokens: tokens to add at most, for all rows or one number a prompt.
+    policy: which experts decode steps run; None is the model's own routing. With a batch-aware policy a row's
+      text depends on the rows that it shares the batch with.
+    sampling: for all rows (each with its own random stream), or one a prompt.
+    stop: strings that end a row; they are not part of the text.
+    stats: whether to report distinct experts, retained mass and bytes (`Completion.stats`, one report a batch).
+
+  Returns:
+    One completion a prompt, in order, of the new tokens only.
+
+  Raises:
+    ValueError: an empty or too long prompt, a token id outside the vocabulary, a string without a tokenizer.
+    FloatingPointError: the model produced NaN logits.
+  """
+  batch = _Batch(params, prompts, max_new_tokens, sampling, stop, stats)
+  # A row must end at its stop string before the next step, or it would go on voting for experts.
+  steps = 1 if batch.stops else np.iinfo(np.int32).max
+  for _ in batch.run(policy, steps):
+    pass
+  totals = batch.report()
+  return [
+    Completion(row.text, tuple(row.token_ids), row.finish_reason or "length", totals) for row in batch.rows
+  ]
+
+
+def stream(
+  params: Params,
+  prompts: Prompts,
+  *,
+  max_new_tokens: int | Sequence[int] = 64,
+  policy: RoutingPolicy | None = None,
+  sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
+  stop: str | Sequence[str] = (),
+  stats: bool = False,
+) -> Iterator[Piece]:
+  """As `generate`, token by token: the pieces of a row join to the completion that `generate` gives."""
+  batch = _Batch(params, prompts, max_new_tokens, sampling, stop, stats)
+  return batch.pieces(policy)
+
+
+class _Batch:
+  """One batch from prompts to finished rows."""
+
+  def __init__(
+    self,
+    params: Params,
+    prompts: Prompts,
+    max_new_tokens: int | Sequence[int],
+    sampling: Sampling | Sequence[Sampling],
+    stop: str | Sequence[str],
+    stats: bool,
+  ):
+    self.params = params
+    self.stops = _stops(params, stop)
+    self.prompts = encode_prompts(params, prompts)
+    count = len(self.prompts)
+    self.limits = _one_a_row("max_new_tokens", max_new_tokens, count)
+    for limit in self.limits:
+      if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"max_new_tokens is {limit!r}: expected a whole number of at least 1")
+    self.sampling = sampling if isinstance(sampling, Sampling) else _one_a_row("sampling", sampling, count)
+    self.stats = stats
+    self.rows = [TextRow(params.tokenizer, self.stops) for _ in self.prompts]
+    self.totals: RoutingTotals | None = None
+
+  def run(self, policy: RoutingPolicy | None, steps: int) -> Iterator[None]:
+    """Decodes `steps` steps at a time, updating `rows` after each."""
+    state = self._start()
+    while True:
+      state = self._collect(state)
+      self.totals = state.totals
+      yield
+      if all(row.finish_reason for row in self.rows):
+        return
+      state = _decode_loop(self.params, state, policy=policy, max_steps=jnp.int32(steps))
+
+  def pieces(self, policy: RoutingPolicy | None) -> Iterator[Piece]:
+    """One piece a row and step, while the row runs."""
+    seen, going = [0] * len(self.rows), set(range(len(self.rows)))
+    for _ in self.run(policy, 1):
+      for index in sorted(going):
+        row = self.rows[index]
+        if row.finish_reason is not None:
+          going.remove(index)
+        new, seen[index] = tuple(row.token_ids[seen[index] :]), len(row.token_ids)
+        yield Piece(index, row.take(), new, row.finish_reason, None if going else self.report())
+
+  def report(self) -> RoutingReport | None:
+    """The routing statistics of the whole decode."""
+    return None if self.totals is None else report(self.totals, self.params.decoder)
+
+  def _start(self) -> DecodeState:
+    rows = bucket(len(self.prompts), step=64)
+    length = bucket(max(map(len, self.prompts)), least=16)
+    need = max(len(prompt) + limit for prompt, limit in zip(self.prompts, self.limits, strict=True))
+    capacity = max(length, bucket(min(need, self.params.spec.context), least=16))
+    tokens = np.zeros((rows, length), np.int32)
+    lengths, limits = np.zeros((rows,), np.int32), np.ones((rows,), np.int32)
+    for index, prompt in enumerate(self.prompts):
+      tokens[index, : len(prompt)] = prompt
+      lengths[index], limits[index] = len(prompt), self.limits[index]
+    stop_ids = np.array(self.params.spec.stop_ids or (-1,), np.int32)
+    requests = Requests(
+      samplers=samplers(self.sampling, rows),
+      max_new_tokens=jnp.asarray(limits),
+      stop_ids=jnp.asarray(np.broadcast_to(stop_ids, (rows, stop_ids.size))),
+    )
+    return _prefill(
+      self.params, jnp.asarray(tokens), jnp.asarray(lengths), capacity, requests, collect_totals=self.stats
+    )
+
+  def _collect(self, state: DecodeState) -> DecodeState:
+    """Takes over what was decoded; ends rows whose text reached a stop string."""
+    output, generated, finish = jax.device_get((state.output, state.generated, state.finish))
+    stopped = finish.copy()
+    for index, row in enumerate(self.rows):
+      if row.finish_reason is not None:
+        continue
+      if finish[index] == Finish.NOT_FINITE:
+        raise FloatingPointError(
+          f"prompt {index}: the model's logits are NaN at new token {generated[index] - 1}: "
+          f"the weights are damaged, or overflow in their dtype"
+        )
+      row.extend(output[index, len(row.token_ids) : generated[index]].tolist(), _REASONS.get(finish[index]))
+      if row.finish_reason == "stop":
+        stopped[index] = Finish.STOP
+    return state if (stopped == finish).all() else dataclasses.replace(state, finish=jnp.asarray(stopped))
+
+
+_REASONS: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length"}
+
+
+def encode_prompts(params: Params, prompts: Prompts) -> list[list[int]]:
+  """Token ids of each prompt, checked against the vocabulary and the context."""
+  several = [prompts] if isinstance(prompts, str) else list(prompts)
+  if not several:
+    raise ValueError("prompts is empty: give at least one prompt")
+  return [_encode(params, index, prompt) for index, prompt in enumerate(several)]
+
+
+def _encode(params: Params, index: int, prompt: object) -> list[int]:
+  spec: DecoderSpec = params.spec
+  if isinstance(prompt, str):
+    if params.tokenizer is None:
+      raise ValueError(f"prompt {index} is text, but this checkpoint has no tokenizer: give lists of token ids")
+    ids = params.tokenizer.encode(prompt)
+  elif isinstance(prompt, Sequence | np.ndarray | jax.Array):
+    ids = [_token_id(index, token, spec.vocab) for token in prompt]
+  else:
+    raise TypeError(f"prompt {index} is a {type(prompt).__name__}: expected a string or a list of token ids")
+  if not ids:
+    raise ValueError(f"prompt {index} is empty: give it at least one token")
+  if len(ids) >= spec.context:
+    raise ValueError(
+      f"prompt {index} has {len(ids)} tokens, which leaves no room in the model's context of {spec.context}: shorten it"
+    )
+  return ids
+
+
+def _token_id(index: int, token: object, vocab: int) -> int:
+  if isinstance(token, bool) or not isinstance(token, int | np.integer | jax.Array):
+    raise TypeError(f"prompt {index} holds {token!r}: expected token ids, as whole numbers")
+  value = int(token)
+  if not 0 <= value < vocab:
+    raise ValueError(f"prompt {index} holds token id {value}: the vocabulary has ids 0 to {vocab - 1}")
+  return value
+
+
+def _stops(params: Params, stop: str | Sequence[str]) -> tuple[str, ...]:
+  stops = (stop,) if isinstance(stop, str) else tuple(stop)
+  if any(not isinstance(text, str) or not text for text in stops):
+    raise ValueError(f"stop is {stop!r}: expected a string, or strings, none empty")
+  if stops and params.tokenizer is None:
+    raise ValueError("stop strings need a tokenizer, and this checkpoint has none")
+  return stops
+
+
+def _one_a_row(name: str, values: object, count: int) -> list:
+  """`values` as a list with one entry a prompt."""
+  several = list(values) if isinstance(values, Sequence | np.ndarray) else [values] * count
+  if len(several) != count:
+    raise ValueError(f"{name} has {len(several)} entries for {count} prompts: give one for all, or one each")
+  return several

@@ -1,0 +1,133 @@
+"""Grouped-query attention: the projections (a module) and two ways to mix (pure functions)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from lynx_jax.models.linear import normal, project
+from lynx_jax.models.norms import RMSNorm
+from lynx_jax.models.rope import rotary_angles, rotate
+from lynx_jax.models.spec import AttentionSpec
+
+# Queries of a long prompt are taken in blocks, so that scores need [B, N, block, L] and not [B, N, L, L].
+_QUERY_BLOCK = 512
+
+
+class Attention(nnx.Module):
+  """Projections of one layer: query [N*H, D], key and value [G*H, D], output [D, N*H]."""
+
+  def __init__(self, width: int, spec: AttentionSpec, eps: float, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    query_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    self.spec = spec
+    self.query = normal(rngs, (query_width, width), dtype)
+    self.key = normal(rngs, (kv_width, width), dtype)
+    self.value = normal(rngs, (kv_width, width), dtype)
+    self.output = normal(rngs, (width, query_width), dtype)
+
+    def bias(size: int) -> nnx.Param | None:
+      return nnx.Param(jnp.zeros((size,), dtype)) if spec.bias else None
+
+    self.query_bias, self.key_bias = bias(query_width), bias(kv_width)
+    self.value_bias, self.output_bias = bias(kv_width), bias(width)
+    widths = {"none": None, "head": (spec.head_dim, spec.head_dim), "projection": (query_width, kv_width)}
+    norms = widths[spec.qk_norm]
+    self.query_norm = None if norms is None else RMSNorm(norms[0], eps, dtype=dtype)
+    self.key_norm = None if norms is None else RMSNorm(norms[1], eps, dtype=dtype)
+
+  def project_in(
+    self, x_BLD: Float[Array, "B L D"], positions_BL: Int[Array, "B L"]
+  ) -> tuple[Float[Array, "B L N H"], Float[Array, "B L G H"], Float[Array, "B L G H"]]:
+    """Queries, keys and values, normed and turned by their positions."""
+    spec = self.spec
+    angles = rotary_angles(positions_BL, spec.head_dim, spec.rope_theta)
+    query = self._head_inputs(x_BLD, self.query, self.query_bias, self.query_norm)
+    key = self._head_inputs(x_BLD, self.key, self.key_bias, self.key_norm)
+    value = self._head_inputs(x_BLD, self.value, self.value_bias, None)
+    return rotate(query, angles), rotate(key, angles), value
+
+  def _head_inputs(self, x: jax.Array, weight: nnx.Param, bias: nnx.Param | None, norm: RMSNorm | None) -> jax.Array:
+    spec = self.spec
+    y = _add_bias(project(x, weight[...]), bias).astype(x.dtype)
+    if norm is not None and spec.qk_norm == "projection":
+      y = norm(y)
+    if spec.clip is not None:
+      y = jnp.clip(y, -spec.clip, spec.clip)
+    y = y.reshape(*y.shape[:-1], -1, spec.head_dim)
+    if norm is not None and spec.qk_norm == "head":
+      y = norm(y)
+    return y
+
+  def project_out(self, mixed_BLNH: Float[Array, "B L N H"]) -> Float[Array, "B L D"]:
+    """The heads' results, joined and mapped back to the model width."""
+    joined = mixed_BLNH.reshape(*mixed_BLNH.shape[:2], -1)
+    return _add_bias(project(joined, self.output[...]), self.output_bias).astype(mixed_BLNH.dtype)
+
+
+def _add_bias(y: jax.Array, bias: nnx.Param | None) -> jax.Array:
+  if bias is None:
+    return y
+  return y + jnp.expand_dims(bias[...].astype(y.dtype), tuple(range(y.ndim - 1)))
+
+
+def _attend(
+  query_BLGRH: Float[Array, "B L G R H"],
+  key_BGCH: Float[Array, "B G C H"],
+  value_BGCH: Float[Array, "B G C H"],
+  visible_BLC: Bool[Array, "B L C"],
+) -> Float[Array, "B L N H"]:
+  """Scaled dot-product attention; scores and softmax in float32. A query that sees nothing gets finite values."""
+  scale = query_BLGRH.shape[-1] ** -0.5
+  scores: Float32[Array, "B G R L C"] = (
+    jnp.einsum("blgrh,bgch->bgrlc", query_BLGRH, key_BGCH, preferred_element_type=jnp.float32) * scale
+  )
+  scores = jnp.where(visible_BLC[:, None, None], scores, jnp.finfo(jnp.float32).min)
+  share = jax.nn.softmax(scores, axis=-1).astype(value_BGCH.dtype)
+  mixed = jnp.einsum("bgrlc,bgch->blgrh", share, value_BGCH, preferred_element_type=jnp.float32)
+  b, length, groups, rest, width = mixed.shape
+  return mixed.reshape(b, length, groups * rest, width).astype(query_BLGRH.dtype)
+
+
+def causal_attention(
+  query_BLNH: Float[Array, "B L N H"],
+  key_BLGH: Float[Array, "B L G H"],
+  value_BLGH: Float[Array, "B L G H"],
+  lengths_B: Int[Array, "B"],
+  window: int | None,
+) -> Float[Array, "B L N H"]:
+  """Each position attends to itself and those before it, inside its row's length and the window."""
+  b, length, heads, width = query_BLNH.shape
+  groups = key_BLGH.shape[2]
+  query = query_BLNH.reshape(b, length, groups, heads // groups, width)
+  key, value = key_BLGH.swapaxes(1, 2), value_BLGH.swapaxes(1, 2)
+  keys_at = jnp.arange(length)
+
+  def block(query_block: jax.Array, queries_at: jax.Array) -> jax.Array:
+    visible = keys_at[None, :] <= queries_at[:, None]
+    if window is not None:
+      visible &= keys_at[None, :] > queries_at[:, None] - window
+    return _attend(query_block, key, value, visible[None] & (keys_at[None, :] < lengths_B[:, None])[:, None, :])
+
+  if length <= _QUERY_BLOCK or length % _QUERY_BLOCK:
+    return block(query, keys_at)
+  blocks = query.reshape(b, -1, _QUERY_BLOCK, *query.shape[2:]).swapaxes(0, 1)
+  mixed = jax.lax.map(lambda inputs: block(*inputs), (blocks, keys_at.reshape(-1, _QUERY_BLOCK)))
+  return mixed.swapaxes(0, 1).reshape(query_BLNH.shape)
+
+
+def cached_attention(
+  query_BLNH: Float[Array, "B 1 N H"],
+  key_BGCH: Float[Array, "B G C H"],
+  value_BGCH: Float[Array, "B G C H"],
+  positions_B: Int[Array, "B"],
+  window: int | None,
+) -> Float[Array, "B 1 N H"]:
+  """One query a row, at `positions_B`, over a cache that already holds that position."""
+  b, _, heads, width = query_BLNH.shape
+  groups, capacity = key_BGCH.shape[1:3]
+  keys_at = jnp.arange(capacity)
+  visible = keys_at[None, :] <= positions_B[:, None]
+  if window is not None:
+    visible &= keys_at[None, :] > positions_B[:, None] - window
+  query = query_BLNH.reshape(b, 1, groups, heads // groups, width)
+  return _attend(query, key_BGCH, value_BGCH, visible[:, None, :])

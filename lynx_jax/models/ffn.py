@@ -1,0 +1,71 @@
+"""What follows attention in a layer: one SwiGLU network, or a router and its experts."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from lynx_jax.models.linear import normal, project
+from lynx_jax.models.spec import DenseSpec, MoESpec
+from lynx_jax.routing import Routing, RoutingPolicy, lynx_route
+from pallas_kernels import capacity_ffn, expert_ffn
+
+
+class ExpertTrace(NamedTuple):
+  """What one MoE layer decided: the router's logits, the routing, and assignments dropped for lack of capacity."""
+
+  logits: Float32[Array, "T E"]
+  routing: Routing
+  dropped: Int32[Array, ""]
+
+
+class Dense(nnx.Module):
+  """SwiGLU (arXiv 2002.05202): gate_up [2F, D] (gate rows first), down [D, F]."""
+
+  def __init__(self, width: int, spec: DenseSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    self.gate_up = normal(rngs, (2 * spec.width, width), dtype)
+    self.down = normal(rngs, (width, spec.width), dtype)
+
+  def __call__(self, x_TD: Float[Array, "T D"]) -> Float[Array, "T D"]:
+    """The network's output, in `x`'s dtype."""
+    gate, up = jnp.split(project(x_TD, self.gate_up[...]), 2, axis=-1)
+    hidden = (jax.nn.silu(gate) * up).astype(x_TD.dtype)
+    return project(hidden, self.down[...]).astype(x_TD.dtype)
+
+
+class MoE(nnx.Module):
+  """A router [E, D] and its experts, stacked: gate_up [E, 2F, D] (gate rows first), down [E, D, F]."""
+
+  def __init__(self, width: int, spec: MoESpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    self.spec = spec
+    self.router = normal(rngs, (spec.experts, width), dtype)
+    self.gate_up = normal(rngs, (spec.experts, 2 * spec.expert_width, width), dtype)
+    self.down = normal(rngs, (spec.experts, width, spec.expert_width), dtype)
+
+  def __call__(
+    self,
+    x_TD: Float[Array, "T D"],
+    valid_T: Bool[Array, "T"],
+    *,
+    policy: RoutingPolicy | None = None,
+    capacity: int | None = None,
+  ) -> tuple[Float[Array, "T D"], ExpertTrace]:
+    """Routes the valid rows under `policy` and runs their experts; invalid rows give zeros.
+
+    `capacity` is for training: each expert takes at most that many assignments, in one batched product, and the
+    rest are dropped and counted. None computes every assignment.
+    """
+    spec = self.spec
+    with jax.named_scope("router"):
+      logits = project(x_TD, self.router[...])
+      routing = lynx_route(logits, spec.top_k, policy=policy, router=spec.router, valid=valid_T)
+    with jax.named_scope("experts"):
+      experts = (self.gate_up[...], self.down[...])
+      if capacity is None:
+        y = expert_ffn(x_TD, routing.ids, routing.weights, *experts, valid=valid_T)
+        dropped = jnp.zeros((), jnp.int32)
+      else:
+        y, dropped = capacity_ffn(x_TD, routing.ids, routing.weights, *experts, capacity)
+    return y, ExpertTrace(logits, routing, dropped)
