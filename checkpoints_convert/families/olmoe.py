@@ -1,0 +1,18 @@
+"""OLMoE's tensors: experts under `mlp.experts.E`."""
+
+from checkpoints_convert.families.common import decoder_rules, experts_apart, experts_fused
+from checkpoints_convert.rules import Rule, RuleTable
+from lynx_jax.models.spec import DecoderSpec, LayerSpec, MoESpec
+
+
+def rules(spec: DecoderSpec, *, fused: bool = False) -> RuleTable:
+  """The rules of the hub's files, or (`fused`) of those that keep each layer's experts in two tensors."""
+
+  def ffn(index: int, layer: LayerSpec) -> tuple[Rule, ...]:
+    assert isinstance(layer.ffn, MoESpec)
+    ours, theirs = f"layers.{index}.ffn", f"model.layers.{index}.mlp"
+    if fused:
+      return experts_fused(ours, theirs)
+    return experts_apart(ours, theirs, layer.ffn.experts, gate="gate_proj", up="up_proj", down="down_proj")
+
+  return decoder_rules(spec, ffn)

@@ -1,0 +1,87 @@
+"""The weights of a converted directory: one Orbax checkpoint, a flat dictionary of parameters by path."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.rules import Shapes
+
+WEIGHTS = "weights"
+
+# Parameters are restored in groups of about this many bytes: one at a time is slow, all at once would hold the
+# model twice.
+_GROUP_BYTES = 64 << 20
+
+
+def is_converted(directory: Path) -> bool:
+  """Whether `directory` holds Orbax weights."""
+  return (directory / WEIGHTS).is_dir()
+
+
+def write(directory: Path, arrays: Mapping[str, Any]) -> None:
+  """Writes the parameters, NumPy or JAX arrays, under `directory`."""
+  import orbax.checkpoint as ocp
+
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    checkpointer.save((directory / WEIGHTS).absolute(), dict(arrays))
+
+
+def check(directory: Path, shapes: Shapes) -> dict[str, np.dtype]:
+  """The dtype of every parameter; CheckpointError unless those stored are exactly those of `shapes`."""
+  found = _metadata(directory)
+  stored = {path: tuple(entry.shape) for path, entry in found.items()}
+  wrong = sorted(path for path in {*shapes, *stored} if shapes.get(path) != stored.get(path))
+  if wrong:
+    raise CheckpointError(
+      f"{directory / WEIGHTS} does not fit config.json: {len(wrong)} parameters differ, such as {wrong[0]} "
+      f"(expected {shapes.get(wrong[0])}, found {stored.get(wrong[0])}): convert the checkpoint again"
+    )
+  return {path: np.dtype(entry.dtype) for path, entry in found.items()}
+
+
+def _metadata(directory: Path) -> dict[str, Any]:
+  import orbax.checkpoint as ocp
+
+  try:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      return dict(checkpointer.metadata((directory / WEIGHTS).absolute()).item_metadata.tree)
+  except Exception as error:  # Orbax raises many kinds for a damaged directory
+    raise _damaged(directory, error) from error
+
+
+def read(directory: Path, shapes: Shapes, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+  """Every parameter once, in `dtype`."""
+  import orbax.checkpoint as ocp
+
+  metadata = _metadata(directory)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    for group in _groups(shapes, dtype.itemsize):
+      arguments = ocp.args.PyTreeRestore(
+        item={path: metadata[path] for path in group},
+        restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype) for path in group},
+        partial_restore=True,
+      )
+      try:
+        arrays = checkpointer.restore((directory / WEIGHTS).absolute(), arguments)
+      except Exception as error:  # Orbax raises many kinds for a damaged directory
+        raise _damaged(directory, error) from error
+      for path in group:
+        yield path, arrays.pop(path)
+
+
+def _groups(shapes: Shapes, itemsize: int) -> Iterator[list[str]]:
+  ends = itertools.accumulate(int(np.prod(shape)) * itemsize for shape in shapes.values())
+  grouped = itertools.groupby(zip(shapes, ends, strict=True), key=lambda entry: entry[1] // _GROUP_BYTES)
+  for _, entries in grouped:
+    yield [path for path, _ in entries]
+
+
+def _damaged(directory: Path, error: Exception) -> CheckpointError:
+  reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+  return CheckpointError(
+    f"{directory / WEIGHTS} cannot be read ({reason[0][:200]}): convert the checkpoint again"
+  )

@@ -1,0 +1,231 @@
+"""Rules, as data, that carry a checkpoint's tensors to a decoder's parameters, and back.
+
+A layout says how named arrays lie inside one array: a name is the array itself, `Stack` and `Join` combine
+layouts, `Transpose` turns one. A `Rule` lays one array out twice: over parameters (its target) and over
+checkpoint tensors (its source). Swapping the two is its inverse, so that both directions are one function.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from checkpoints_convert.errors import CheckpointError
+
+Shape: TypeAlias = tuple[int, ...]
+Shapes: TypeAlias = Mapping[str, Shape]
+Layout: TypeAlias = "str | Stack | Join | Transpose"
+
+# jaxlib uses host memory in place, without a copy, where it starts at a multiple of this many bytes.
+_ALIGNMENT = 64
+_NAMES_SHOWN = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stack:
+  """Arrays of one shape, along a new first axis."""
+
+  parts: tuple[Layout, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Join:
+  """Arrays one after another along `axis`: `sizes` of them there, or equal shares."""
+
+  parts: tuple[Layout, ...]
+  axis: int = 0
+  sizes: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transpose:
+  """An array whose last two axes are swapped."""
+
+  part: Layout
+
+
+def views(layout: Layout, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+  """Each name of the layout, with its part of `array`: a view, so that writing to it writes there."""
+  match layout:
+    case str():
+      yield layout, array
+    case Stack(parts):
+      if len(parts) != len(array):
+        raise ValueError(f"a Stack of {len(parts)} arrays cannot be laid out in shape {array.shape}")
+      for index, part in enumerate(parts):
+        yield from views(part, array[index, ...])
+    case Join(parts, axis, sizes):
+      length = array.shape[axis]
+      sizes = sizes or (length // len(parts),) * len(parts)
+      if sum(sizes) != length or len(sizes) != len(parts):
+        raise ValueError(
+          f"a Join of {len(parts)} arrays, sizes {sizes}, does not fill axis {axis} of {array.shape}"
+        )
+      for part, piece in zip(parts, np.split(array, np.cumsum(sizes)[:-1], axis=axis), strict=True):
+        yield from views(part, piece)
+    case Transpose(part):
+      yield from views(part, array.swapaxes(-1, -2))
+
+
+def names(layout: Layout) -> Iterator[str]:
+  """The names of the layout, in order."""
+  match layout:
+    case str():
+      yield layout
+    case Stack(parts) | Join(parts):
+      for part in parts:
+        yield from names(part)
+    case Transpose(part):
+      yield from names(part)
+
+
+def shape(layout: Layout, shapes: Shapes) -> Shape:
+  """Shape of the whole array, given those of its named parts."""
+  match layout:
+    case str():
+      return shapes[layout]
+    case Stack(parts):
+      return (len(parts), *shape(parts[0], shapes))
+    case Join(parts, axis):
+      inner = [shape(part, shapes) for part in parts]
+      return (*inner[0][:axis], sum(part[axis] for part in inner), *inner[0][axis + 1 :])
+    case Transpose(part):
+      *batch, rows, columns = shape(part, shapes)
+      return (*batch, columns, rows)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+  """One array, laid out over parameters (`target`) and over checkpoint tensors (`source`).
+
+  One of the two is a plain name: a rename, a stack or join of tensors, or a split into parameters.
+  """
+
+  target: Layout
+  source: Layout
+
+  def __post_init__(self) -> None:
+    if not (isinstance(self.target, str) or isinstance(self.source, str)):
+      raise ValueError(f"Rule({self.target!r}, {self.source!r}): give one of the two as a plain name")
+
+  @property
+  def inverse(self) -> "Rule":
+    """The rule from parameters back to checkpoint tensors."""
+    return Rule(self.source, self.target)
+
+  def source_shapes(self, target_shapes: Shapes) -> dict[str, Shape]:
+    """Shape that each tensor of the source must have."""
+    whole = np.broadcast_to(np.False_, shape(self.target, target_shapes))
+    return {name: view.shape for name, view in views(self.source, whole)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Duplicate:
+  """A tensor that a checkpoint may repeat under a second name; it must then be the same, bit for bit."""
+
+  name: str
+  of: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ignored:
+  """Tensors, matched whole by a regular expression, that are no weights: `why` says what they are."""
+
+  pattern: str
+  why: str
+
+
+Entry: TypeAlias = Rule | Duplicate | Ignored
+RuleTable: TypeAlias = tuple[Entry, ...]
+
+
+def only_rules(table: RuleTable) -> list[Rule]:
+  """The entries that carry weights."""
+  return [entry for entry in table if isinstance(entry, Rule)]
+
+
+def source_shapes(table: RuleTable, target_shapes: Shapes) -> dict[str, Shape]:
+  """Shape of every tensor that a checkpoint must have.
+
+  Raises ValueError where the table itself is wrong: a tensor used twice, a parameter set twice or never.
+  """
+  expected: dict[str, Shape] = {}
+  targets: set[str] = set()
+  for rule in only_rules(table):
+    for name, found in rule.source_shapes(target_shapes).items():
+      if name in expected:
+        raise ValueError(f"the rules use tensor {name!r} more than once")
+      expected[name] = found
+    for name in names(rule.target):
+      if name in targets:
+        raise ValueError(f"the rules set parameter {name!r} more than once")
+      targets.add(name)
+  if targets != set(target_shapes):
+    raise ValueError(f"the rules never set {sorted(set(target_shapes) - targets)}")
+  return expected
+
+
+def ignored(table: RuleTable, found: Iterable[str]) -> list[str]:
+  """The tensors among `found` that the table knows to be no weights."""
+  patterns = [re.compile(entry.pattern) for entry in table if isinstance(entry, Ignored)]
+  return [name for name in found if any(pattern.fullmatch(name) for pattern in patterns)]
+
+
+def duplicates(table: RuleTable, found: Iterable[str]) -> list[Duplicate]:
+  """The entries whose second name is among `found`."""
+  present = set(found)
+  return [entry for entry in table if isinstance(entry, Duplicate) and entry.name in present]
+
+
+def check(table: RuleTable, target_shapes: Shapes, found: Shapes, where: object) -> None:
+  """Raises CheckpointError, naming the tensors, unless those `found` are exactly those that the rules use."""
+  expected = source_shapes(table, target_shapes)
+  known = {entry.name for entry in duplicates(table, found)} | set(ignored(table, found))
+  misshapen = [
+    f"{name} (expected {list(expected[name])}, found {list(found[name])})"
+    for name in expected
+    if name in found and tuple(found[name]) != expected[name]
+  ]
+  problems = [
+    _count("missing", [name for name in expected if name not in found]),
+    _count("that nothing uses", [name for name in found if name not in expected and name not in known]),
+    _count("of a wrong shape", misshapen),
+  ]
+  problems = [problem for problem in problems if problem]
+  if problems:
+    raise CheckpointError(f"{where}: the weights do not fit config.json: {'; '.join(problems)}")
+
+
+def _count(what: str, items: Sequence[str]) -> str:
+  if not items:
+    return ""
+  shown = ", ".join(items[:_NAMES_SHOWN]) + (", ..." if len(items) > _NAMES_SHOWN else "")
+  return f"{len(items)} tensor{'s' if len(items) > 1 else ''} {what}: {shown}"
+
+
+def carry(
+  rule: Rule, target_shapes: Shapes, read: Callable[[str], np.ndarray], dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Each name of the rule's target with its array in `dtype`, filled from `read(name)` tensor by tensor."""
+  if isinstance(rule.target, str):
+    array = aligned_empty(target_shapes[rule.target], dtype)
+    for name, view in views(rule.source, array):
+      view[...] = read(name)
+    yield rule.target, array
+    return
+  assert isinstance(rule.source, str)
+  for name, view in views(rule.target, read(rule.source)):
+    array = aligned_empty(view.shape, dtype)
+    array[...] = view
+    yield name, array
+
+
+def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
+  """Uninitialised memory that a JAX array on the CPU can take over without a copy."""
+  dtype = np.dtype(dtype)
+  size = int(np.prod(shape)) * dtype.itemsize
+  buffer = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -buffer.ctypes.data % _ALIGNMENT
+  return buffer[start : start + size].view(dtype).reshape(shape)

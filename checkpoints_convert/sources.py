@@ -1,0 +1,144 @@
+"""Opens a checkpoint directory, from the hub or converted, as a stream of a decoder's parameters."""
+
+import abc
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints_convert import orbax_weights
+from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.families import rules_for
+from checkpoints_convert.parameters import parameter_shapes
+from checkpoints_convert.readers import DTYPES, SafetensorsReader, check_float, common_dtype, read_json
+from checkpoints_convert.rules import carry, check, duplicates, only_rules, source_shapes
+from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.spec import DecoderSpec
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Source(abc.ABC):
+  """A checkpoint: `spec` says what it holds, `shapes` gives the shape of every parameter."""
+
+  def __init__(self, directory: Path, spec: DecoderSpec):
+    self.directory = directory
+    self.spec = spec
+    self.shapes = parameter_shapes(spec)
+
+  @property
+  @abc.abstractmethod
+  def dtype(self) -> np.dtype:
+    """The dtype of the weights; CheckpointError where the files mix several."""
+
+  @abc.abstractmethod
+  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once, by path, in `dtype`: a fresh array, which the receiver owns."""
+
+
+class HubSource(Source):
+  """safetensors under the family's tensor names, all of which are checked before any data is read."""
+
+  def __init__(self, directory: Path, spec: DecoderSpec, reader: SafetensorsReader):
+    super().__init__(directory, spec)
+    self._reader = reader
+    self.table = rules_for(spec, reader.shapes)
+    check(self.table, self.shapes, reader.shapes, directory)
+    self._weights = {name: reader.dtypes[name] for name in source_shapes(self.table, self.shapes)}
+    check_float(self._weights, directory)
+
+  @property
+  def dtype(self) -> np.dtype:
+    """The dtype of the weights; CheckpointError where the files mix several."""
+    return common_dtype(self._weights, self.directory)
+
+  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once, filled tensor by tensor."""
+    self._check_duplicates()
+    for rule in only_rules(self.table):
+      yield from carry(rule, self.shapes, self._reader.read, dtype)
+
+  def _check_duplicates(self) -> None:
+    read = self._reader.read
+    for entry in duplicates(self.table, self._reader.shapes):
+      first, second = read(entry.name), read(entry.of)
+      if (first.shape, first.dtype) != (second.shape, second.dtype) or first.tobytes() != second.tobytes():
+        raise CheckpointError(
+          f"{self.directory}: config.json ties {entry.name} to {entry.of}, but the two tensors differ: set "
+          "tie_word_embeddings to false, or remove the first"
+        )
+
+
+class OrbaxSource(Source):
+  """A directory that this package converted."""
+
+  def __init__(self, directory: Path, spec: DecoderSpec):
+    super().__init__(directory, spec)
+    self._dtypes = orbax_weights.check(directory, self.shapes)
+
+  @property
+  def dtype(self) -> np.dtype:
+    """The dtype of the weights."""
+    return next(iter(self._dtypes.values()))
+
+  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once."""
+    return orbax_weights.read(self.directory, self.shapes, dtype)
+
+
+@contextlib.contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+  """Opens a checkpoint directory.
+
+  Raises FileNotFoundError or NotADirectoryError where there is none at `path`, and CheckpointError where it
+  cannot be used: an unknown family or setting, a missing, surplus or misshapen tensor, a damaged file.
+  """
+  check_directory(path)
+  spec = read_spec(path)
+  if orbax_weights.is_converted(path):
+    yield OrbaxSource(path, spec)
+    return
+  with SafetensorsReader(path) as reader:
+    yield HubSource(path, spec, reader)
+
+
+def check_directory(path: Path) -> None:
+  """Raises an OSError that says what to do, unless `path` is a directory with a config.json."""
+  if not path.exists():
+    if _HUB_NAME.fullmatch(str(path)):
+      raise FileNotFoundError(
+        f"no directory {str(path)!r} here; if it is a name on the Hugging Face Hub, download it first: "
+        f"hf download {path} --local-dir DIR (older: huggingface-cli download), then give DIR"
+      )
+    raise FileNotFoundError(f"{path} does not exist: give a Hugging Face model directory, or a converted one")
+  if not path.is_dir():
+    raise NotADirectoryError(f"{path} is a file: give the directory that has config.json and the weights")
+  if not (path / "config.json").is_file():
+    raise FileNotFoundError(
+      f"{path} has no config.json: give a Hugging Face model directory, or a converted one"
+    )
+
+
+def read_spec(directory: Path) -> DecoderSpec:
+  """The decoder that config.json, and generation_config.json where there is one, describe."""
+  generation = directory / "generation_config.json"
+  generation_config = read_json(generation) if generation.is_file() else None
+  try:
+    return spec_from_config(read_json(directory / "config.json"), generation_config)
+  except CheckpointError:
+    raise
+  except (ValueError, TypeError) as error:
+    raise CheckpointError(f"{directory}: {error}") from error
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+  """One of the float dtypes that weights may have, from its name, NumPy or JAX type."""
+  with contextlib.suppress(TypeError):
+    found = np.dtype(dtype)
+    if found in DTYPES.values():
+      return found
+  supported = ", ".join(str(choice) for choice in DTYPES.values())
+  raise ValueError(f"dtype is {dtype!r}: not supported; supported: {supported}")

@@ -1,0 +1,55 @@
+"""`load`: a checkpoint directory, or the embedded model, as one pytree."""
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from checkpoints_convert.parameters import assemble
+from checkpoints_convert.sources import as_dtype, open_source
+from lynx_jax.models.params import Params
+from lynx_jax.tokenizer import Tokenizer
+
+
+def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None) -> Params:
+  """Loads weights, spec and tokenizer onto the default device.
+
+  Weights go over parameter by parameter, so that the host never holds the model twice.
+
+  Args:
+    path: a Hugging Face model directory (safetensors), one that `python -m checkpoints_convert` made, or None
+      for the model that comes with the package.
+    dtype: bfloat16, float16 or float32, as a name or type; None keeps the checkpoint's.
+
+  Returns:
+    Params; its `tokenizer` is None where the directory has no tokenizer.json.
+
+  Raises:
+    OSError: there is no checkpoint directory at `path`; the message says what is, or how to download one.
+    ValueError: the checkpoint cannot be used, or `dtype` is not supported; the message names the file, the
+      setting or the tensor, and the remedy.
+  """
+  directory = _embedded() if path is None else Path(path)
+  wanted = None if dtype is None else as_dtype(dtype)
+  with open_source(directory) as source:
+    parameters = source.parameters(source.dtype if wanted is None else wanted)
+    arrays = {name: _to_device(array) for name, array in parameters}
+    decoder = assemble(source.spec, arrays)
+  return Params(decoder=decoder, tokenizer=Tokenizer.from_directory(directory))
+
+
+def _to_device(array: np.ndarray) -> jax.Array:
+  # On the CPU this takes the buffer over without a copy; the caller holds no other reference to it.
+  return jax.device_put(array)
+
+
+def _embedded() -> Path:
+  directory = Path(str(resources.files("lynx_jax"))) / "embedded"
+  if not (directory / "config.json").is_file():
+    raise FileNotFoundError(
+      f"this installation has no embedded model (looked in {directory}): give the path of a model directory"
+    )
+  return directory

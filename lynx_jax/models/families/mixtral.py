@@ -1,0 +1,42 @@
+"""Mixtral: every layer has experts, the router renormalises its top-k; optionally a sliding window.
+
+Reference: transformers, `models/mixtral/modeling_mixtral.py`; arXiv 2401.04088.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lynx_jax.models.families.fields import Fields, check_common, head_dim, rope_theta, stop_ids
+from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
+from lynx_jax.routing.base import Router
+
+
+def spec(config: Mapping[str, Any]) -> DecoderSpec:
+  """The decoder that a `config.json` of `model_type` mixtral describes."""
+  fields = Fields("mixtral", config)
+  check_common(fields)
+  fields.only("attention_bias", (False,), False)
+  heads = fields.required("num_attention_heads")
+  attention = AttentionSpec(
+    heads=heads,
+    kv_heads=fields.optional("num_key_value_heads", 8) or heads,
+    head_dim=head_dim(fields),
+    rope_theta=rope_theta(fields, 1e6),
+    window=fields.optional("sliding_window", None),
+  )
+  experts = MoESpec(
+    experts=fields.required("num_local_experts", "num_experts"),
+    top_k=fields.required("num_experts_per_tok"),
+    expert_width=fields.required("intermediate_size"),
+    router=Router(scoring="softmax", renormalize=True),
+  )
+  return DecoderSpec(
+    family="mixtral",
+    vocab=fields.required("vocab_size"),
+    width=fields.required("hidden_size"),
+    layers=(LayerSpec(attention=attention, ffn=experts),) * fields.required("num_hidden_layers"),
+    norm_eps=fields.optional("rms_norm_eps", 1e-5),
+    tied=fields.optional("tie_word_embeddings", False),
+    context=fields.optional("max_position_embeddings", 131072),
+    stop_ids=stop_ids(fields, 2),
+  )

@@ -1,0 +1,46 @@
+"""OLMoE: every layer has experts; q and k are normed over the whole projection; q, k, v may be clipped.
+
+Reference: transformers, `models/olmoe/modeling_olmoe.py`; arXiv 2409.02060.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lynx_jax.models.families.fields import Fields, check_common, head_dim, rope_theta, stop_ids
+from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
+from lynx_jax.routing.base import Router
+
+
+def spec(config: Mapping[str, Any]) -> DecoderSpec:
+  """The decoder that a `config.json` of `model_type` olmoe describes."""
+  fields = Fields("olmoe", config)
+  check_common(fields)
+  fields.only("sliding_window", (None,))
+  heads, width = fields.required("num_attention_heads"), fields.required("hidden_size")
+  # The reference sizes the norms of q and k by the model width, so no other head width can run in it.
+  fields.only("head_dim", (None, width // heads))
+  attention = AttentionSpec(
+    heads=heads,
+    kv_heads=fields.optional("num_key_value_heads", None) or heads,
+    head_dim=head_dim(fields),
+    rope_theta=rope_theta(fields, 1e4),
+    qk_norm="projection",
+    bias=fields.optional("attention_bias", False),
+    clip=fields.optional("clip_qkv", None),
+  )
+  experts = MoESpec(
+    experts=fields.required("num_experts", "num_local_experts"),
+    top_k=fields.required("num_experts_per_tok"),
+    expert_width=fields.required("intermediate_size"),
+    router=Router(scoring="softmax", renormalize=fields.optional("norm_topk_prob", False)),
+  )
+  return DecoderSpec(
+    family="olmoe",
+    vocab=fields.required("vocab_size"),
+    width=width,
+    layers=(LayerSpec(attention=attention, ffn=experts),) * fields.required("num_hidden_layers"),
+    norm_eps=fields.optional("rms_norm_eps", 1e-5),
+    tied=fields.optional("tie_word_embeddings", False),
+    context=fields.optional("max_position_embeddings", 4096),
+    stop_ids=stop_ids(fields, 50279),
+  )

@@ -1,0 +1,236 @@
+"""A checkpoint's tokenizer and chat template: immutable, equal by content, so fit to be static data of a pytree."""
+
+import dataclasses
+import datetime
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import tokenizers
+
+if TYPE_CHECKING:
+  import jinja2
+
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Tokenizer:
+  """Text to token ids and back, as transformers does it for the same directory.
+
+  Attributes:
+    fingerprint: SHA-256, in hex, of all that decides the results; tokenizers of one fingerprint are equal.
+    named_tokens: the special tokens that have a name, such as `eos_token`.
+    chat_template: its Jinja source, or None.
+  """
+
+  fingerprint: str
+  named_tokens: Mapping[str, str] = dataclasses.field(compare=False)
+  chat_template: str | None = dataclasses.field(compare=False)
+  _backend: tokenizers.Tokenizer = dataclasses.field(compare=False)
+
+  @classmethod
+  def from_directory(cls, path: Path) -> Self | None:
+    """The tokenizer of a checkpoint directory, None if it has none; ValueError for a damaged file."""
+    source = path / "tokenizer.json"
+    if not source.is_file():
+      return None
+    text = source.read_text(encoding="utf-8")
+    config = _read_config(path)
+    named = {name: _content(config[name]) for name in _NAMED_TOKENS if config.get(name) is not None}
+    template = _read_template(path, config)
+    try:
+      backend = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+      raise ValueError(f"{source} is not a tokenizer ({error}): download it again") from error
+    _prepare(backend, config, named)
+    decisive = json.dumps([text, backend.to_str(), named, template])
+    return cls(
+      fingerprint=hashlib.sha256(decisive.encode()).hexdigest(),
+      named_tokens=named,
+      chat_template=template,
+      _backend=backend,
+    )
+
+  def __repr__(self) -> str:
+    return f"Tokenizer(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]!r})"
+
+  @property
+  def vocab_size(self) -> int:
+    """Entries of the vocabulary, added tokens included; a model's may be larger."""
+    return self._backend.get_vocab_size(with_added_tokens=True)
+
+  @property
+  def bos_token(self) -> str | None:
+    """The token that begins a text, or None."""
+    return self.named_tokens.get("bos_token")
+
+  @property
+  def bos_id(self) -> int | None:
+    """Id of `bos_token`, or None."""
+    return self._id(self.bos_token)
+
+  @property
+  def eos_token(self) -> str | None:
+    """The token that ends a text, or None."""
+    return self.named_tokens.get("eos_token")
+
+  @property
+  def eos_id(self) -> int | None:
+    """Id of `eos_token`, or None."""
+    return self._id(self.eos_token)
+
+  def _id(self, token: str | None) -> int | None:
+    return None if token is None else self._backend.token_to_id(token)
+
+  def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Token ids of `text`, with the beginning-of-text token where the tokenizer itself adds it.
+
+    Give `add_special_tokens=False` for the result of `apply_chat`, which has its special tokens already.
+    """
+    return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of `ids`, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
+    return self._backend.decode([int(token) for token in ids], skip_special_tokens=True)
+
+  def apply_chat(
+    self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+  ) -> str:
+    """The prompt for a conversation of `{"role": ..., "content": ...}` messages, by the chat template.
+
+    `variables` are what the template knows besides, such as `tools` or `enable_thinking`. Raises ValueError
+    where there is no template, no message, or the template refuses the messages.
+    """
+    import jinja2
+
+    if self.chat_template is None:
+      raise ValueError(
+        "this tokenizer has no chat template (neither chat_template.jinja nor a chat_template in "
+        "tokenizer_config.json): use a chat checkpoint, or write the prompt as plain text"
+      )
+    if not messages:
+      raise ValueError("messages is empty: give at least one message")
+    # A missing key is what templates expect of clients that send `null`.
+    given = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    known = {"tools": None, "documents": None, **self.named_tokens, **variables}
+    try:
+      template = _compile(self.chat_template)
+      return template.render(messages=given, add_generation_prompt=add_generation_prompt, **known)
+    except jinja2.TemplateError as error:
+      raise ValueError(f"the chat template refuses these messages: {error}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+  """tokenizer_config.json, completed by the special_tokens_map.json of older checkpoints."""
+  config = _read_object(path / "tokenizer_config.json")
+  if "added_tokens_decoder" not in config:
+    config |= _read_object(path / "special_tokens_map.json")
+  return config
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+  if not path.is_file():
+    return {}
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f"{path} is not valid JSON ({error}): download it again") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"{path} holds a {type(value).__name__}, expected an object: download it again")
+  return value
+
+
+def _content(token: str | Mapping[str, Any]) -> str:
+  return token if isinstance(token, str) else token["content"]
+
+
+def _read_template(path: Path, config: Mapping[str, Any]) -> str | None:
+  file = path / "chat_template.jinja"
+  if file.is_file():
+    return file.read_text(encoding="utf-8")
+  template = config.get("chat_template")
+  if isinstance(template, list):
+    template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+  return template
+
+
+def _prepare(backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Mapping[str, str]) -> None:
+  """Applies what tokenizer_config.json adds to tokenizer.json, as transformers does at load."""
+  backend.no_truncation()
+  backend.no_padding()
+  backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
+  present = {token.content for token in backend.get_added_tokens_decoder().values()}
+  for token in _configured_tokens(config, named):
+    if token.content not in present:
+      present.add(token.content)
+      backend.add_tokens([token])
+  if "add_bos_token" in config or "add_eos_token" in config:
+    backend.post_processor = _framing(backend, config, named)
+
+
+def _configured_tokens(
+  config: Mapping[str, Any], named: Mapping[str, str]
+) -> Iterator[tokenizers.AddedToken]:
+  listed = config.get("added_tokens_decoder") or {}
+  for index in sorted(listed, key=int):
+    entry = dict(listed[index])
+    special = entry.pop("special", False) or entry["content"] in named.values()
+    yield tokenizers.AddedToken(**entry, special=special)
+  extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
+  for token in [*named.values(), *(extra.values() if isinstance(extra, dict) else extra)]:
+    yield tokenizers.AddedToken(_content(token), special=True)
+
+
+def _framing(
+  backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Mapping[str, str]
+) -> tokenizers.processors.TemplateProcessing:
+  """The post-processor that begins and ends a text with the tokens that the configuration asks for."""
+  bos = named.get("bos_token") if config.get("add_bos_token") else None
+  eos = named.get("eos_token") if config.get("add_eos_token") else None
+  frame = [(token, backend.token_to_id(token)) for token in (bos, eos) if token is not None]
+  template = [f"{bos}:0"] * (bos is not None) + ["$A:0"] + [f"{eos}:0"] * (eos is not None)
+  return tokenizers.processors.TemplateProcessing(single=template, special_tokens=frame)
+
+
+@functools.lru_cache(maxsize=8)
+def _compile(source: str) -> "jinja2.Template":
+  """Compiles a chat template in the environment that transformers gives it; the source is not trusted."""
+  import jinja2
+  import jinja2.ext
+  import jinja2.sandbox
+
+  class Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks an assistant's turn for training; here it renders what it encloses."""
+
+    tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
+
+    def parse(self, parser: Any) -> Any:
+      next(parser.stream)
+      return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+  def raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+  def tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+  ) -> str:
+    # Jinja's own filter escapes HTML.
+    return json.dumps(
+      value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+  )
+  environment.filters["tojson"] = tojson
+  environment.globals["raise_exception"] = raise_exception
+  environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+  return environment.from_string(source)
