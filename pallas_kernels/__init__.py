@@ -1,0 +1,10 @@
+"""Kernels of Mixture-of-Experts inference: functions of arrays, usable without lynx_jax."""
+
+from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
+
+__all__ = ["capacity_ffn", "expert_ffn", "explain"]
+
+
+def explain() -> str:
+  """What runs for each op on this machine's default platform, and why other implementations do not."""
+  return "\n".join(line for op in (EXPERT_FFN,) for line in op.explain())

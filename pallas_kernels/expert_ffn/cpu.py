@@ -1,0 +1,52 @@
+"""A loop over (expert, tile of its rows): the weights of an expert that no row uses are never read.
+
+Measured on two cores (bfloat16, 32 experts of 1024 x 1024, 16 rows, 28 live): 19 ms of processor time a layer;
+products of widened float32 slices took 30, blocks of F 23, `lax.ragged_dot` over 300.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32, Num
+
+from pallas_kernels.bfloat16_bits import from_bits
+from pallas_kernels.expert_ffn.tiles import tile_rows
+
+
+def tile_size(rows: int, top_k: int, experts: int) -> int:
+  """Rows a tile: reading an expert's weights costs more than eight rows' arithmetic, and less than a hundred's."""
+  if rows <= 4:
+    return 1 if rows == 1 else 4
+  expected = rows * top_k / experts
+  return 8 if expected <= 8 else min(128, 1 << int(2 * expected - 1).bit_length())
+
+
+def expert_ffn_cpu(
+  x_TD: Float[Array, "T D"],
+  ids_TK: Int32[Array, "T K"],
+  weights_TK: Float32[Array, "T K"],
+  gate_up: Num[Array, "E F2 D"],
+  down: Num[Array, "E D F"],
+  valid_T: Bool[Array, "T"],
+) -> Float[Array, "T D"]:
+  """`expert_ffn` in time that follows the number of experts in use."""
+  rows, width = x_TD.shape
+  top_k, experts = ids_TK.shape[1], gate_up.shape[0]
+  slots = rows * top_k
+  tiles = tile_rows(ids_TK, valid_T, experts, tile_size(rows, top_k, experts))
+  # One more row of zeros, for the unused places of a tile.
+  x = jnp.concatenate([x_TD, jnp.zeros((1, width), x_TD.dtype)])
+
+  def product(rows_RI: jax.Array, weights_EOI: jax.Array, expert: jax.Array) -> jax.Array:
+    weights_OI = from_bits(jax.lax.dynamic_index_in_dim(weights_EOI, expert, keepdims=False))
+    return jnp.einsum("ri,oi->ro", rows_RI, weights_OI, preferred_element_type=jnp.float32)
+
+  def run_tile(index: jax.Array, y_SD: jax.Array) -> jax.Array:
+    slot = tiles.slot[index]
+    gate, up = jnp.split(product(x[jnp.minimum(slot // top_k, rows)], gate_up, tiles.expert[index]), 2, axis=-1)
+    hidden = (jax.nn.silu(gate) * up).astype(x.dtype)
+    y = product(hidden, down, tiles.expert[index])
+    return y_SD.at[slot].set(y, mode="drop")
+
+  y_SD = jax.lax.fori_loop(0, tiles.count, run_tile, jnp.zeros((slots, width), jnp.float32))
+  weights = jnp.where(valid_T[:, None], weights_TK, 0.0)
+  return (y_SD.reshape(rows, top_k, width) * weights[:, :, None]).sum(axis=1).astype(x_TD.dtype)
