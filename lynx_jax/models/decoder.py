@@ -1,7 +1,7 @@
 """The one decoder that serves every family: assembled from its spec, run with a choice of attention and routing."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ class Decoder(nnx.Module):
   """Embedding [V, D], layers, final norm, and a head [V, D] unless it is the embedding."""
 
   def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+    dtype = jnp.dtype(dtype)
     self.spec = spec
     self.embedding = normal(rngs, (spec.vocab, spec.width), dtype)
     self.layers = nnx.List([Layer(spec.width, layer, spec.norm_eps, rngs=rngs, dtype=dtype) for layer in spec.layers])
@@ -48,6 +49,7 @@ def abstract_decoder(spec: DecoderSpec, dtype: Any = jnp.float32) -> Decoder:
   return jax.eval_shape(lambda: Decoder(spec, rngs=nnx.Rngs(0), dtype=dtype))
 
 
+@runtime_checkable
 class Mix(Protocol):
   """How a layer attends: its result, and what to remember of its keys and values."""
 
