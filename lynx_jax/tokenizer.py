@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer and chat template: immutable, equal by content, so fit to be static data of a pytree."""
+"""A checkpoint's tokenizer and chat template: immutable, equal by content, as static pytree data must be."""
 
 import dataclasses
 import datetime
@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
@@ -23,17 +23,16 @@ class Tokenizer:
 
   Attributes:
     fingerprint: SHA-256, in hex, of all that decides the results; tokenizers of one fingerprint are equal.
-    named_tokens: the special tokens that have a name, such as `eos_token`.
-    chat_template: its Jinja source, or None.
+    chat_template: Jinja source, or None.
   """
 
   fingerprint: str
-  named_tokens: Mapping[str, str] = dataclasses.field(compare=False)
   chat_template: str | None = dataclasses.field(compare=False)
+  _named_tokens: tuple[tuple[str, str], ...] = dataclasses.field(compare=False)
   _backend: tokenizers.Tokenizer = dataclasses.field(compare=False)
 
   @classmethod
-  def from_directory(cls, path: Path) -> Self | None:
+  def from_directory(cls, path: Path) -> "Tokenizer | None":
     """The tokenizer of a checkpoint directory, None if it has none; ValueError for a damaged file."""
     source = path / "tokenizer.json"
     if not source.is_file():
@@ -50,8 +49,8 @@ class Tokenizer:
     decisive = json.dumps([text, backend.to_str(), named, template])
     return cls(
       fingerprint=hashlib.sha256(decisive.encode()).hexdigest(),
-      named_tokens=named,
       chat_template=template,
+      _named_tokens=tuple(named.items()),
       _backend=backend,
     )
 
@@ -62,6 +61,11 @@ class Tokenizer:
   def vocab_size(self) -> int:
     """Entries of the vocabulary, added tokens included; a model's may be larger."""
     return self._backend.get_vocab_size(with_added_tokens=True)
+
+  @property
+  def named_tokens(self) -> dict[str, str]:
+    """The special tokens that have a name, such as `eos_token`."""
+    return dict(self._named_tokens)
 
   @property
   def bos_token(self) -> str | None:
@@ -159,7 +163,10 @@ def _read_template(path: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _prepare(backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Mapping[str, str]) -> None:
-  """Applies what tokenizer_config.json adds to tokenizer.json, as transformers does at load."""
+  """Applies what tokenizer_config.json adds to tokenizer.json, as transformers does at load.
+
+  Its `add_bos_token` is not among that: the post-processor of tokenizer.json says already how a text begins.
+  """
   backend.no_truncation()
   backend.no_padding()
   backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
@@ -168,8 +175,6 @@ def _prepare(backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Ma
     if token.content not in present:
       present.add(token.content)
       backend.add_tokens([token])
-  if "add_bos_token" in config or "add_eos_token" in config:
-    backend.post_processor = _framing(backend, config, named)
 
 
 def _configured_tokens(
@@ -183,17 +188,6 @@ def _configured_tokens(
   extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
   for token in [*named.values(), *(extra.values() if isinstance(extra, dict) else extra)]:
     yield tokenizers.AddedToken(_content(token), special=True)
-
-
-def _framing(
-  backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Mapping[str, str]
-) -> tokenizers.processors.TemplateProcessing:
-  """The post-processor that begins and ends a text with the tokens that the configuration asks for."""
-  bos = named.get("bos_token") if config.get("add_bos_token") else None
-  eos = named.get("eos_token") if config.get("add_eos_token") else None
-  frame = [(token, backend.token_to_id(token)) for token in (bos, eos) if token is not None]
-  template = [f"{bos}:0"] * (bos is not None) + ["$A:0"] + [f"{eos}:0"] * (eos is not None)
-  return tokenizers.processors.TemplateProcessing(single=template, special_tokens=frame)
 
 
 @functools.lru_cache(maxsize=8)

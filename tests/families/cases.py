@@ -1,12 +1,15 @@
 """Small random models of every family, built and written by transformers: the judges of our own forward pass.
 
-Each case is one setting of a family's flags. `Checkpoints` writes its directory once a session; weights are
-drawn large, so that routing and greedy choices are far from ties.
+Each case is one setting of a family's flags. Its directory is written once a session; weights are large,
+which keeps routing and greedy choices far from ties.
 """
 
+import atexit
 import copy
 import dataclasses
 import functools
+import shutil
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+
+# Its bars would land in the captured output of whichever test comes first.
+transformers.utils.logging.disable_progress_bar()
 
 VOCAB = 101
 
@@ -110,7 +116,7 @@ QWEN3_MOE = (
 CASES = (*MIXTRAL, *OLMOE, *QWEN3_MOE)
 
 
-@functools.lru_cache(maxsize=len(CASES))
+@functools.cache
 def reference(case: Case) -> Any:
   """The transformers model of a case, in float32, with its random weights."""
   model = _CLASSES[case.family][1](case.config()).eval()
@@ -137,14 +143,16 @@ def random_tokens(case: Case, rows: int, length: int) -> np.ndarray:
   return np.random.default_rng(seed).integers(3, VOCAB, (rows, length), dtype=np.int32)
 
 
-class Checkpoints:
-  """Writes each case's directory once, in the dtype asked for."""
+@functools.cache
+def checkpoint(case: Case, dtype: str = "float32") -> Path:
+  """Directory of the case as transformers' `save_pretrained` writes it; made once, and not to be changed."""
+  path = _root() / f"{case}-{dtype}"
+  copy.deepcopy(reference(case)).to(getattr(torch, dtype)).save_pretrained(path)
+  return path
 
-  def __init__(self, root: Path):
-    self._root = root
 
-  def __call__(self, case: Case, dtype: str = "float32") -> Path:
-    path = self._root / f"{case}-{dtype}"
-    if not path.exists():
-      copy.deepcopy(reference(case)).to(getattr(torch, dtype)).save_pretrained(path)
-    return path
+@functools.cache
+def _root() -> Path:
+  root = tempfile.mkdtemp(prefix="lynx_jax_checkpoints_")
+  atexit.register(shutil.rmtree, root, ignore_errors=True)
+  return Path(root)

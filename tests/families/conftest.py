@@ -1,7 +1,7 @@
 import pytest
-from families.cases import Checkpoints
 
 
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
-  return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+  """Runs a family suite's tests over the cases that the suite lists."""
+  if "case" in metafunc.fixturenames and metafunc.cls is not None:
+    metafunc.parametrize("case", metafunc.cls.cases, ids=str)

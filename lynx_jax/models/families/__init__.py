@@ -20,8 +20,8 @@ def spec_from_config(
   `generation_config` is the parsed generation_config.json, if there is one: its `eos_token_id` comes first.
   Raises ValueError for an unknown `model_type`, a missing key, and a setting that is not supported.
   """
-  family = str(config.get("model_type"))
-  if family not in FAMILIES:
+  family = config.get("model_type")
+  if family is None or family not in FAMILIES:
     raise ValueError(f"config.json has model_type {family!r}; supported: {', '.join(sorted(FAMILIES))}")
   stop = None if generation_config is None else generation_config.get("eos_token_id")
   return FAMILIES[family](config if stop is None else {**config, "eos_token_id": stop})

@@ -19,11 +19,14 @@ class Fields:
   family: str
   values: Mapping[str, Any]
 
-  def required(self, *spellings: str) -> Any:
-    """The value under the first of `spellings` that is set; a ValueError that names them where none is."""
+  def whole(self, *spellings: str) -> int:
+    """The whole number under the first of `spellings` that is set; ValueError, naming them, if none is."""
     for name in spellings:
-      if self.values.get(name) is not None:
-        return self.values[name]
+      value = self.values.get(name)
+      if isinstance(value, int) and not isinstance(value, bool):
+        return value
+      if value is not None:
+        raise self.unsupported(name, value, "a whole number")
     names = " or ".join(repr(name) for name in spellings)
     raise ValueError(
       f"config.json of family {self.family!r} has no {names}: add it, with the checkpoint's value"
@@ -78,7 +81,7 @@ def head_dim(fields: Fields) -> int:
   given = fields.optional("head_dim", None)
   if given is not None:
     return given
-  width, heads = fields.required("hidden_size"), fields.required("num_attention_heads")
+  width, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
   if width % heads:
     raise fields.unsupported(
       "hidden_size", width, f"a multiple of num_attention_heads {heads}, or an explicit head_dim"

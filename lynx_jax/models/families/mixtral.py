@@ -16,7 +16,7 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
   fields = Fields("mixtral", config)
   check_common(fields)
   fields.only("attention_bias", (False,), False)
-  heads = fields.required("num_attention_heads")
+  heads = fields.whole("num_attention_heads")
   attention = AttentionSpec(
     heads=heads,
     kv_heads=fields.optional("num_key_value_heads", 8) or heads,
@@ -25,16 +25,16 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
     window=fields.optional("sliding_window", None),
   )
   experts = MoESpec(
-    experts=fields.required("num_local_experts", "num_experts"),
-    top_k=fields.required("num_experts_per_tok"),
-    expert_width=fields.required("intermediate_size"),
+    experts=fields.whole("num_local_experts", "num_experts"),
+    top_k=fields.whole("num_experts_per_tok"),
+    expert_width=fields.whole("intermediate_size"),
     router=Router(scoring="softmax", renormalize=True),
   )
   return DecoderSpec(
     family="mixtral",
-    vocab=fields.required("vocab_size"),
-    width=fields.required("hidden_size"),
-    layers=(LayerSpec(attention=attention, ffn=experts),) * fields.required("num_hidden_layers"),
+    vocab=fields.whole("vocab_size"),
+    width=fields.whole("hidden_size"),
+    layers=(LayerSpec(attention=attention, ffn=experts),) * fields.whole("num_hidden_layers"),
     norm_eps=fields.optional("rms_norm_eps", 1e-5),
     tied=fields.optional("tie_word_embeddings", False),
     context=fields.optional("max_position_embeddings", 131072),

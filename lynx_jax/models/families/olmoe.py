@@ -16,7 +16,7 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
   fields = Fields("olmoe", config)
   check_common(fields)
   fields.only("sliding_window", (None,))
-  heads, width = fields.required("num_attention_heads"), fields.required("hidden_size")
+  heads, width = fields.whole("num_attention_heads"), fields.whole("hidden_size")
   # The reference sizes the norms of q and k by the model width, so no other head width can run in it.
   fields.only("head_dim", (None, width // heads))
   attention = AttentionSpec(
@@ -29,16 +29,16 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
     clip=fields.optional("clip_qkv", None),
   )
   experts = MoESpec(
-    experts=fields.required("num_experts", "num_local_experts"),
-    top_k=fields.required("num_experts_per_tok"),
-    expert_width=fields.required("intermediate_size"),
+    experts=fields.whole("num_experts", "num_local_experts"),
+    top_k=fields.whole("num_experts_per_tok"),
+    expert_width=fields.whole("intermediate_size"),
     router=Router(scoring="softmax", renormalize=fields.optional("norm_topk_prob", False)),
   )
   return DecoderSpec(
     family="olmoe",
-    vocab=fields.required("vocab_size"),
+    vocab=fields.whole("vocab_size"),
     width=width,
-    layers=(LayerSpec(attention=attention, ffn=experts),) * fields.required("num_hidden_layers"),
+    layers=(LayerSpec(attention=attention, ffn=experts),) * fields.whole("num_hidden_layers"),
     norm_eps=fields.optional("rms_norm_eps", 1e-5),
     tied=fields.optional("tie_word_embeddings", False),
     context=fields.optional("max_position_embeddings", 4096),

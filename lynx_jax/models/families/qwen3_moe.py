@@ -16,7 +16,7 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
   fields = Fields("qwen3_moe", config)
   check_common(fields)
   attention = AttentionSpec(
-    heads=fields.required("num_attention_heads"),
+    heads=fields.whole("num_attention_heads"),
     kv_heads=fields.optional("num_key_value_heads", 4),
     head_dim=head_dim(fields),
     rope_theta=rope_theta(fields, 1e4),
@@ -27,8 +27,8 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
   layers = (LayerSpec(attention=attention, ffn=ffn) for ffn in _ffns(fields))
   return DecoderSpec(
     family="qwen3_moe",
-    vocab=fields.required("vocab_size"),
-    width=fields.required("hidden_size"),
+    vocab=fields.whole("vocab_size"),
+    width=fields.whole("hidden_size"),
     layers=tuple(layers),
     norm_eps=fields.optional("rms_norm_eps", 1e-6),
     tied=fields.optional("tie_word_embeddings", False),
@@ -46,7 +46,7 @@ def _window(fields: Fields) -> int | None:
 
 
 def _ffns(fields: Fields) -> list[MoESpec | DenseSpec]:
-  experts = fields.required("num_local_experts", "num_experts")
+  experts = fields.whole("num_local_experts", "num_experts")
   dense = set(fields.optional("mlp_only_layers", None) or ())
   step = fields.optional("decoder_sparse_step", 1)
   if step < 1:
@@ -54,12 +54,12 @@ def _ffns(fields: Fields) -> list[MoESpec | DenseSpec]:
 
   def ffn(index: int) -> MoESpec | DenseSpec:
     if index in dense or experts == 0 or (index + 1) % step:
-      return DenseSpec(width=fields.required("intermediate_size"))
+      return DenseSpec(width=fields.whole("intermediate_size"))
     return MoESpec(
       experts=experts,
-      top_k=fields.required("num_experts_per_tok"),
-      expert_width=fields.required("moe_intermediate_size"),
+      top_k=fields.whole("num_experts_per_tok"),
+      expert_width=fields.whole("moe_intermediate_size"),
       router=Router(scoring="softmax", renormalize=fields.optional("norm_topk_prob", False)),
     )
 
-  return [ffn(index) for index in range(fields.required("num_hidden_layers"))]
+  return [ffn(index) for index in range(fields.whole("num_hidden_layers"))]
