@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.rules import Shapes
+from checkpoints_convert.rules import Shapes, aligned_empty
 
 WEIGHTS = "weights"
 
-# Parameters are restored in groups of about this many bytes: one at a time is slow, all at once would hold the
+# Parameters are restored in groups of about this many bytes: one at a time is slow, and all at once holds the
 # model twice.
 _GROUP_BYTES = 64 << 20
 
@@ -22,11 +22,17 @@ def is_converted(directory: Path) -> bool:
   return (directory / WEIGHTS).is_dir()
 
 
+def files(directory: Path) -> list[Path]:
+  """All files of the checkpoint."""
+  return sorted(path for path in (directory / WEIGHTS).rglob("*") if path.is_file())
+
+
 def write(directory: Path, arrays: Mapping[str, Any]) -> None:
-  """Writes the parameters, NumPy or JAX arrays, under `directory`."""
+  """Writes the parameters, NumPy or JAX arrays, under `directory`; Orbax holds a second copy meanwhile."""
   import orbax.checkpoint as ocp
 
-  with ocp.PyTreeCheckpointer() as checkpointer:
+  # Compressing weights takes memory and time, here and at every load, for next to nothing.
+  with ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
     checkpointer.save((directory / WEIGHTS).absolute(), dict(arrays))
 
 
@@ -70,7 +76,10 @@ def read(directory: Path, shapes: Shapes, dtype: np.dtype) -> Iterator[tuple[str
       except Exception as error:  # Orbax raises many kinds for a damaged directory
         raise _damaged(directory, error) from error
       for path in group:
-        yield path, arrays.pop(path)
+        # Orbax's memory is not aligned: JAX would copy it later, in the background, beside the next group.
+        array = aligned_empty(shapes[path], dtype)
+        array[...] = arrays.pop(path)
+        yield path, array
 
 
 def _groups(shapes: Shapes, itemsize: int) -> Iterator[list[str]]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -60,7 +60,7 @@ class SafetensorsReader:
       self.close()
       _explain_index(directory, index, self.files)
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> "SafetensorsReader":
     return self
 
   def __exit__(

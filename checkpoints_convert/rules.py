@@ -96,6 +96,19 @@ def shape(layout: Layout, shapes: Shapes) -> Shape:
       return (*batch, columns, rows)
 
 
+def describe(layout: Layout) -> str:
+  """The layout in words, short however many arrays it stacks."""
+  match layout:
+    case str():
+      return layout
+    case Stack(parts):
+      return f"stack of {len(parts)} such as {describe(parts[0])}"
+    case Join(parts, axis):
+      return f"join along axis {axis} of ({', '.join(describe(part) for part in parts)})"
+    case Transpose(part):
+      return f"transpose of {describe(part)}"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rule:
   """One array, laid out over parameters (`target`) and over checkpoint tensors (`source`).

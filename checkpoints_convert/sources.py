@@ -14,7 +14,7 @@ from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.families import rules_for
 from checkpoints_convert.parameters import parameter_shapes
 from checkpoints_convert.readers import DTYPES, SafetensorsReader, check_float, common_dtype, read_json
-from checkpoints_convert.rules import carry, check, duplicates, only_rules, source_shapes
+from checkpoints_convert.rules import carry, check, describe, duplicates, only_rules, source_shapes
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.spec import DecoderSpec
 
@@ -33,6 +33,14 @@ class Source(abc.ABC):
   @abc.abstractmethod
   def dtype(self) -> np.dtype:
     """The dtype of the weights; CheckpointError where the files mix several."""
+
+  @abc.abstractmethod
+  def files(self) -> list[Path]:
+    """The files that hold the weights."""
+
+  @abc.abstractmethod
+  def rules(self) -> dict[str, str]:
+    """How each parameter was made of the files' tensors, in words; empty where they are the parameters."""
 
   @abc.abstractmethod
   def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
@@ -54,6 +62,14 @@ class HubSource(Source):
   def dtype(self) -> np.dtype:
     """The dtype of the weights; CheckpointError where the files mix several."""
     return common_dtype(self._weights, self.directory)
+
+  def files(self) -> list[Path]:
+    """The safetensors files."""
+    return [self.directory / name for name in sorted(set(self._reader.files.values()))]
+
+  def rules(self) -> dict[str, str]:
+    """The family's rules, in words."""
+    return {describe(rule.target): describe(rule.source) for rule in only_rules(self.table)}
 
   def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter once, filled tensor by tensor."""
@@ -83,6 +99,14 @@ class OrbaxSource(Source):
   def dtype(self) -> np.dtype:
     """The dtype of the weights."""
     return next(iter(self._dtypes.values()))
+
+  def files(self) -> list[Path]:
+    """All files of the Orbax checkpoint."""
+    return orbax_weights.files(self.directory)
+
+  def rules(self) -> dict[str, str]:
+    """None: parameters are stored as they are."""
+    return {}
 
   def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter once."""
