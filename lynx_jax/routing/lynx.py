@@ -1,0 +1,108 @@
+"""Lynx: the batch keeps the experts that its tokens rank highest by affinity bin, then by popularity.
+
+arXiv 2411.08982, "affinity binning". A row puts every expert in a bin by how far it lies below the row's
+top expert, q = max(-beta, ceil(alpha * (z - max z))). With B valid rows, a row's vote for an expert is B**q.
+A row ranks experts by m = q + (votes of the other rows) / B: by its own bin, and inside a bin by how popular
+they are in the batch. The kept experts are the union of every row's top k by m.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float32, Int32
+
+from lynx_jax.dims import Array, ExpertMask, RowMask
+from lynx_jax.routing.base import RoutingPolicy, Scores
+from lynx_jax.routing.expert_sets import union_of_rows
+from lynx_jax.routing.knobs import positive_number, whole_number
+
+VOTE_BINS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Lynx(RoutingPolicy):
+  """Affinity binning with the published knobs, one pair per model, the same in every layer.
+
+  Published pairs (alpha, beta): Mixtral-8x7B (0.7, 1), Mixtral-8x22B (1, 1), Qwen2-57B-A14B (3, 4),
+  Qwen3-30B-A3B and Qwen3-235B (3, 2), DeepSeek-Coder-V2 (1.125, 2), gpt-oss-120b (3, 2).
+
+  Attributes:
+    alpha: bins per nat below the top expert. An expert is sure to stay a token's first if it leads by more
+      than 1/alpha nats.
+    beta: the lowest bin is -beta; experts further down differ only in popularity. None: no lowest bin. Bins
+      from -31 down cast the same vote.
+  """
+
+  alpha: float | int  # both, as a run-time type checker does not let an int pass for a float
+  beta: int | None
+
+  def __post_init__(self) -> None:
+    remedy = "published values lie between 0.7 and 3"
+    alpha = positive_number("Lynx", "alpha", self.alpha, most=1e6, remedy=remedy)
+    object.__setattr__(self, "alpha", alpha)
+    if self.beta is not None:
+      remedy = "published values lie between 1 and 4, None is no lowest bin, and 0 would put all in one bin"
+      object.__setattr__(self, "beta", whole_number("Lynx", "beta", self.beta, least=1, remedy=remedy))
+
+  def keep_set(self, scores: Scores) -> ExpertMask:
+    """The union over valid rows of the top k experts by bin, then popularity, then lowest index."""
+    num_experts = scores.num_experts
+    bins_TE = affinity_bins(scores.logits, self.alpha, self.beta)
+    depth = VOTE_BINS if self.beta is None else min(VOTE_BINS, self.beta + 1)
+    rank_E = popularity_ranks(bins_TE, scores.valid, depth)
+    # float32 because top_k of integers is a full sort on a CPU; affinity_bins keeps the keys exact in it.
+    keys_TE = bins_TE * num_experts + rank_E.astype(jnp.float32)[None, :]
+    _, ids_TK = jax.lax.top_k(keys_TE, scores.experts_per_token)
+    return union_of_rows(ids_TK, scores.valid, num_experts)
+
+
+def affinity_bins(
+  logits_TE: Float32[Array, "T E"], alpha: float | int, beta: int | None
+) -> Float32[Array, "T E"]:
+  """Bin of every expert for every row: 0 for the top expert, then -1 for each 1/alpha nats, at least -beta.
+
+  Bins are whole numbers b with |b| * E < 2**24, so that b * E plus a rank below E is exact in float32.
+  """
+  lowest = 2**24 // logits_TE.shape[1] - 1
+  lowest = lowest if beta is None else min(beta, lowest)
+  below_top_TE = logits_TE - jnp.max(logits_TE, axis=-1, keepdims=True)
+  return jnp.maximum(jnp.ceil(alpha * below_top_TE), -float(lowest))
+
+
+def popularity_ranks(bins_TE: Float32[Array, "T E"], valid_T: RowMask, depth: int) -> Int32[Array, "E"]:
+  """For each expert, how many experts have a strictly lower score sum_t B**q[t, e], in exact arithmetic.
+
+  Scores order as the counts (c_0, c_1, ...) of valid rows that put the expert in bin 0, -1, ..., compared
+  lexicographically. Let c and d first differ at bin j, c_j > d_j, and let R <= B rows be left there. What c
+  gains at bin j, (c_j - d_j) * B**-j, is at least B**-j; what d can still gain below is at most
+  (R - d_j) * B**-(j+1) <= B**-j. Both are equalities only if d puts all B rows in bin j+1 while c_j = 1;
+  the other B - 1 >= 1 rows of c then still vote, so c is strictly ahead. Each row votes once for each
+  expert, whence the same R, and why the last count need not be compared.
+
+  Rows rank experts by the votes of the others. Inside a row's own bin its own vote is the same for every
+  expert, so leaving it in changes no order.
+  """
+  depth_J = jnp.arange(depth - 1, dtype=jnp.float32)
+  bins_of_valid_TE = jnp.where(valid_T[:, None], -bins_TE, float(depth))
+  counts_JE = jnp.sum(bins_of_valid_TE[None] == depth_J[:, None, None], axis=1, dtype=jnp.int32)
+  fewer_EE = functools.reduce(
+    lambda lower, word: (word[:, None] < word[None, :]) | ((word[:, None] == word[None, :]) & lower),
+    pack_digits(counts_JE, base=bins_TE.shape[0] + 1)[::-1],
+    jnp.zeros((bins_TE.shape[1],) * 2, bool),
+  )
+  return jnp.sum(fewer_EE, axis=0, dtype=jnp.int32)
+
+
+def pack_digits(digits_JE: Int32[Array, "J E"], base: int) -> list[Int32[Array, "E"]]:
+  """Digits below `base`, most significant first, in as few int32 words as hold them, in the same order."""
+  per_word = 1
+  while base ** (per_word + 1) <= 2**31:
+    per_word += 1
+  words = []
+  for start in range(0, digits_JE.shape[0], per_word):
+    digits = digits_JE[start : start + per_word]
+    place = jnp.array([base**power for power in range(len(digits) - 1, -1, -1)], jnp.int32)
+    words.append(jnp.sum(digits * place[:, None], axis=0, dtype=jnp.int32))
+  return words

@@ -1,0 +1,117 @@
+"""Keep sets with a promise: a floor on what each token retains, or a limit on how many experts are read.
+
+Both are greedy covers. A token's retained mass is the gate probability of the best k experts it finds inside
+the keep set. As a function of the set that is monotone and submodular, so adding the expert of largest gain
+comes within a logarithmic factor of the smallest set that meets a floor (Wolsey 1982), and within 1 - 1/e of
+the best set of a given size (Nemhauser, Wolsey and Fisher 1978).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Int32
+
+from lynx_jax.dims import Array, ExpertMask
+from lynx_jax.routing.base import RoutingPolicy, Scores
+from lynx_jax.routing.knobs import positive_number, require_room, whole_number
+from lynx_jax.routing.routers import every_expert
+
+# A probability of 1 in the cover's fixed point: sums over a row's experts still fit an int32.
+UNIT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class MassFloor(RoutingPolicy):
+  """The smallest set, by greedy cover, in which every valid token keeps `tau` of its own routed mass.
+
+  Attributes:
+    tau: least retained mass of a token: the gate probabilities of the experts that it runs, summed, over
+      those of its own top k. 1 keeps every token's own experts, or equals of theirs.
+  """
+
+  tau: float | int
+
+  def __post_init__(self) -> None:
+    remedy = "give the share of its own routed mass that every token keeps, such as 0.9"
+    object.__setattr__(self, "tau", positive_number("MassFloor", "tau", self.tau, most=1.0, remedy=remedy))
+
+  def keep_set(self, scores: Scores) -> ExpertMask:
+    """Experts added by descending gain until no valid row is short of its floor."""
+    return greedy_cover(scores, every_expert(scores), self.tau, limit=scores.num_experts)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget(RoutingPolicy):
+  """Any policy, held to `max_active` experts: a limit on a step's time, which is linear in that number.
+
+  Attributes:
+    policy: whose keep set is used while it fits, and is else cut down to the part that retains most mass.
+    max_active: the most experts that the batch may read, at least as many as one token runs.
+  """
+
+  policy: RoutingPolicy
+  max_active: int
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.policy, RoutingPolicy):
+      raise ValueError(f"Budget.policy = {self.policy!r} is not a RoutingPolicy; give one, such as TopK()")
+    remedy = "give the most experts that a batch may read"
+    max_active = whole_number("Budget", "max_active", self.max_active, least=1, remedy=remedy)
+    object.__setattr__(self, "max_active", max_active)
+
+  def experts_per_token(self, top_k: int) -> int:
+    """What the inner policy says; ValueError if `max_active` is less."""
+    experts_per_token = self.policy.experts_per_token(top_k)
+    require_room("Budget", "max_active", self.max_active, experts_per_token)
+    return experts_per_token
+
+  def keep_set(self, scores: Scores) -> ExpertMask:
+    """The inner policy's set if it fits, else the `max_active` of its experts that retain most mass."""
+    keep = self.policy.keep_set(scores)
+    fits = jnp.sum(keep) <= self.max_active
+    cover = greedy_cover(scores, keep, tau=1.0, limit=jnp.where(fits, 0, self.max_active))
+    return jnp.where(fits, keep, cover)
+
+
+class _Cover(NamedTuple):
+  """The loop's state: the experts taken so far, and each row's k best probabilities in them."""
+
+  taken: ExpertMask
+  best: Int32[Array, "T K"]
+  deficit: Int32[Array, "T"]
+
+
+def greedy_cover(
+  scores: Scores, candidates: ExpertMask, tau: float, limit: int | Int32[Array, ""]
+) -> ExpertMask:
+  """Take candidates by descending gain until each valid row has `tau` of its own mass, or `limit` are taken.
+
+  An expert's gain is what it adds to the retained mass of the rows, none credited beyond its floor; ties go
+  to the lowest index. Probabilities are rounded down to fixed point and floors up, so that a row that meets
+  its floor here meets it in float32, and the sums of gains do not depend on the order of rows.
+  """
+  fixed_TE = jnp.floor(scores.probs * UNIT).astype(jnp.int32)
+  own_T = jnp.sum(jnp.take_along_axis(fixed_TE, scores.ids, axis=-1), axis=-1)
+  slack_T = jnp.floor((1.0 - tau) * own_T.astype(jnp.float32)).astype(jnp.int32)
+  floor_T = jnp.where(scores.valid, own_T - slack_T, 0)
+  # Gains of T rows add up in an int32 after this shift; rounded up, so that a gain never vanishes.
+  shift = (len(floor_T) - 1).bit_length()
+
+  def short(cover: _Cover) -> Array:
+    return jnp.any(cover.deficit > 0) & (jnp.sum(cover.taken) < limit)
+
+  def take_best(cover: _Cover) -> _Cover:
+    worst_T = jnp.min(cover.best, axis=-1)
+    added_TE = jnp.clip(fixed_TE - worst_T[:, None], 0, cover.deficit[:, None])
+    gain_E = jnp.sum((added_TE + ((1 << shift) - 1)) >> shift, axis=0, dtype=jnp.int32)
+    expert = jnp.argmax(jnp.where(candidates & ~cover.taken, gain_E, -1))
+    slot_T = jnp.argmin(cover.best, axis=-1)
+    replaced_TK = jnp.arange(cover.best.shape[1])[None, :] == slot_T[:, None]
+    best_TK = jnp.where(replaced_TK, jnp.maximum(worst_T, fixed_TE[:, expert])[:, None], cover.best)
+    taken_E = cover.taken | (jnp.arange(scores.num_experts) == expert)
+    return _Cover(taken_E, best_TK, jnp.maximum(floor_T - jnp.sum(best_TK, axis=-1), 0))
+
+  nothing = _Cover(jnp.zeros_like(candidates), jnp.zeros_like(scores.ids), floor_T)
+  return jax.lax.while_loop(short, take_best, nothing).taken
