@@ -1,5 +1,6 @@
 """A decoder's parameters by dotted path, such as `layers.0.attention.query`: the names that rules use."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ from lynx_jax.models.spec import DecoderSpec
 
 def parameter_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
   """Shape of every parameter of the decoder."""
-  return {path: array.shape for path, array in by_path(abstract_decoder(spec)).items()}
+  _, variables = _abstract(spec)
+  return {_dotted(path): variable.shape for path, variable in variables}
 
 
 def by_path(decoder: Decoder) -> dict[str, Any]:
@@ -22,9 +24,16 @@ def by_path(decoder: Decoder) -> dict[str, Any]:
 
 def assemble(spec: DecoderSpec, arrays: Mapping[str, jax.Array]) -> Decoder:
   """The decoder whose parameters are `arrays`; KeyError where one is missing."""
-  graph, state = nnx.split(abstract_decoder(spec))
-  filled = [(path, variable.replace(arrays[_dotted(path)])) for path, variable in nnx.to_flat_state(state)]
+  graph, variables = _abstract(spec)
+  filled = [(path, variable.replace(arrays[_dotted(path)])) for path, variable in variables]
   return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+# Tracing the initialisation of 48 layers takes seconds, and a load needs the result twice.
+@functools.lru_cache(maxsize=4)
+def _abstract(spec: DecoderSpec) -> tuple[nnx.GraphDef, tuple[tuple[Any, nnx.Variable], ...]]:
+  graph, state = nnx.split(abstract_decoder(spec))
+  return graph, tuple(nnx.to_flat_state(state))
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

@@ -99,18 +99,23 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def write_safetensors(
-  directory: Path, table: RuleTable, arrays: Mapping[str, np.ndarray], shard_bytes: int = SHARD_BYTES
+  directory: Path, table: RuleTable, arrays: Mapping[str, Any], shard_bytes: int = SHARD_BYTES
 ) -> None:
-  """Writes parameters, of one dtype, under their names in a checkpoint: one file, or shards and an index."""
+  """Writes parameters, under their names in a checkpoint, to one file, or to shards and an index.
+
+  `arrays` are NumPy or JAX arrays of one dtype, by path: `by_path(decoder)` gives those of a decoder in memory.
+  """
   shapes = source_shapes(table, {path: array.shape for path, array in arrays.items()})
   dtype = next(iter(arrays.values())).dtype
+
+  def read(path: str) -> np.ndarray:
+    return np.asarray(arrays[path])
+
   shards = _shards(table, arrays, shard_bytes)
   files: dict[str, str] = {}
   for number, rules in enumerate(shards, 1):
     file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-    tensors = {
-      name: array for rule in rules for name, array in carry(rule.inverse, shapes, arrays.__getitem__, dtype)
-    }
+    tensors = {name: array for rule in rules for name, array in carry(rule.inverse, shapes, read, dtype)}
     # transformers refuses files that do not say so, whatever wrote them.
     save_file(tensors, directory / file, metadata={"format": "pt"})
     # safetensors makes files that only their owner can read.
@@ -122,7 +127,7 @@ def write_safetensors(
     _write_json(directory / INDEX, index)
 
 
-def _shards(table: RuleTable, arrays: Mapping[str, np.ndarray], limit: int) -> list[list[Rule]]:
+def _shards(table: RuleTable, arrays: Mapping[str, Any], limit: int) -> list[list[Rule]]:
   shards: list[list[Rule]] = [[]]
   filled = 0
   for rule in only_rules(table):

@@ -18,6 +18,7 @@ import lynx_jax
 from checkpoints_convert import conversion, convert, orbax_weights, writer
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.families import hub_rules
+from checkpoints_convert.parameters import by_path
 from checkpoints_convert.sources import open_source
 from tests.checkpoints_convert.tampering import copied, sharded, with_tensors
 from tests.families.cases import (
@@ -80,6 +81,12 @@ def test_transformers_loads_what_was_exported(case: Case, tmp_path: Path):
   with torch.no_grad():
     logits = model(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
   np.testing.assert_array_equal(logits, reference_logits(case, tokens))
+
+
+def test_a_decoder_in_memory_is_written_as_a_checkpoint(tmp_path: Path):
+  decoder = lynx_jax.load(checkpoint(QWEN3_MOE[2], "bfloat16")).decoder
+  writer.write_safetensors(tmp_path, hub_rules(decoder.spec), by_path(decoder))
+  assert_same_bits(tensors(tmp_path), tensors(checkpoint(QWEN3_MOE[2], "bfloat16")))
 
 
 def test_large_weights_go_to_shards_with_an_index(tmp_path: Path):
