@@ -103,7 +103,7 @@ def write_safetensors(
 ) -> None:
   """Writes parameters, under their names in a checkpoint, to one file, or to shards and an index.
 
-  `arrays` are NumPy or JAX arrays of one dtype, by path: `by_path(decoder)` gives those of a decoder in memory.
+  `arrays` are NumPy or JAX arrays of one dtype, by path, as `by_path(decoder)` gives them.
   """
   shapes = source_shapes(table, {path: array.shape for path, array in arrays.items()})
   dtype = next(iter(arrays.values())).dtype
