@@ -1,10 +1,12 @@
 """Our tokenizer against transformers' on the same files: byte-level BPE, and SentencePiece style."""
 
+import atexit
 import copy
 import dataclasses
 import functools
 import json
 import pickle
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,7 @@ def directory(setting: str) -> Path:
   """A checkpoint directory with the setting's tokenizer files and nothing else."""
   backend, config = SETTINGS[setting]
   path = Path(tempfile.mkdtemp(prefix="lynx_jax_tokenizer_"))
+  atexit.register(shutil.rmtree, path, ignore_errors=True)
   _BACKENDS[backend]().save(str(path / "tokenizer.json"))
   config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT, **config}
   (path / "tokenizer_config.json").write_text(json.dumps(config))
