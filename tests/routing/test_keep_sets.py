@@ -100,7 +100,7 @@ def test_policies_do_not_see_what_invalid_rows_held():
 def test_mass_floor_owes_nothing_to_invalid_rows():
   logits = jnp.tile(jnp.array([[0.0, 0.0, 5.0, 1.0]]), (4, 1))
   scores = score_rows(logits, 2, 2, jnp.array([True, False, True, False]))
-  assert MassFloor(0.5).keep_set(scores).tolist() == [False, False, True, False]
+  assert MassFloor(0.8).keep_set(scores).tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("experts", [(), (5, 2), (1, 5, 2)])
