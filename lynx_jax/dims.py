@@ -10,9 +10,11 @@ argument (`Float[Array, "T D"]`).
 """
 
 import jax
+import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
 Array = jax.Array
+ArrayLike = jax.Array | np.ndarray
 
 TokenIds = Int32[Array, "B L"]
 Lengths = Int32[Array, "B"]

@@ -8,7 +8,9 @@ import hypothesis
 import jax
 from jaxtyping import install_import_hook
 
-install_import_hook(["lynx_jax", "pallas_kernels", "checkpoints_convert"], "beartype.beartype")
+import tests.typecheck  # noqa: F401  (the hook looks it up by name)
+
+install_import_hook(["lynx_jax", "pallas_kernels", "checkpoints_convert"], "tests.typecheck.check")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

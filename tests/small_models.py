@@ -16,13 +16,13 @@ VOCAB = 97
 
 
 def small_spec(**changes) -> DecoderSpec:
-  """Three layers, the second dense; `changes` replace fields of the spec."""
+  """A dense layer and one of experts; `changes` replace fields of the spec."""
   attention = AttentionSpec(heads=4, kv_heads=2, head_dim=8, rope_theta=1e4, qk_norm="head")
   experts = MoESpec(experts=8, top_k=2, expert_width=24, router=Router(renormalize=True))
   layer = LayerSpec(attention=attention, ffn=experts)
   dense = LayerSpec(attention=attention, ffn=DenseSpec(width=40))
   fields = {
-    "family": "qwen3_moe", "vocab": VOCAB, "width": 32, "layers": (layer, dense, layer), "norm_eps": 1e-6,
+    "family": "qwen3_moe", "vocab": VOCAB, "width": 32, "layers": (dense, layer), "norm_eps": 1e-6,
     "tied": False, "context": 128,
   }  # fmt: skip
   return DecoderSpec(**(fields | changes))

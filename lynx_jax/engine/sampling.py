@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
 
-def _check(name: str, value: object, kind: type | tuple[type, ...], ok: bool, remedy: str) -> None:
+def _check(name: str, value: object, kind: type, ok: bool, remedy: str) -> None:
   if isinstance(value, bool) or not isinstance(value, kind) or not ok:
     raise ValueError(f"Sampling.{name} is {value!r}: {remedy}")
 
@@ -34,12 +35,11 @@ class Sampling:
   seed: int = 0
 
   def __post_init__(self) -> None:
-    number = (int, float)
     t, p, m, k, s = self.temperature, self.top_p, self.min_p, self.top_k, self.seed
-    _check("temperature", t, number, _within(t, 0, 100), "expected a number from 0 (greedy) to 100")
+    _check("temperature", t, Real, _within(t, 0, 100), "expected a number from 0 (greedy) to 100")
     _check("top_k", k, int, _within(k, 0, 2**31 - 1), "expected a whole number, 0 (off) or more")
-    _check("top_p", p, number, _within(p, 0, 1) and p != 0, "expected a number above 0, at most 1 (off)")
-    _check("min_p", m, number, _within(m, 0, 1), "expected a number from 0 (off) to 1")
+    _check("top_p", p, Real, _within(p, 0, 1) and p != 0, "expected a number above 0, at most 1 (off)")
+    _check("min_p", m, Real, _within(m, 0, 1), "expected a number from 0 (off) to 1")
     _check("seed", s, int, _within(s, 0, 2**32 - 1), "expected a whole number from 0 to 2**32 - 1")
 
 

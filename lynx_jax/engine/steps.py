@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Int32
 
+from lynx_jax.dims import ArrayLike
 from lynx_jax.engine.kv_cache import LayerCache, append, fill
 from lynx_jax.engine.sampling import sample
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals, greedy_requests, no_totals
@@ -18,7 +19,7 @@ from lynx_jax.routing.stats import active_experts, own_experts, retained_mass
 
 
 def forward(
-  params: Params, token_ids: Int[Array, "B L"], lengths: Int[Array, "B"] | None = None
+  params: Params, token_ids: Int[ArrayLike, "B L"], lengths: Int[ArrayLike, "B"] | None = None
 ) -> Float32[Array, "B L V"]:
   """Logits of every position, causal, under the model's own routing; pure, jittable and differentiable.
 
@@ -27,15 +28,16 @@ def forward(
     token_ids: rows of tokens, padded on the right.
     lengths: tokens of each row; None takes all. Logits at padding are meaningless.
   """
-  lengths = jnp.full((token_ids.shape[0],), token_ids.shape[1], jnp.int32) if lengths is None else lengths
+  token_ids = jnp.asarray(token_ids, jnp.int32)
+  lengths = jnp.full(token_ids.shape[:1], token_ids.shape[1], jnp.int32) if lengths is None else jnp.asarray(lengths)
   hidden, _, _ = run_causal(params.decoder, token_ids, lengths)
   return params.decoder.logits(hidden)
 
 
 def prefill(
   params: Params,
-  token_ids: Int[Array, "B L"],
-  lengths: Int[Array, "B"],
+  token_ids: Int[ArrayLike, "B L"],
+  lengths: Int[ArrayLike, "B"],
   capacity: int,
   requests: Requests | None = None,
   *,
@@ -51,6 +53,7 @@ def prefill(
     requests: what each row asks for; None is greedy until a stop id of the model's or a full cache.
     collect_totals: whether decode steps should add up routing statistics (static).
   """
+  token_ids, lengths = jnp.asarray(token_ids, jnp.int32), jnp.asarray(lengths, jnp.int32)
   rows, length = token_ids.shape
   if capacity < length:
     raise ValueError(f"capacity is {capacity} positions, fewer than the {length} of the prompts: give at least {length}")
@@ -62,7 +65,7 @@ def prefill(
   last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
   state = DecodeState(
     cache=tuple(cache),
-    lengths=lengths.astype(jnp.int32),
+    lengths=lengths,
     token=jnp.zeros((rows,), jnp.int32),
     output=jnp.zeros((rows, capacity), jnp.int32),
     generated=jnp.zeros((rows,), jnp.int32),

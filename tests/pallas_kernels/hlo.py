@@ -1,0 +1,20 @@
+"""Reading the compiler's own report: which arrays a compiled program makes."""
+
+import re
+
+import jax
+
+
+def arrays_made(compiled: jax.stages.Compiled, at_least: int) -> list[str]:
+  """HLO instructions, parameters aside, whose result has `at_least` elements or more; tuples only pass arrays on."""
+  made = []
+  for line in compiled.as_text().splitlines():
+    found = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(", line)
+    if not found or found.group(4) in ("parameter", "get-tuple-element", "tuple", "while", "conditional"):
+      continue
+    size = 1
+    for axis in filter(None, found.group(3).split(",")):
+      size *= int(axis)
+    if size >= at_least:
+      made.append(line.strip())
+  return made

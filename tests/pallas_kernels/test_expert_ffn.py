@@ -1,0 +1,221 @@
+"""One suite for every implementation of `expert_ffn`; a new one joins by its name in `IMPLEMENTATIONS`."""
+
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pallas_kernels import expert_ffn
+from pallas_kernels.bfloat16_bits import as_bits
+from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu, tile_size
+from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
+from tests.pallas_kernels.hlo import arrays_made
+
+IMPLEMENTATIONS = ("cpu", "reference")
+# Rows, experts, experts a row, model width, expert width: odd sizes, E not a power of two, T across tile sizes.
+SHAPES = ((1, 4, 2, 8, 16), (7, 5, 2, 33, 17), (16, 6, 3, 24, 40), (70, 3, 2, 16, 8))
+
+run = jax.jit(expert_ffn, static_argnames="implementation")
+
+
+def weights_of(experts, width, expert_width, dtype=np.float32, seed=0):
+  random = np.random.default_rng(seed)
+  gate_up = random.normal(size=(experts, 2 * expert_width, width)) / np.sqrt(width)
+  down = random.normal(size=(experts, width, expert_width)) / np.sqrt(expert_width)
+  return jnp.asarray(gate_up, dtype), jnp.asarray(down, dtype)
+
+
+def by_numpy(x, ids, weights, gate_up, down, valid):
+  """The definition, one assignment at a time, in float64."""
+  x, weights, gate_up, down = (np.asarray(a, np.float64) for a in (x, weights, gate_up, down))
+  y = np.zeros_like(x)
+  for row in np.flatnonzero(valid):
+    for expert, weight in zip(np.asarray(ids)[row], weights[row], strict=True):
+      gate, up = np.split(gate_up[expert] @ x[row], 2)
+      y[row] += weight * (down[expert] @ (gate / (1 + np.exp(-gate)) * up))
+  return y
+
+
+@st.composite
+def loads(draw):
+  """Inputs of one of `SHAPES`: random, piled on few experts, or with rows that do not count."""
+  rows, experts, top_k, width, expert_width = draw(st.sampled_from(SHAPES))
+  random = np.random.default_rng(draw(st.integers(0, 2**16)))
+  pool = draw(st.integers(top_k, experts))
+  ids = np.stack([random.permutation(pool)[:top_k] for _ in range(rows)]).astype(np.int32)
+  valid = random.random(rows) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+  x = random.normal(size=(rows, width)).astype(np.float32)
+  x[~valid] = draw(st.sampled_from([0.0, np.nan, np.inf]))
+  weights = random.random((rows, top_k)).astype(np.float32)
+  return x, ids, weights, valid, weights_of(experts, width, expert_width)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+class TestExpertFFN:
+  @given(load=loads())
+  @settings(max_examples=25)
+  def test_equals_the_definition(self, implementation, load):
+    x, ids, weights, valid, experts = load
+    y = run(x, ids, weights, *experts, valid=valid, implementation=implementation)
+    # float32 sums of up to 40 terms of order 1.
+    np.testing.assert_allclose(y, by_numpy(x, ids, weights, *experts, valid), rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(y[~valid], 0)
+
+  @pytest.mark.parametrize("shape", SHAPES)
+  def test_bfloat16_stays_within_its_rounding(self, implementation, shape):
+    rows, experts, top_k, width, expert_width = shape
+    random = np.random.default_rng(1)
+    x = jnp.asarray(random.normal(size=(rows, width)), jnp.bfloat16)
+    ids = np.stack([random.permutation(experts)[:top_k] for _ in range(rows)]).astype(np.int32)
+    weights = np.full((rows, top_k), 1 / top_k, np.float32)
+    narrow = weights_of(experts, width, expert_width, jnp.bfloat16)
+    expected = by_numpy(x, ids, weights, *narrow, np.ones(rows, bool))
+    y = run(x, ids, weights, *narrow, implementation=implementation)
+    assert y.dtype == jnp.bfloat16
+    # Two roundings to 8 bits, of the hidden values and of the result.
+    np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=2**-7 * np.abs(expected).max())
+    stored = run(x, ids, weights, *map(as_bits, narrow), implementation=implementation)
+    np.testing.assert_array_equal(y, stored)
+
+  def test_experts_that_nobody_chose_may_hold_anything(self, implementation):
+    x, ids = np.ones((5, 8), np.float32), np.full((5, 1), 2, np.int32)
+    gate_up, down = weights_of(6, 8, 16)
+    unused = jnp.arange(6)[:, None, None] != 2
+    poisoned = (jnp.where(unused, jnp.nan, gate_up), jnp.where(unused, jnp.inf, down))
+    clean = run(x, ids, np.ones((5, 1), np.float32), gate_up, down, implementation=implementation)
+    y = run(x, ids, np.ones((5, 1), np.float32), *poisoned, implementation=implementation)
+    np.testing.assert_array_equal(y, clean)
+
+  def test_a_row_is_the_same_whoever_shares_the_batch(self, implementation):
+    random = np.random.default_rng(3)
+    experts = weights_of(4, 24, 40)
+    x = random.normal(size=(16, 24)).astype(np.float32)
+    ids = np.stack([random.permutation(4)[:2] for _ in range(16)]).astype(np.int32)
+    weights = random.random((16, 2)).astype(np.float32)
+    together = run(x, ids, weights, *experts, implementation=implementation)
+    others = np.roll(np.arange(16), 5)
+    moved = run(x[others], ids[others], weights[others], *experts, implementation=implementation)
+    np.testing.assert_allclose(moved, np.asarray(together)[others], rtol=1e-6, atol=1e-6)
+    for row in range(3):
+      only = np.arange(16) == row
+      alone = run(x, ids, weights, *experts, valid=only, implementation=implementation)
+      np.testing.assert_allclose(alone[row], together[row], rtol=1e-6, atol=1e-6)
+    again = run(x, ids, weights, *experts, implementation=implementation)
+    np.testing.assert_array_equal(again, together)
+
+  def test_gradients_are_those_of_the_definition(self, implementation):
+    random = np.random.default_rng(4)
+    x = jnp.asarray(random.normal(size=(6, 8)), jnp.float32)
+    ids = jnp.asarray(np.stack([random.permutation(4)[:2] for _ in range(6)]), jnp.int32)
+    weights = jnp.asarray(random.random((6, 2)), jnp.float32)
+    valid = jnp.arange(6) != 3
+    experts = weights_of(4, 8, 12)
+
+    @jax.jit
+    def loss(x, weights, gate_up, down):
+      return jnp.sum(jnp.sin(expert_ffn(x, ids, weights, gate_up, down, valid=valid, implementation=implementation)))
+
+    def loss64(arrays):
+      return np.sin(by_numpy(arrays[0], ids, *arrays[1:], valid)).sum()
+
+    inputs = (x, weights, *experts)
+    gradients = jax.grad(loss, argnums=(0, 1, 2, 3))(*inputs)
+    for place, gradient in enumerate(gradients):
+      direction = random.normal(size=gradient.shape)
+      ahead, behind = ([np.asarray(a, np.float64) for a in inputs] for _ in range(2))
+      ahead[place] = ahead[place] + 1e-5 * direction
+      behind[place] = behind[place] - 1e-5 * direction
+      slope = (loss64(ahead) - loss64(behind)) / 2e-5
+      np.testing.assert_allclose((np.asarray(gradient, np.float64) * direction).sum(), slope, rtol=1e-3, atol=1e-4)
+
+  def test_traces_once_whatever_rows_and_experts_are_in_use(self, implementation):
+    traces = []
+
+    @jax.jit
+    def counted(x, ids, weights, valid, gate_up, down):
+      traces.append(1)
+      return expert_ffn(x, ids, weights, gate_up, down, valid=valid, implementation=implementation)
+
+    experts = weights_of(4, 8, 12)
+    for count in range(4):
+      ids = np.full((3, 1), count, np.int32)
+      counted(np.ones((3, 8), np.float32), ids, np.ones((3, 1), np.float32), np.arange(3) < count, *experts)
+    assert len(traces) == 1
+
+
+tile_rows_jitted = jax.jit(tile_rows, static_argnums=(2, 3))
+
+
+@given(st.sampled_from([(1, 4, 2, 1), (40, 9, 4, 8), (13, 3, 3, 4), (9, 1, 1, 4)]), st.integers(0, 2**16))
+@settings(max_examples=60)
+def test_tiles_hold_every_valid_assignment_once_and_fit(shape, seed):
+  rows, experts, top_k, tile = shape
+  random = np.random.default_rng(seed)
+  ids = np.stack([random.permutation(experts)[:top_k] for _ in range(rows)]).astype(np.int32)
+  valid = random.random(rows) < random.random()
+  tiles = tile_rows_jitted(jnp.asarray(ids), jnp.asarray(valid), experts, tile)
+  count = int(tiles.count)
+  assert count <= most_tiles(rows * top_k, rows, experts, tile) == tiles.expert.shape[0]
+  slots, expert_of = np.asarray(tiles.slot[:count]), np.asarray(tiles.expert[:count])
+  held = slots[slots < rows * top_k]
+  np.testing.assert_array_equal(np.sort(held), np.flatnonzero(np.repeat(valid, top_k)))
+  for expert, row in zip(expert_of, slots, strict=True):
+    assert (ids.reshape(-1)[row[row < rows * top_k]] == expert).all()
+  # No more tiles than the loads need.
+  assert count == sum(-(-load // tile) for load in np.bincount(ids[valid].reshape(-1), minlength=experts))
+
+
+@pytest.mark.parametrize(("rows", "top_k", "experts"), [(1, 8, 128), (16, 4, 32), (64, 2, 8), (4096, 4, 32)])
+def test_tile_sizes_are_powers_of_two_and_no_larger_than_the_rows_need(rows, top_k, experts):
+  tile = tile_size(rows, top_k, experts)
+  assert tile & (tile - 1) == 0
+  assert tile <= max(8, 4 * rows * top_k // experts)
+
+
+def compiled_in_a_loop(layer, stored):
+  """The decode loop's shape: a while loop whose steps run the layer on weights from outside."""
+  rows, top_k, experts, width, expert_width = 8, 2, 16, 64, 96
+  narrow = weights_of(experts, width, expert_width, jnp.bfloat16)
+  weights = tuple(map(as_bits, narrow)) if stored else narrow
+
+  @jax.jit
+  def loop(x, ids, share, gate_up, down):
+    valid = jnp.ones((rows,), bool)
+    return jax.lax.fori_loop(0, x.shape[1], lambda _, x: layer(x, ids, share, gate_up, down, valid), x)
+
+  x = jnp.ones((rows, width), jnp.bfloat16)
+  ids = jnp.zeros((rows, top_k), jnp.int32).at[:, 1].set(1)
+  compiled = loop.lower(x, ids, jnp.full((rows, top_k), 0.5), *weights).compile()
+  return arrays_made(compiled, min(weight.size for weight in narrow))
+
+
+def test_no_array_of_the_weights_size_is_made_in_a_decode_loop():
+  assert compiled_in_a_loop(expert_ffn_cpu, stored=True) == []
+
+
+def test_the_check_sees_the_widening_that_bfloat16_arrays_suffer():
+  assert any("f32[16," in line for line in compiled_in_a_loop(expert_ffn_cpu, stored=False))
+
+
+def test_the_tiles_to_run_follow_the_experts_in_use():
+  random = np.random.default_rng(5)
+  ids = np.stack([random.permutation(32)[:4] for _ in range(16)]).astype(np.int32)
+  everyone = jnp.ones(16, bool)
+  spread = int(tile_rows(jnp.asarray(ids), everyone, 32, 8).count)
+  gathered = int(tile_rows(jnp.asarray(ids // 4), everyone, 32, 16).count)
+  assert spread == len(np.unique(ids))
+  assert gathered == len(np.unique(ids // 4)) < spread
+
+
+def test_shapes_that_do_not_fit_and_unknown_implementations_are_named():
+  gate_up, down = weights_of(4, 8, 12)
+  inputs = (jnp.ones((3, 8)), jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)))
+  with pytest.raises(ValueError, match=r"gate_up \(4, 23, 8\), down .* do not fit: expected \[E, 2F, D\]"):
+    expert_ffn(*inputs, gate_up[:, 1:], down)
+  with pytest.raises(ValueError, match="no implementation 'pallsa': choose one of 'cpu', 'reference'"):
+    expert_ffn(*inputs, gate_up, down, implementation="pallsa")
+
+
