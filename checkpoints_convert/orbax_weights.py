@@ -91,6 +91,4 @@ def _groups(shapes: Shapes, itemsize: int) -> Iterator[list[str]]:
 
 def _damaged(directory: Path, error: Exception) -> CheckpointError:
   reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-  return CheckpointError(
-    f"{directory / WEIGHTS} cannot be read ({reason[0][:200]}): convert the checkpoint again"
-  )
+  return CheckpointError(f"{directory / WEIGHTS} cannot be read ({reason[0][:200]}): convert the checkpoint again")

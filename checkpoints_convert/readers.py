@@ -89,9 +89,7 @@ class SafetensorsReader:
     try:
       return safe_open(self.directory / file, framework="numpy")
     except FileNotFoundError as error:
-      raise CheckpointError(
-        f"{self.directory / INDEX} names {file}, which does not exist: download it"
-      ) from error
+      raise CheckpointError(f"{self.directory / INDEX} names {file}, which does not exist: download it") from error
     except (SafetensorError, OSError) as error:
       raise _corrupt(self.directory / file, error) from error
 

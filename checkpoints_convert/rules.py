@@ -60,9 +60,7 @@ def views(layout: Layout, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]
       length = array.shape[axis]
       sizes = sizes or (length // len(parts),) * len(parts)
       if sum(sizes) != length or len(sizes) != len(parts):
-        raise ValueError(
-          f"a Join of {len(parts)} arrays, sizes {sizes}, does not fill axis {axis} of {array.shape}"
-        )
+        raise ValueError(f"a Join of {len(parts)} arrays, sizes {sizes}, does not fill axis {axis} of {array.shape}")
       for part, piece in zip(parts, np.split(array, np.cumsum(sizes)[:-1], axis=axis), strict=True):
         yield from views(part, piece)
     case Transpose(part):

@@ -141,9 +141,7 @@ def check_directory(path: Path) -> None:
   if not path.is_dir():
     raise NotADirectoryError(f"{path} is a file: give the directory that has config.json and the weights")
   if not (path / "config.json").is_file():
-    raise FileNotFoundError(
-      f"{path} has no config.json: give a Hugging Face model directory, or a converted one"
-    )
+    raise FileNotFoundError(f"{path} has no config.json: give a Hugging Face model directory, or a converted one")
 
 
 def read_spec(directory: Path) -> DecoderSpec:

@@ -68,9 +68,7 @@ def check_destination(destination: Path, *, force: bool) -> None:
   if not force:
     raise CheckpointError(f"{destination} exists: give another name, or --force to replace it")
   if not destination.is_dir() or (any(destination.iterdir()) and not (destination / "config.json").exists()):
-    raise CheckpointError(
-      f"{destination} is no model directory, which --force would replace: give another name"
-    )
+    raise CheckpointError(f"{destination} is no model directory, which --force would replace: give another name")
 
 
 def write_config(directory: Path, config: Mapping[str, Any], dtype: np.dtype) -> None:

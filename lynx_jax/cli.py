@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(141)
   except _EXPECTED as error:
-    print(f"lynx-jax: error: {error}", file=sys.stderr)
+    print(f"lynx-jax: error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
   sys.exit(0)
 
@@ -155,7 +155,9 @@ def _prompts(args: argparse.Namespace) -> list[str]:
   try:
     text = data.decode("utf-8-sig")
   except UnicodeDecodeError as error:
-    raise ValueError(f"{where} is not UTF-8 (byte {error.start} is {data[error.start]:#04x}): save it as UTF-8") from error
+    raise ValueError(
+      f"{where} is not UTF-8 (byte {error.start} is {data[error.start]:#04x}): save it as UTF-8"
+    ) from error
   prompts = [line for line in text.splitlines() if line.strip()]
   if not prompts:
     raise ValueError(f"{where} holds no prompt: write one a line")
@@ -209,7 +211,9 @@ def _chat(args: argparse.Namespace) -> None:
     elif line.strip():
       messages.append({"role": "user", "content": line})
       reply = ""
-      for piece in lynx_jax.stream(params, params.tokenizer.apply_chat(messages), **options):
+      # The template has written the special tokens already.
+      prompt = params.tokenizer.encode(params.tokenizer.apply_chat(messages), add_special_tokens=False)
+      for piece in lynx_jax.stream(params, [prompt], **options):
         print(piece.text, end="", flush=True)
         reply += piece.text
         if piece.stats is not None:
@@ -227,9 +231,10 @@ def _read_line() -> str | None:
 
 def _convert(args: argparse.Namespace) -> None:
   from checkpoints_convert import convert
+  from checkpoints_convert.progress import bars
 
-  with _status(f"converting {args.source}"):
-    convert(args.source, args.destination, dtype=args.dtype, to=args.to, force=args.force)
+  with bars() as report:
+    convert(args.source, args.destination, dtype=args.dtype, to=args.to, force=args.force, report=report)
   print(f"wrote {args.destination}")
 
 

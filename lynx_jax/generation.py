@@ -96,9 +96,7 @@ def generate(
   for _ in batch.run(policy, steps):
     pass
   totals = batch.report()
-  return [
-    Completion(row.text, tuple(row.token_ids), row.finish_reason or "length", totals) for row in batch.rows
-  ]
+  return [Completion(row.text, tuple(row.token_ids), row.finish_reason or "length", totals) for row in batch.rows]
 
 
 def stream(

@@ -3,14 +3,16 @@
 import dataclasses
 from pathlib import Path
 
-from lynx_jax.loading import describe_checkpoint
+from checkpoints_convert.sources import open_source
+from lynx_jax.loading import checkpoint_directory
 from lynx_jax.models.counts import counts
 from lynx_jax.models.spec import DecoderSpec, MoESpec
 
 
 def describe(path: str | Path | None) -> list[tuple[str, str]]:
-  """Names and values to print; no weight is read."""
-  spec, dtype = describe_checkpoint(path)
+  """Names and values to print, of the embedded model where `path` is None; no weight is read."""
+  with open_source(checkpoint_directory(path)) as source:
+    spec, dtype = source.spec, source.dtype
   size = counts(spec)
   lines = [
     ("family", spec.family),
@@ -31,7 +33,10 @@ def describe(path: str | Path | None) -> list[tuple[str, str]]:
     ]
   lines += [
     ("parameters", f"{size.total / 1e6:.1f}M, of which a token uses {size.active / 1e6:.1f}M"),
-    ("weights", f"{size.total * dtype.itemsize / 1e6:.1f} MB, of which experts {size.experts * dtype.itemsize / 1e6:.1f} MB"),
+    (
+      "weights",
+      f"{size.total * dtype.itemsize / 1e6:.1f} MB, of which experts {size.experts * dtype.itemsize / 1e6:.1f} MB",
+    ),
     ("read per token alone", f"{(size.active - size.embedding) * dtype.itemsize / 1e6:.1f} MB"),
     ("read per step, all experts", f"{(size.total - size.embedding) * dtype.itemsize / 1e6:.1f} MB"),
     ("KV cache per token", f"{size.kv_per_token * dtype.itemsize} bytes"),

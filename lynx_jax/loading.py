@@ -12,12 +12,16 @@ from checkpoints_convert.parameters import assemble
 from checkpoints_convert.sources import as_dtype, open_source
 from lynx_jax.models.params import Params
 from lynx_jax.tokenizer import Tokenizer
+from pallas_kernels import stored_experts
+
+_EXPERT_WEIGHTS = (".ffn.gate_up", ".ffn.down")
 
 
 def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None) -> Params:
   """Loads weights, spec and tokenizer onto the default device.
 
-  Weights go over parameter by parameter, so that the host never holds the model twice.
+  Weights go over parameter by parameter, so that the host never holds the model twice. On the CPU, bfloat16 experts
+  are held as uint16 with the same bits, the form that decoding reads in place; to differentiate, load float32.
 
   Args:
     path: a Hugging Face model directory (safetensors), one that `python -m checkpoints_convert` made, or None
@@ -32,24 +36,29 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None) -> Pa
     ValueError: the checkpoint cannot be used, or `dtype` is not supported; the message names the file, the
       setting or the tensor, and the remedy.
   """
-  directory = _embedded() if path is None else Path(path)
+  directory = checkpoint_directory(path)
   wanted = None if dtype is None else as_dtype(dtype)
   with open_source(directory) as source:
     parameters = source.parameters(source.dtype if wanted is None else wanted)
-    arrays = {name: _to_device(array) for name, array in parameters}
+    arrays = {name: _to_device(name, array) for name, array in parameters}
     decoder = assemble(source.spec, arrays)
   return Params(decoder=decoder, tokenizer=Tokenizer.from_directory(directory))
 
 
-def _to_device(array: np.ndarray) -> jax.Array:
-  # On the CPU this takes the buffer over without a copy; the caller holds no other reference to it.
-  return jax.device_put(array)
-
-
-def _embedded() -> Path:
+def checkpoint_directory(path: str | os.PathLike[str] | None) -> Path:
+  """`path`, or where the embedded model lies; FileNotFoundError where the installation has none."""
+  if path is not None:
+    return Path(path)
   directory = Path(str(resources.files("lynx_jax"))) / "embedded"
   if not (directory / "config.json").is_file():
     raise FileNotFoundError(
       f"this installation has no embedded model (looked in {directory}): give the path of a model directory"
     )
   return directory
+
+
+def _to_device(name: str, array: np.ndarray) -> jax.Array:
+  if name.endswith(_EXPERT_WEIGHTS) and array.ndim == 3:
+    array = stored_experts(array, jax.default_backend())
+  # On the CPU this takes the buffer over without a copy; the caller holds no other reference to it.
+  return jax.device_put(array)

@@ -177,9 +177,7 @@ def _prepare(backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Ma
       backend.add_tokens([token])
 
 
-def _configured_tokens(
-  config: Mapping[str, Any], named: Mapping[str, str]
-) -> Iterator[tokenizers.AddedToken]:
+def _configured_tokens(config: Mapping[str, Any], named: Mapping[str, str]) -> Iterator[tokenizers.AddedToken]:
   listed = config.get("added_tokens_decoder") or {}
   for index in sorted(listed, key=int):
     entry = dict(listed[index])
@@ -217,9 +215,7 @@ def _compile(source: str) -> "jinja2.Template":
     sort_keys: bool = False,
   ) -> str:
     # Jinja's own filter escapes HTML.
-    return json.dumps(
-      value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]

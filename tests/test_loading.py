@@ -65,9 +65,7 @@ def test_the_dtype_is_the_checkpoints_or_the_one_asked_for(stored: str, dtype, e
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {expected}
   original = reference(CASE).state_dict()["model.norm.weight"].numpy()
   rounded = original.astype(ml_dtypes.bfloat16) if stored == "bfloat16" else original
-  np.testing.assert_array_equal(
-    np.asarray(params.decoder.final_norm.scale[...]), rounded.astype(np.dtype(expected))
-  )
+  np.testing.assert_array_equal(np.asarray(params.decoder.final_norm.scale[...]), rounded.astype(np.dtype(expected)))
 
 
 def test_a_converted_directory_loads_bit_for_bit(tmp_path: Path):
@@ -130,9 +128,7 @@ def test_an_unknown_dtype_is_named():
 
 def edit_config(path: Path, **changes) -> Path:
   config = json.loads((path / "config.json").read_text()) | changes
-  (path / "config.json").write_text(
-    json.dumps({key: value for key, value in config.items() if value != "gone"})
-  )
+  (path / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
   return path
 
 

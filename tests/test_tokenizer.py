@@ -143,9 +143,7 @@ def setting(request: pytest.FixtureRequest) -> str:
   return request.param
 
 
-_SPECIAL = st.sampled_from(
-  ["<|end|>", "<|turn|>", "<s>", "</s>", "<unk>", "<|stop|>", "<|extra|>", "<tool> ", " "]
-)
+_SPECIAL = st.sampled_from(["<|end|>", "<|turn|>", "<s>", "</s>", "<unk>", "<|stop|>", "<|extra|>", "<tool> ", " "])
 _TEXTS = st.lists(st.text(max_size=12) | _SPECIAL | st.sampled_from(_TEXT), max_size=5).map("".join)
 
 
@@ -195,21 +193,15 @@ MESSAGES = [
   ],
 )
 def test_a_chat_is_rendered_as_by_transformers(setting: str, options: dict[str, Any]):
-  expected = theirs(setting).apply_chat_template(
-    MESSAGES, tokenize=False, **{"add_generation_prompt": True, **options}
-  )
+  expected = theirs(setting).apply_chat_template(MESSAGES, tokenize=False, **{"add_generation_prompt": True, **options})
   found = ours(setting).apply_chat(MESSAGES, **options)
   assert found == expected
-  ids = theirs(setting).apply_chat_template(
-    MESSAGES, return_dict=False, **{"add_generation_prompt": True, **options}
-  )
+  ids = theirs(setting).apply_chat_template(MESSAGES, return_dict=False, **{"add_generation_prompt": True, **options})
   assert ours(setting).encode(found, add_special_tokens=False) == ids
 
 
 def test_a_template_in_its_own_file_comes_first(tmp_path: Path):
-  path = with_files(
-    tmp_path, {"chat_template.jinja": "{{ strftime_now('%Y') | length }}{{ messages | length }}"}
-  )
+  path = with_files(tmp_path, {"chat_template.jinja": "{{ strftime_now('%Y') | length }}{{ messages | length }}"})
   assert load(path).apply_chat(MESSAGES) == "43"
 
 
@@ -335,6 +327,4 @@ def test_params_with_equal_tokenizers_share_one_compilation():
 
 
 def test_it_says_what_it_is():
-  assert repr(ours("byte_level")).startswith(
-    f"Tokenizer(vocab_size={len(theirs('byte_level'))}, fingerprint='"
-  )
+  assert repr(ours("byte_level")).startswith(f"Tokenizer(vocab_size={len(theirs('byte_level'))}, fingerprint='")

@@ -22,9 +22,7 @@ def decoder_rules(spec: DecoderSpec, ffn: FfnRules) -> RuleTable:
     rules.append(Rule(f"{ours}.ffn_norm.scale", f"{theirs}.post_attention_layernorm.weight"))
     rules += ffn(index, layer)
   head = Duplicate("lm_head.weight", of=embedding) if spec.tied else Rule("head", "lm_head.weight")
-  frequencies = Ignored(
-    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "rotary frequencies, computed here"
-  )
+  frequencies = Ignored(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "rotary frequencies, computed here")
   return (*rules, head, frequencies)
 
 
@@ -33,9 +31,7 @@ def _attention(ours: str, theirs: str, spec: AttentionSpec) -> list[Rule]:
   if spec.bias:
     rules += [Rule(f"{ours}.{name}_bias", f"{theirs}.{proj}.bias") for name, proj in _PROJECTIONS.items()]
   if spec.qk_norm != "none":
-    rules += [
-      Rule(f"{ours}.{name}_norm.scale", f"{theirs}.{name[0]}_norm.weight") for name in ("query", "key")
-    ]
+    rules += [Rule(f"{ours}.{name}_norm.scale", f"{theirs}.{name[0]}_norm.weight") for name in ("query", "key")]
   return rules
 
 

@@ -46,9 +46,7 @@ def forms(item: Item) -> list[str]:
   return [asked, item.answer if item.source == "winogrande" else f"{asked} {item.answer}"]
 
 
-def task_documents(
-  count: int, seed: int, *, held_out: bool = False, reserved: Container[str] = ()
-) -> list[Document]:
+def task_documents(count: int, seed: int, *, held_out: bool = False, reserved: Container[str] = ()) -> list[Document]:
   """Documents of one to four exercises of a task, one per line; some are an exercise as a turn of chat.
 
   `held_out` and `reserved` are those of `tasks.exercise`.

@@ -124,7 +124,15 @@ class _Run:
   """One policy's decode from a fixed state."""
 
   def __init__(
-    self, params: Params, batch: int, policy: RoutingPolicy, *, tokens: Tokens, length: int, steps: int, seed: int
+    self,
+    params: Params,
+    batch: int,
+    policy: RoutingPolicy,
+    *,
+    tokens: Tokens,
+    length: int,
+    steps: int,
+    seed: int,
   ):
     self.params, self.policy, self.steps = params, policy, steps
     random = np.random.default_rng(seed)
@@ -142,9 +150,7 @@ class _Run:
 
   def _prefilled(self, collect_totals: bool) -> DecodeState:
     lengths = jnp.full((self.prompts.shape[0],), self.prompts.shape[1], jnp.int32)
-    return _prefill(
-      self.params, self.prompts, lengths, self.capacity, self.requests, collect_totals=collect_totals
-    )
+    return _prefill(self.params, self.prompts, lengths, self.capacity, self.requests, collect_totals=collect_totals)
 
   def _decode(self, state: DecodeState) -> DecodeState:
     if self.fed is not None:
@@ -188,9 +194,7 @@ def _routing_seconds(params: Params, batch: int, policy: RoutingPolicy, seed: in
     key = (spec.experts, spec.top_k, spec.router)
     if key not in seen:
       logits = jax.random.normal(jax.random.key(seed), (batch, spec.experts))
-      run = functools.partial(
-        _route_often, logits, top_k=spec.top_k, router=spec.router, policy=policy, rounds=rounds
-      )
+      run = functools.partial(_route_often, logits, top_k=spec.top_k, router=spec.router, policy=policy, rounds=rounds)
       run().block_until_ready()
       times = []
       for _ in range(5):

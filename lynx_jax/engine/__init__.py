@@ -1,0 +1,1 @@
+"""When a model runs, and for whom: prefill, decode steps, sampling, the state between them."""

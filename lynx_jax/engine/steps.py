@@ -1,6 +1,7 @@
 """The three pure functions that inference is made of, and `forward`: score, prefill, decode one step, decode a loop."""
 
 import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Int32
@@ -56,7 +57,9 @@ def prefill(
   token_ids, lengths = jnp.asarray(token_ids, jnp.int32), jnp.asarray(lengths, jnp.int32)
   rows, length = token_ids.shape
   if capacity < length:
-    raise ValueError(f"capacity is {capacity} positions, fewer than the {length} of the prompts: give at least {length}")
+    raise ValueError(
+      f"capacity is {capacity} positions, fewer than the {length} of the prompts: give at least {length}"
+    )
   if requests is None:
     requests = greedy_requests(rows, capacity, params.spec.stop_ids)
   hidden, cache, _ = run_causal(
@@ -99,7 +102,11 @@ def decode_step(params: Params, state: DecodeState, *, policy: RoutingPolicy | N
 
 
 def decode_loop(
-  params: Params, state: DecodeState, *, policy: RoutingPolicy | None = None, max_steps: int | Int32[Array, ""]
+  params: Params,
+  state: DecodeState,
+  *,
+  policy: RoutingPolicy | None = None,
+  max_steps: int | Int32[Array, ""],
 ) -> DecodeState:
   """Decodes until every row has finished, or for `max_steps` more steps, in one `lax.while_loop`.
 

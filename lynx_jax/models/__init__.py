@@ -1,0 +1,1 @@
+"""What a model computes: one decoder, assembled from its spec."""

@@ -55,7 +55,9 @@ class Mix(Protocol):
 
   def __call__(
     self, layer: int, spec: AttentionSpec, query: jax.Array, key: jax.Array, value: jax.Array, /
-  ) -> tuple[jax.Array, Any]: ...
+  ) -> tuple[jax.Array, Any]:
+    """Attends with query [B, L, N, H] and key, value [B, L, G, H] of layer number `layer`."""
+    ...
 
 
 def run_layers(
@@ -104,9 +106,7 @@ def run_causal(
   positions = jnp.broadcast_to(jnp.arange(token_ids.shape[1], dtype=jnp.int32), token_ids.shape)
   valid = positions < lengths[:, None]
 
-  def mix(
-    layer: int, spec: AttentionSpec, query: jax.Array, key: jax.Array, value: jax.Array
-  ) -> tuple[jax.Array, Any]:
+  def mix(layer: int, spec: AttentionSpec, query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
     return causal_attention(query, key, value, lengths, spec.window), remember(layer, key, value)
 
   return run_layers(decoder, token_ids, positions, valid, mix, capacity=capacity)

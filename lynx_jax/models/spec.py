@@ -45,7 +45,11 @@ class AttentionSpec:
   def __post_init__(self) -> None:
     _require_positive(self, "heads", "kv_heads", "head_dim")
     _require(
-      self.heads % self.kv_heads == 0, self, "kv_heads", self.kv_heads, f"expected a divisor of heads {self.heads}"
+      self.heads % self.kv_heads == 0,
+      self,
+      "kv_heads",
+      self.kv_heads,
+      f"expected a divisor of heads {self.heads}",
     )
     _require(self.head_dim % 2 == 0, self, "head_dim", self.head_dim, "rotary embedding needs an even width")
     _require(self.rope_theta > 0, self, "rope_theta", self.rope_theta, "expected a positive number")

@@ -58,9 +58,7 @@ class Lynx(RoutingPolicy):
     return union_of_rows(ids_TK, scores.valid, num_experts)
 
 
-def affinity_bins(
-  logits_TE: Float32[Array, "T E"], alpha: float | int, beta: int | None
-) -> Float32[Array, "T E"]:
+def affinity_bins(logits_TE: Float32[Array, "T E"], alpha: float | int, beta: int | None) -> Float32[Array, "T E"]:
   """Bin of every expert for every row: 0 for the top expert, then -1 for each 1/alpha nats, at least -beta.
 
   Bins are whole numbers b with |b| * E < 2**24, so that b * E plus a rank below E is exact in float32.

@@ -83,9 +83,7 @@ class _Cover(NamedTuple):
   deficit: Int32[Array, "T"]
 
 
-def greedy_cover(
-  scores: Scores, candidates: ExpertMask, tau: float, limit: int | Int32[Array, ""]
-) -> ExpertMask:
+def greedy_cover(scores: Scores, candidates: ExpertMask, tau: float, limit: int | Int32[Array, ""]) -> ExpertMask:
   """Take candidates by descending gain until each valid row has `tau` of its own mass, or `limit` are taken.
 
   An expert's gain is what it adds to the retained mass of the rows, none credited beyond its floor; ties go

@@ -46,9 +46,7 @@ def parse_policy(text: str) -> RoutingPolicy:
       problem = "is given twice" if equals else "has no value"
       raise ValueError(f"field {key!r} {problem} in {text!r}; write {key}=VALUE once")
     knobs[key] = _parse_value(value, key, text)
-  missing = [
-    key for key, field in fields.items() if key not in knobs and field.default is dataclasses.MISSING
-  ]
+  missing = [key for key, field in fields.items() if key not in knobs and field.default is dataclasses.MISSING]
   if missing:
     example = ",".join(f"{key}=VALUE" for key in fields)
     raise ValueError(f"policy {name!r} in {text!r} lacks {', '.join(missing)}; write {name}:{example}")
@@ -75,9 +73,7 @@ def _parse_value(value: str, key: str, text: str) -> RoutingPolicy | float | int
       return number(value)
     except ValueError:
       continue
-  raise ValueError(
-    f"cannot read {value!r}, the value of {key!r} in {text!r}: give a number, none or (a policy)"
-  )
+  raise ValueError(f"cannot read {value!r}, the value of {key!r} in {text!r}: give a number, none or (a policy)")
 
 
 def _format_value(value: RoutingPolicy | float | int | None) -> str:

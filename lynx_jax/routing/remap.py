@@ -36,9 +36,7 @@ def route_within(scores: Scores, keep: ExpertMask, top_k: int, router: Router) -
   own_active = union_of_rows(own_ids_TK, scores.valid, scores.num_experts)
   use_own = jnp.sum(keep) >= jnp.sum(own_active)
   ids_TK, weights_TK = remap(scores, keep, router)
-  return settle(
-    scores, jnp.where(use_own, own_ids_TK, ids_TK), jnp.where(use_own, own_weights_TK, weights_TK)
-  )
+  return settle(scores, jnp.where(use_own, own_ids_TK, ids_TK), jnp.where(use_own, own_weights_TK, weights_TK))
 
 
 def settle(scores: Scores, ids: ExpertIds, weights: ExpertWeights) -> Routing:

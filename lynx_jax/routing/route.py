@@ -65,6 +65,4 @@ def _check_arguments(logits: Any, top_k: Any, policy: Any, router: Any, valid: A
   if not isinstance(router, Router):
     raise ValueError(f"router = {router!r} is not a Router; give Router(renormalize=...)")
   if valid is not None and (valid.shape != (rows,) or valid.dtype != jnp.bool_):
-    raise ValueError(
-      f"valid is {valid.dtype}{list(valid.shape)}; give bool[{rows}], one flag per row of logits"
-    )
+    raise ValueError(f"valid is {valid.dtype}{list(valid.shape)}; give bool[{rows}], one flag per row of logits")

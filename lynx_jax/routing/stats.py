@@ -30,9 +30,7 @@ class RoutingStats(NamedTuple):
   worst_retained: Float32[Array, ""]
 
 
-def routing_stats(
-  logits: RouterLogits, top_k: int, routing: Routing, valid: RowMask | None = None
-) -> RoutingStats:
+def routing_stats(logits: RouterLogits, top_k: int, routing: Routing, valid: RowMask | None = None) -> RoutingStats:
   """What `routing`, made from `logits`, reads and retains, beside the model's own routing."""
   mean, worst = summarize_retained(retained_mass(logits, top_k, routing, valid), valid)
   return RoutingStats(own_experts(logits, top_k, valid), active_experts(routing), mean, worst)

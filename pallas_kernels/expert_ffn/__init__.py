@@ -76,7 +76,8 @@ def expert_ffn(
   experts, twice, width = gate_up.shape
   if twice % 2 or width != x_TD.shape[1] or down.shape != (experts, width, twice // 2):
     raise ValueError(
-      f"gate_up {gate_up.shape}, down {down.shape} and x {x_TD.shape} do not fit: expected [E, 2F, D], [E, D, F], [T, D]"
+      f"gate_up {gate_up.shape}, down {down.shape} and x {x_TD.shape} do not fit: "
+      "expected [E, 2F, D], [E, D, F] and [T, D]"
     )
   valid = jnp.ones(x_TD.shape[:1], bool) if valid is None else valid
   return EXPERT_FFN.choose(implementation).run(x_TD, weights_TK, gate_up, down, ids_TK, valid)

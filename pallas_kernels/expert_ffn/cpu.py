@@ -47,6 +47,6 @@ def expert_ffn_cpu(
     y = product(hidden, down, tiles.expert[index])
     return y_SD.at[slot].set(y, mode="drop")
 
-  y_SD = jax.lax.fori_loop(0, tiles.count, run_tile, jnp.zeros((slots, width), jnp.float32))
+  y_SD = jax.lax.fori_loop(0, tiles.in_use, run_tile, jnp.zeros((slots, width), jnp.float32))
   weights = jnp.where(valid_T[:, None], weights_TK, 0.0)
   return (y_SD.reshape(rows, top_k, width) * weights[:, :, None]).sum(axis=1).astype(x_TD.dtype)

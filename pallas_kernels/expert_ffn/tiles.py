@@ -7,15 +7,15 @@ from jaxtyping import Array, Bool, Int32
 
 
 class Tiles(NamedTuple):
-  """The work of one layer: only the first `count` tiles exist; N is the most that any routing can need.
+  """The work of one layer: only the first `in_use` tiles exist; N is the most that any routing can need.
 
   Attributes:
-    count: tiles in use.
+    in_use: how many tiles hold work.
     expert: the expert of each tile.
     slot: assignments of each tile, as row * K + place; T * K where the tile has room left.
   """
 
-  count: Int32[Array, ""]
+  in_use: Int32[Array, ""]
   expert: Int32[Array, "N"]
   slot: Int32[Array, "N R"]
 

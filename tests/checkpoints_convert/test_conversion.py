@@ -186,9 +186,7 @@ def test_a_destination_that_holds_the_source_is_refused(tmp_path: Path, place: s
 
 @pytest.mark.parametrize("failing", ["orbax", "record", "rename"])
 @pytest.mark.parametrize("existing", [False, True])
-def test_a_failure_leaves_nothing_behind(
-  tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, existing: bool
-):
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, existing: bool):
   destination = tmp_path / "out"
   if existing:
     convert(checkpoint(MIXTRAL[1]), destination)
@@ -205,9 +203,7 @@ def test_a_failure_leaves_nothing_behind(
     monkeypatch.setattr(conversion, "write_record", fail)
   else:
     # Only the last step, from the finished directory to its name, fails.
-    monkeypatch.setattr(
-      Path, "rename", lambda self, to: fail() if self.name.endswith(".partial") else rename(self, to)
-    )
+    monkeypatch.setattr(Path, "rename", lambda self, to: fail() if self.name.endswith(".partial") else rename(self, to))
   with pytest.raises(OSError, match="No space left"):
     convert(checkpoint(MIXTRAL[0]), destination, force=True)
   assert entries(tmp_path) == (["out"] if existing else [])
@@ -273,9 +269,7 @@ def test_a_config_that_does_not_fit_converted_weights_is_an_error(tmp_path: Path
   convert(checkpoint(MIXTRAL[0]), tmp_path / "out")
   config = json.loads((tmp_path / "out" / "config.json").read_text())
   (tmp_path / "out" / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
-  with pytest.raises(
-    CheckpointError, match=r"layers\.0\.ffn\.down \(expected \(4, 64, 40\), found \(4, 64, 48\)\)"
-  ):
+  with pytest.raises(CheckpointError, match=r"layers\.0\.ffn\.down \(expected \(4, 64, 40\), found \(4, 64, 48\)\)"):
     parameters(tmp_path / "out")
 
 

@@ -40,9 +40,7 @@ def test_a_file_is_reopened_now_and_then_to_let_its_pages_go(tmp_path: Path, mon
   path = copied(CASE, tmp_path)
   monkeypatch.setattr(readers, "_REOPEN_BYTES", 1)
   opened = []
-  monkeypatch.setattr(
-    readers, "safe_open", lambda *args, **options: opened.append(args) or safe_open(*args, **options)
-  )
+  monkeypatch.setattr(readers, "safe_open", lambda *args, **options: opened.append(args) or safe_open(*args, **options))
   with SafetensorsReader(path) as reader:
     values = [reader.read("model.norm.weight").tolist() for _ in range(3)]
   assert values[0] == values[1] == values[2]
@@ -84,9 +82,7 @@ def test_an_index_that_lists_a_tensor_elsewhere_is_an_error(tmp_path: Path):
   with SafetensorsReader(path) as reader:
     name = next(name for name, file in reader.files.items() if file == first)
   change_index(path, **{name: last})
-  with pytest.raises(
-    CheckpointError, match=f"disagree on 1 tensors: {name} is listed in {last} and found in {first}"
-  ):
+  with pytest.raises(CheckpointError, match=f"disagree on 1 tensors: {name} is listed in {last} and found in {first}"):
     SafetensorsReader(path)
 
 

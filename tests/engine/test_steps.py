@@ -154,9 +154,7 @@ def test_prefill_refuses_a_cache_smaller_than_the_prompts(prompts):
 def test_totals_count_steps_rows_and_experts(prompts):
   params = small_params()
   tokens, lengths = padded(prompts)
-  requests = dataclasses.replace(
-    greedy_requests(4, NEW), max_new_tokens=jnp.asarray([NEW, NEW, 3, NEW], jnp.int32)
-  )
+  requests = dataclasses.replace(greedy_requests(4, NEW), max_new_tokens=jnp.asarray([NEW, NEW, 3, NEW], jnp.int32))
   state = _prefill(params, tokens, lengths, CAPACITY, requests, collect_totals=True)
   state = _decode_loop(params, state, policy=Lynx(alpha=1.0, beta=1), max_steps=jnp.int32(1000))
   totals = state.totals

@@ -164,9 +164,7 @@ def test_each_source_is_put_into_words():
   def text(source: str, question: str, answer: str, context: str = "") -> str:
     return question_document(Item(source=source, context=context, question=question, answer=answer)).text
 
-  assert text("winogrande", "Ann thanked Sue as _ helped.", "Ann thanked Sue as Sue helped.").endswith(
-    "Sue helped."
-  )
+  assert text("winogrande", "Ann thanked Sue as _ helped.", "Ann thanked Sue as Sue helped.").endswith("Sue helped.")
   assert text("hellaswag", "He stops. Then", ", he goes.") == "He stops. Then, he goes."
   assert text("hellaswag", "He stops. Then he", "goes.") == "He stops. Then he goes."
   forms_of_text = {text("socialiqa", f"Why did Ann go {n}?", "to rest", "Ann went.") for n in range(20)}
@@ -210,9 +208,7 @@ class TestBatches:
 
   def test_epochs_differ(self):
     sampler = Sampler(np.arange(3000, dtype=np.uint16), 1, 8, seed=0)
-    epochs = [
-      [int(sampler.batch(epoch * sampler.windows + at)[0, 0]) for at in range(50)] for epoch in (0, 1)
-    ]
+    epochs = [[int(sampler.batch(epoch * sampler.windows + at)[0, 0]) for at in range(50)] for epoch in (0, 1)]
     assert epochs[0] != epochs[1]
     assert epochs[0][0] % 8 != epochs[1][0] % 8
 
@@ -284,8 +280,7 @@ def documents_of(source: str, count: int) -> list[dict[str, Any]]:
   names = [f"{first}{second}" for first in string.ascii_lowercase for second in string.ascii_lowercase]
   if source == "winogrande":
     return [
-      {"sentence": f"{n} met Ann , and _ went.", "option1": n, "option2": "Ann", "answer": "2"}
-      for n in names[:count]
+      {"sentence": f"{n} met Ann , and _ went.", "option1": n, "option2": "Ann", "answer": "2"} for n in names[:count]
     ]
   made = []
   for n in names[:count]:
@@ -461,9 +456,7 @@ class TestBuild:
       assert "of ab live" in text or split == "valid"
 
   def test_nothing_of_the_validation_stream_is_trained_on(self, built):
-    train, valid = (
-      set(decoded(built[0], split).split(tokenizer.STOP)) - {""} for split in ("train", "valid")
-    )
+    train, valid = (set(decoded(built[0], split).split(tokenizer.STOP)) - {""} for split in ("train", "valid"))
     assert train
     assert valid
     assert train.isdisjoint(valid)
@@ -489,9 +482,7 @@ class TestBuild:
     with pytest.raises(FileExistsError, match="--out"):
       build(fake_wheel, built[0], SETTINGS)
 
-  @pytest.mark.parametrize(
-    "wrong", [{"vocab": 100}, {"vocab": 70000}, {"task_documents": -1}, {"valid_every": 1}]
-  )
+  @pytest.mark.parametrize("wrong", [{"vocab": 100}, {"vocab": 70000}, {"task_documents": -1}, {"valid_every": 1}])
   def test_settings_out_of_range_are_refused_by_name(self, wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
       Settings(**wrong)
@@ -500,9 +491,7 @@ class TestBuild:
     monkeypatch.setattr("examples.tiny_corpus.__main__.Settings", lambda *, seed: SETTINGS)
     monkeypatch.setattr(sys, "argv", ["x", "--wheel", str(fake_wheel), "--out", str(tmp_path / "corpus")])
     main()
-    assert re.fullmatch(
-      r"train: \d+ documents, [\d,]+ tokens\nvalid: \d+ documents, .*\n", capsys.readouterr().out
-    )
+    assert re.fullmatch(r"train: \d+ documents, [\d,]+ tokens\nvalid: \d+ documents, .*\n", capsys.readouterr().out)
 
 
 def decoded(out: Path, split: str) -> str:

@@ -1,6 +1,5 @@
 """One suite for every implementation of `expert_ffn`; a new one joins by its name in `IMPLEMENTATIONS`."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import expert_ffn
-from pallas_kernels.bfloat16_bits import as_bits
+from pallas_kernels import expert_ffn, stored_experts
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu, tile_size
 from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
 from tests.pallas_kernels.hlo import arrays_made
@@ -17,6 +15,11 @@ from tests.pallas_kernels.hlo import arrays_made
 IMPLEMENTATIONS = ("cpu", "reference")
 # Rows, experts, experts a row, model width, expert width: odd sizes, E not a power of two, T across tile sizes.
 SHAPES = ((1, 4, 2, 8, 16), (7, 5, 2, 33, 17), (16, 6, 3, 24, 40), (70, 3, 2, 16, 8))
+
+
+def as_bits(weights):
+  return jnp.asarray(stored_experts(np.asarray(weights), "cpu"))
+
 
 run = jax.jit(expert_ffn, static_argnames="implementation")
 
@@ -157,7 +160,7 @@ def test_tiles_hold_every_valid_assignment_once_and_fit(shape, seed):
   ids = np.stack([random.permutation(experts)[:top_k] for _ in range(rows)]).astype(np.int32)
   valid = random.random(rows) < random.random()
   tiles = tile_rows_jitted(jnp.asarray(ids), jnp.asarray(valid), experts, tile)
-  count = int(tiles.count)
+  count = int(tiles.in_use)
   assert count <= most_tiles(rows * top_k, rows, experts, tile) == tiles.expert.shape[0]
   slots, expert_of = np.asarray(tiles.slot[:count]), np.asarray(tiles.expert[:count])
   held = slots[slots < rows * top_k]
@@ -204,8 +207,8 @@ def test_the_tiles_to_run_follow_the_experts_in_use():
   random = np.random.default_rng(5)
   ids = np.stack([random.permutation(32)[:4] for _ in range(16)]).astype(np.int32)
   everyone = jnp.ones(16, bool)
-  spread = int(tile_rows(jnp.asarray(ids), everyone, 32, 8).count)
-  gathered = int(tile_rows(jnp.asarray(ids // 4), everyone, 32, 16).count)
+  spread = int(tile_rows(jnp.asarray(ids), everyone, 32, 8).in_use)
+  gathered = int(tile_rows(jnp.asarray(ids // 4), everyone, 32, 16).in_use)
   assert spread == len(np.unique(ids))
   assert gathered == len(np.unique(ids // 4)) < spread
 
@@ -217,5 +220,3 @@ def test_shapes_that_do_not_fit_and_unknown_implementations_are_named():
     expert_ffn(*inputs, gate_up[:, 1:], down)
   with pytest.raises(ValueError, match="no implementation 'pallsa': choose one of 'cpu', 'reference'"):
     expert_ffn(*inputs, gate_up, down, implementation="pallsa")
-
-

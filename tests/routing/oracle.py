@@ -44,9 +44,7 @@ def route(logits, top_k, policy, valid=None):
   idle = (active + [e for e in range(num_experts) if e not in active])[:k]
   all_ids = [ids[t] if valid[t] else idle for t in range(num_rows)]
   shares = np.array([shares_of(p[t], ids[t]) if valid[t] else [0.0] * k for t in range(num_rows)])
-  masses = np.array(
-    [math.fsum(p[t][e] for e in top(p[t], top_k)) if valid[t] else 0 for t in range(num_rows)]
-  )
+  masses = np.array([math.fsum(p[t][e] for e in top(p[t], top_k)) if valid[t] else 0 for t in range(num_rows)])
   return np.array(all_ids), (shares, shares * masses[:, None]), np.isin(np.arange(num_experts), active)
 
 

@@ -40,8 +40,7 @@ def both_routings(logits, valid, *, policy, top_k=TOP_K):
   """The routings of a renormalising and of a mass-keeping router, in one trace."""
   TRACES[policy, top_k, logits.shape, logits.dtype] += 1
   return tuple(
-    lynx_route(logits, top_k, policy=policy, router=router, valid=valid)
-    for router in (RENORMALIZE, KEEP_MASS)
+    lynx_route(logits, top_k, policy=policy, router=router, valid=valid) for router in (RENORMALIZE, KEEP_MASS)
   )
 
 
@@ -69,6 +68,4 @@ row_masks = hnp.arrays(np.bool_, (ROWS,))
 def assert_same_bits(one, other):
   """Two routings, field by field, equal to the last bit."""
   for name in one._fields:
-    np.testing.assert_array_equal(
-      np.asarray(getattr(one, name)), np.asarray(getattr(other, name)), err_msg=name
-    )
+    np.testing.assert_array_equal(np.asarray(getattr(one, name)), np.asarray(getattr(other, name)), err_msg=name)

@@ -115,9 +115,7 @@ def test_small_sets_are_filled_by_summed_probability(experts):
 
 def test_prune_cuts_a_lone_row_too():
   logits, alone = normal_logits(2, 6, 8), np.arange(6) == 0
-  own, pruned, untouched = (
-    route_both(logits, alone, policy=policy)[0] for policy in (TopK(), Prune(2), Prune(9))
-  )
+  own, pruned, untouched = (route_both(logits, alone, policy=policy)[0] for policy in (TopK(), Prune(2), Prune(9)))
   assert pruned.ids[0].tolist() == own.ids[0, :2].tolist()
   assert pruned.weights[0].sum() == pytest.approx(1)
   assert_same_bits(untouched, own)

@@ -12,25 +12,19 @@ NAN = float("nan")
 
 @pytest.mark.parametrize("value", [0, -1, NAN, float("inf"), 1e7, True, "3", None])
 def test_alpha(value):
-  with pytest.raises(
-    ValueError, match=r"Lynx.alpha = .* is not a number above 0 and at most 1e\+06; published"
-  ):
+  with pytest.raises(ValueError, match=r"Lynx.alpha = .* is not a number above 0 and at most 1e\+06; published"):
     Lynx(alpha=value, beta=2)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, NAN, True, "3"])
 def test_beta(value):
-  with pytest.raises(
-    ValueError, match=r"Lynx.beta = .* is not a whole number of at least 1; .*None is no lowest"
-  ):
+  with pytest.raises(ValueError, match=r"Lynx.beta = .* is not a whole number of at least 1; .*None is no lowest"):
     Lynx(alpha=3, beta=value)
 
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.01, NAN, True, "0.9", None])
 def test_tau(value):
-  with pytest.raises(
-    ValueError, match=r"MassFloor.tau = .* is not a number above 0 and at most 1; give the share"
-  ):
+  with pytest.raises(ValueError, match=r"MassFloor.tau = .* is not a number above 0 and at most 1; give the share"):
     MassFloor(value)
 
 
@@ -58,9 +52,7 @@ def test_inner_policy(value):
 
 
 def test_router():
-  with pytest.raises(
-    ValueError, match=r"Router.scoring = 'sigmoid' is not supported; use one of \('softmax',\)"
-  ):
+  with pytest.raises(ValueError, match=r"Router.scoring = 'sigmoid' is not supported; use one of \('softmax',\)"):
     Router(scoring="sigmoid")
   with pytest.raises(ValueError, match=r"Router.renormalize = 1 is not a bool"):
     Router(renormalize=1)

@@ -73,9 +73,7 @@ def test_other_policies(policy):
     assert_matches(normal_logits(seed, 16, 32), 4, policy, some_rows(seed, 16, count))
 
 
-@pytest.mark.parametrize(
-  "policy", [CountVote(5), OEA(1), XShare(7), MassFloor(0.8), Budget(TopK(), 6)], ids=repr
-)
+@pytest.mark.parametrize("policy", [CountVote(5), OEA(1), XShare(7), MassFloor(0.8), Budget(TopK(), 6)], ids=repr)
 def test_equal_columns_go_to_the_lowest_index(policy):
   for seed in range(4):
     logits = np.repeat(normal_logits(seed, 16, 16), 2, axis=1)

@@ -12,9 +12,7 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], DecoderSpec]] = MappingProx
 )
 
 
-def spec_from_config(
-  config: Mapping[str, Any], generation_config: Mapping[str, Any] | None = None
-) -> DecoderSpec:
+def spec_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any] | None = None) -> DecoderSpec:
   """The decoder that a checkpoint's config.json describes.
 
   `generation_config` is the parsed generation_config.json, if there is one: its `eos_token_id` comes first.

@@ -28,9 +28,7 @@ class Fields:
       if value is not None:
         raise self.unsupported(name, value, "a whole number")
     names = " or ".join(repr(name) for name in spellings)
-    raise ValueError(
-      f"config.json of family {self.family!r} has no {names}: add it, with the checkpoint's value"
-    )
+    raise ValueError(f"config.json of family {self.family!r} has no {names}: add it, with the checkpoint's value")
 
   def optional(self, name: str, default: Any) -> Any:
     """The value, `null` included, or `default` (the one of transformers' class) where the key is absent."""

@@ -37,6 +37,47 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
   )
 
 
+def config(spec: DecoderSpec) -> dict[str, Any]:
+  """The `config.json` of `spec`, for writing a model of one's own; `spec(config(x)) == x`.
+
+  Raises:
+    ValueError: the layers differ in what a Qwen3-MoE configuration has only one of.
+  """
+  attention = spec.layers[0].attention
+  moe = {layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)}
+  dense = {layer.ffn for layer in spec.layers if isinstance(layer.ffn, DenseSpec)}
+  if len(moe) != 1 or len(dense) > 1 or any(layer.attention != attention for layer in spec.layers):
+    raise ValueError("a Qwen3-MoE configuration needs layers with one kind of attention, experts and dense network")
+  (experts,) = moe
+  return {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "vocab_size": spec.vocab,
+    "hidden_size": spec.width,
+    "num_hidden_layers": len(spec.layers),
+    "num_attention_heads": attention.heads,
+    "num_key_value_heads": attention.kv_heads,
+    "head_dim": attention.head_dim,
+    "hidden_act": "silu",
+    "rope_theta": attention.rope_theta,
+    "attention_bias": attention.bias,
+    "use_sliding_window": attention.window is not None,
+    "sliding_window": attention.window,
+    "max_window_layers": 0,
+    "num_experts": experts.experts,
+    "num_experts_per_tok": experts.top_k,
+    "moe_intermediate_size": experts.expert_width,
+    "norm_topk_prob": experts.router.renormalize,
+    "intermediate_size": next(iter(dense)).width if dense else experts.expert_width,
+    "mlp_only_layers": [index for index in range(len(spec.layers)) if index not in spec.moe_layers],
+    "decoder_sparse_step": 1,
+    "rms_norm_eps": spec.norm_eps,
+    "tie_word_embeddings": spec.tied,
+    "max_position_embeddings": spec.context,
+    "eos_token_id": list(spec.stop_ids) or None,
+  }
+
+
 def _window(fields: Fields) -> int | None:
   if not fields.optional("use_sliding_window", False):
     return None

@@ -1,0 +1,1 @@
+"""One program per subject, each run from the root: `python -m examples.NAME`."""
