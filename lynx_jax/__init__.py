@@ -10,7 +10,7 @@ if TYPE_CHECKING:
   from lynx_jax.engine.report import RoutingReport
   from lynx_jax.engine.sampling import Sampling
   from lynx_jax.engine.state import DecodeState, Requests, greedy_requests
-  from lynx_jax.engine.steps import decode_loop, decode_step, forward, prefill
+  from lynx_jax.engine.steps import decode_loop, decode_step, forward, next_logits, prefill
   from lynx_jax.generation import Completion, Piece, generate, stream
   from lynx_jax.loading import load
   from lynx_jax.models.decoder import Decoder, abstract_decoder
@@ -38,7 +38,7 @@ _HOMES = {
   "engine.report": ("RoutingReport",),
   "engine.sampling": ("Sampling",),
   "engine.state": ("DecodeState", "Requests", "greedy_requests"),
-  "engine.steps": ("decode_loop", "decode_step", "forward", "prefill"),
+  "engine.steps": ("decode_loop", "decode_step", "forward", "next_logits", "prefill"),
   "generation": ("Completion", "Piece", "generate", "stream"),
   "loading": ("load",),
   "models.decoder": ("Decoder", "abstract_decoder"),
@@ -55,7 +55,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 (by theme)
   "load", "Params", "Tokenizer",
   "generate", "stream", "Completion", "Piece", "Sampling", "RoutingReport",
-  "forward", "prefill", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
+  "forward", "prefill", "next_logits", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
   "lynx_route", "Router", "Routing", "RoutingPolicy", "parse_policy", "format_policy",
   "TopK", "Lynx", "Prune", "CountVote", "OEA", "XShare", "MassFloor", "Budget",
   "Decoder", "abstract_decoder", "DecoderSpec", "LayerSpec", "AttentionSpec", "MoESpec", "DenseSpec",

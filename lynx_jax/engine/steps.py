@@ -1,4 +1,4 @@
-"""The three pure functions that inference is made of, and `forward`: score, prefill, decode one step, decode a loop."""
+"""The pure functions that inference is made of: score, prefill, decode one step, decode in a loop."""
 
 import dataclasses
 
@@ -79,26 +79,37 @@ def prefill(
   return _take_token(state, params.decoder.logits(last), params.spec)
 
 
-def decode_step(params: Params, state: DecodeState, *, policy: RoutingPolicy | None = None) -> DecodeState:
-  """Feeds every running row its newest token and draws the next, with experts chosen under `policy` (static)."""
-  cache = list(state.cache)
-  positions = state.lengths
+def next_logits(
+  params: Params, state: DecodeState, *, policy: RoutingPolicy | None = None
+) -> tuple[Float32[Array, "B V"], DecodeState]:
+  """Feeds every running row its newest token: scores of the next one, and the state that has read it.
+
+  What a decode step does before it draws; with `policy` static. Scores of rows that do not run are meaningless.
+  """
+  positions, running = state.lengths, state.running
 
   def mix(
     layer: int, spec: AttentionSpec, query: jax.Array, key: jax.Array, value: jax.Array
   ) -> tuple[jax.Array, LayerCache]:
-    kept = append(cache[layer], key, value, positions)
+    kept = append(state.cache[layer], key, value, positions)
     return cached_attention(query, kept.key, kept.value, positions, spec.window), kept
 
-  running = state.running
   hidden, cache, traces = run_layers(
     params.decoder, state.token[:, None], positions[:, None], running[:, None], mix, policy=policy
   )
-  totals = None if state.totals is None else _add(state.totals, traces, params.spec, running)
-  state = dataclasses.replace(
-    state, cache=tuple(cache), lengths=state.lengths + running.astype(jnp.int32), totals=totals
+  read = dataclasses.replace(
+    state,
+    cache=tuple(cache),
+    lengths=positions + running.astype(jnp.int32),
+    totals=None if state.totals is None else _add(state.totals, traces, params.spec, running),
   )
-  return _take_token(state, params.decoder.logits(hidden[:, 0]), params.spec)
+  return params.decoder.logits(hidden[:, 0]), read
+
+
+def decode_step(params: Params, state: DecodeState, *, policy: RoutingPolicy | None = None) -> DecodeState:
+  """Feeds every running row its newest token and draws the next, with experts chosen under `policy` (static)."""
+  logits, state = next_logits(params, state, policy=policy)
+  return _take_token(state, logits, params.spec)
 
 
 def decode_loop(
