@@ -76,15 +76,21 @@ def _attend(
   value_BGCH: Float[Array, "B G C H"],
   visible_BLC: Bool[Array, "B L C"],
 ) -> Float[Array, "B L N H"]:
-  """Scaled dot-product attention; scores and softmax in float32. A query that sees nothing gets finite values."""
-  scale = query_BLGRH.shape[-1] ** -0.5
-  scores: Float32[Array, "B G R L C"] = (
-    jnp.einsum("blgrh,bgch->bgrlc", query_BLGRH, key_BGCH, preferred_element_type=jnp.float32) * scale
-  )
+  """Scaled dot-product attention; scores and softmax in float32. A query that sees nothing gets finite values.
+
+  Rows and groups are one batch axis Z, the queries of a group one axis M: the CPU's bfloat16 products into float32
+  refuse two batch axes (jax 0.10.2, "Unsupported element type for DotThunk").
+  """
+  b, length, groups, rest, width = query_BLGRH.shape
+  capacity = key_BGCH.shape[2]
+  query_ZMH = query_BLGRH.transpose(0, 2, 3, 1, 4).reshape(b * groups, rest * length, width)
+  key_ZCH, value_ZCH = (x.reshape(b * groups, capacity, width) for x in (key_BGCH, value_BGCH))
+  scores_ZMC = jnp.einsum("zmh,zch->zmc", query_ZMH, key_ZCH, preferred_element_type=jnp.float32)
+  scores: Float32[Array, "B G R L C"] = scores_ZMC.reshape(b, groups, rest, length, capacity) * width**-0.5
   scores = jnp.where(visible_BLC[:, None, None], scores, jnp.finfo(jnp.float32).min)
-  share = jax.nn.softmax(scores, axis=-1).astype(value_BGCH.dtype)
-  mixed = jnp.einsum("bgrlc,bgch->blgrh", share, value_BGCH, preferred_element_type=jnp.float32)
-  b, length, groups, rest, width = mixed.shape
+  share_ZMC = jax.nn.softmax(scores, axis=-1).astype(value_BGCH.dtype).reshape(scores_ZMC.shape)
+  mixed_ZMH = jnp.einsum("zmc,zch->zmh", share_ZMC, value_ZCH, preferred_element_type=jnp.float32)
+  mixed = mixed_ZMH.reshape(b, groups, rest, length, width).transpose(0, 3, 1, 2, 4)
   return mixed.reshape(b, length, groups * rest, width).astype(query_BLGRH.dtype)
 
 

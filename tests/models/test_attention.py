@@ -1,0 +1,79 @@
+"""Both ways to attend against the definition in float64, in both dtypes and over batch, group and window sizes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lynx_jax.models import attention
+from lynx_jax.models.attention import cached_attention, causal_attention
+
+HEADS, WIDTH = 4, 16
+
+
+def by_numpy(query, key, value, visible):
+  """One query and head at a time: query [B, L, N, H], key and value [B, C, G, H], visible [B, L, C]."""
+  query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+  mixed = np.zeros_like(query)
+  for b, at, head in np.ndindex(query.shape[:3]):
+    group = head * key.shape[2] // query.shape[2]
+    seen = np.flatnonzero(visible[b, at])
+    scores = key[b, seen, group] @ query[b, at, head] / np.sqrt(query.shape[-1])
+    share = np.exp(scores - scores.max())
+    mixed[b, at, head] = share / share.sum() @ value[b, seen, group]
+  return mixed
+
+
+def drawn(rows, length, groups, dtype):
+  random = np.random.default_rng(rows * 100 + groups)
+  shapes = ((rows, length, HEADS, WIDTH), (rows, length, groups, WIDTH), (rows, length, groups, WIDTH))
+  return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
+
+
+def tolerance(dtype):
+  # bfloat16: the shares and the result are rounded to 8 bits.
+  return {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 2e-2}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("rows", "groups"), [(1, 1), (2, 4), (8, 2), (3, 1)])
+@pytest.mark.parametrize("window", [None, 3])
+def test_causal_attention(dtype, rows, groups, window):
+  length = 12
+  query, key, value = drawn(rows, length, groups, dtype)
+  lengths = np.random.default_rng(1).integers(1, length + 1, size=rows).astype(np.int32)
+  at = np.arange(length)
+  visible = (at[None] <= at[:, None]) & (at[None] > at[:, None] - (window or length))
+  visible = visible[None] & (at < lengths[:, None])[:, None]
+  visible |= ~visible.any(axis=-1, keepdims=True)  # padding: anything finite will do
+  mixed = jax.jit(functools.partial(causal_attention, window=window))(query, key, value, jnp.asarray(lengths))
+  expected = by_numpy(query, key, value, visible)
+  for row, end in enumerate(lengths):
+    np.testing.assert_allclose(np.asarray(mixed[row, :end], np.float64), expected[row, :end], **tolerance(dtype))
+  assert np.isfinite(np.asarray(mixed, np.float32)).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("rows", "groups"), [(1, 1), (2, 4), (8, 2), (3, 1)])
+@pytest.mark.parametrize("window", [None, 3])
+def test_cached_attention(dtype, rows, groups, window):
+  capacity = 20
+  query, key, value = drawn(rows, capacity, groups, dtype)
+  positions = np.random.default_rng(2).integers(capacity, size=rows).astype(np.int32)
+  at = np.arange(capacity)[None]
+  visible = (at <= positions[:, None]) & (at > positions[:, None] - (window or capacity))
+  mixed = jax.jit(functools.partial(cached_attention, window=window))(
+    query[:, :1], key.swapaxes(1, 2), value.swapaxes(1, 2), jnp.asarray(positions)
+  )
+  expected = by_numpy(query[:, :1], key, value, visible[:, None])
+  np.testing.assert_allclose(np.asarray(mixed, np.float64), expected, **tolerance(dtype))
+
+
+def test_a_long_prompt_is_taken_in_blocks_of_queries_with_the_same_result(monkeypatch):
+  query, key, value = drawn(2, 32, 2, jnp.float32)
+  lengths = jnp.asarray([32, 19], jnp.int32)
+  whole = causal_attention(query, key, value, lengths, 7)
+  monkeypatch.setattr(attention, "_QUERY_BLOCK", 8)
+  np.testing.assert_allclose(causal_attention(query, key, value, lengths, 7), whole, rtol=1e-6, atol=1e-6)
