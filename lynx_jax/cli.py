@@ -283,3 +283,7 @@ def _batches(text: str) -> list[int]:
   if not batches or min(batches) < 1:
     raise ValueError(f"--batch is {text!r}: expected whole numbers of at least 1, with commas, such as 1,4,8")
   return batches
+
+
+if __name__ == "__main__":
+  main()

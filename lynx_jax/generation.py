@@ -15,7 +15,7 @@ from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals
 from lynx_jax.engine.steps import decode_loop, prefill
 from lynx_jax.engine.text import TextRow
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.models.spec import DecoderSpec, MoESpec
 from lynx_jax.routing import RoutingPolicy
 
 FinishReason = Literal["stop", "length"]
@@ -87,13 +87,14 @@ def generate(
     One completion a prompt, in order, of the new tokens only.
 
   Raises:
-    ValueError: an empty or too long prompt, a token id outside the vocabulary, a string without a tokenizer.
+    ValueError: an empty or too long prompt, a token id outside the vocabulary, a string without a tokenizer, a
+      policy that keeps fewer experts than a token runs.
     FloatingPointError: the model produced NaN logits.
   """
-  batch = _Batch(params, prompts, max_new_tokens, sampling, stop, stats)
+  batch = _Batch(params, prompts, max_new_tokens, policy, sampling, stop, stats)
   # A row must end at its stop string before the next step, or it would go on voting for experts.
   steps = 1 if batch.stops else np.iinfo(np.int32).max
-  for _ in batch.run(policy, steps):
+  for _ in batch.run(steps):
     pass
   totals = batch.report()
   return [Completion(row.text, tuple(row.token_ids), row.finish_reason or "length", totals) for row in batch.rows]
@@ -110,8 +111,7 @@ def stream(
   stats: bool = False,
 ) -> Iterator[Piece]:
   """As `generate`, token by token: the pieces of a row join to the completion that `generate` gives."""
-  batch = _Batch(params, prompts, max_new_tokens, sampling, stop, stats)
-  return batch.pieces(policy)
+  return _Batch(params, prompts, max_new_tokens, policy, sampling, stop, stats).pieces()
 
 
 class _Batch:
@@ -122,11 +122,13 @@ class _Batch:
     params: Params,
     prompts: Prompts,
     max_new_tokens: int | Sequence[int],
+    policy: RoutingPolicy | None,
     sampling: Sampling | Sequence[Sampling],
     stop: str | Sequence[str],
     stats: bool,
   ):
     self.params = params
+    self.policy = _checked(policy, params.spec)
     self.stops = _stops(params, stop)
     self.prompts = encode_prompts(params, prompts)
     count = len(self.prompts)
@@ -139,7 +141,7 @@ class _Batch:
     self.rows = [TextRow(params.tokenizer, self.stops) for _ in self.prompts]
     self.totals: RoutingTotals | None = None
 
-  def run(self, policy: RoutingPolicy | None, steps: int) -> Iterator[None]:
+  def run(self, steps: int) -> Iterator[None]:
     """Decodes `steps` steps at a time, updating `rows` after each."""
     state = self._start()
     while True:
@@ -148,12 +150,12 @@ class _Batch:
       yield
       if all(row.finish_reason for row in self.rows):
         return
-      state = _decode_loop(self.params, state, policy=policy, max_steps=jnp.int32(steps))
+      state = _decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(steps))
 
-  def pieces(self, policy: RoutingPolicy | None) -> Iterator[Piece]:
+  def pieces(self) -> Iterator[Piece]:
     """One piece a row and step, while the row runs."""
     seen, going = [0] * len(self.rows), set(range(len(self.rows)))
-    for _ in self.run(policy, 1):
+    for _ in self.run(1):
       for index in sorted(going):
         row = self.rows[index]
         if row.finish_reason is not None:
@@ -240,6 +242,14 @@ def _token_id(index: int, token: object, vocab: int) -> int:
   if not 0 <= value < vocab:
     raise ValueError(f"prompt {index} holds token id {value}: the vocabulary has ids 0 to {vocab - 1}")
   return value
+
+
+def _checked(policy: RoutingPolicy | None, spec: DecoderSpec) -> RoutingPolicy | None:
+  """`policy`, once every layer's `top_k` has been shown to it: one that cannot work says so here, not in a trace."""
+  for layer in spec.layers:
+    if policy is not None and isinstance(layer.ffn, MoESpec):
+      policy.experts_per_token(layer.ffn.top_k)
+  return policy
 
 
 def _stops(params: Params, stop: str | Sequence[str]) -> tuple[str, ...]:

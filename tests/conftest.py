@@ -6,6 +6,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
+import jaxtyping
+import pytest
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook looks it up by name)
@@ -18,3 +20,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation makes first examples slow, so no deadline; derandomised, so that CI is deterministic.
 hypothesis.settings.register_profile("lynx_jax", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("lynx_jax")
+
+
+@pytest.fixture
+def own_errors():
+  """Turns the run-time shape checker off, so that a call meets the library's own argument errors first."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)

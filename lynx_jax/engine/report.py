@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
 from lynx_jax.engine.state import RoutingTotals
@@ -57,18 +56,18 @@ def expert_bytes(decoder: Decoder) -> tuple[int, ...]:
 
 def report(totals: RoutingTotals, decoder: Decoder) -> RoutingReport | None:
   """Means of `totals`; None where no decode step ran or no layer has experts."""
-  host = jax.device_get(totals)
-  if host.steps == 0 or host.active.size == 0:
-    return None
-  active, own = host.active / host.steps, host.own_active / host.steps
+  steps, rows = int(totals.steps), int(totals.rows)
   sizes = np.array(expert_bytes(decoder))
+  if steps == 0 or sizes.size == 0:
+    return None
+  active, own = np.asarray(totals.active) / steps, np.asarray(totals.own_active) / steps
   return RoutingReport(
-    steps=int(host.steps),
-    rows=float(host.rows / host.steps),
+    steps=steps,
+    rows=rows / steps,
     active_experts=tuple(active.tolist()),
     own_experts=tuple(own.tolist()),
-    retained_mass=tuple((host.retained / host.rows).tolist()),
-    worst_retained_mass=tuple(host.worst_retained.tolist()),
+    retained_mass=tuple((np.asarray(totals.retained) / rows).tolist()),
+    worst_retained_mass=tuple(np.asarray(totals.worst_retained).tolist()),
     expert_bytes=float(active @ sizes),
     own_expert_bytes=float(own @ sizes),
   )

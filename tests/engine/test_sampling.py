@@ -98,10 +98,12 @@ def test_the_random_stream_moves_with_the_index_and_the_row():
   ("field", "value"),
   [
     ("temperature", -0.1), ("temperature", float("nan")), ("temperature", float("inf")), ("temperature", True),
+    ("temperature", "1"), ("top_k", 1.5), ("seed", 0.5),
     ("top_k", -1), ("top_k", True), ("top_p", 0.0), ("top_p", 1.1), ("top_p", float("nan")), ("min_p", -0.2),
     ("min_p", 2.0), ("seed", -1), ("seed", 2**32),
   ],
 )  # fmt: skip
+@pytest.mark.usefixtures("own_errors")
 def test_absurd_settings_are_refused_by_name_and_value(field, value):
   with pytest.raises(ValueError, match=rf"Sampling\.{field} is {value!r}: expected"):
     Sampling(**{field: value})
