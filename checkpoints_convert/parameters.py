@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lynx_jax.models.decoder import Decoder, abstract_decoder
@@ -18,8 +20,9 @@ def parameter_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
 
 
 def by_path(decoder: Decoder) -> dict[str, Any]:
-  """Every parameter of the decoder under its path."""
-  return {_dotted(path): variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(decoder))}
+  """Every parameter of the decoder under its path; bfloat16 that `load` holds as its bits is bfloat16 again."""
+  flat = ((_dotted(path), variable.get_value()) for path, variable in nnx.to_flat_state(nnx.state(decoder)))
+  return {name: np.asarray(array).view(jnp.bfloat16) if array.dtype == np.uint16 else array for name, array in flat}
 
 
 def assemble(spec: DecoderSpec, arrays: Mapping[str, jax.Array]) -> Decoder:

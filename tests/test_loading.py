@@ -15,7 +15,7 @@ import lynx_jax
 from checkpoints_convert import convert
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.families import hub_rules
-from checkpoints_convert.parameters import parameter_shapes
+from checkpoints_convert.parameters import by_path, parameter_shapes
 from checkpoints_convert.rules import aligned_empty
 from checkpoints_convert.writer import write_safetensors
 from lynx_jax import loading
@@ -62,7 +62,7 @@ def test_weights_are_where_the_decoder_looks_for_them():
 )
 def test_the_dtype_is_the_checkpoints_or_the_one_asked_for(stored: str, dtype, expected: str):
   params = lynx_jax.load(checkpoint(CASE, stored), dtype=dtype)
-  assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {expected}
+  assert {array.dtype.name for array in by_path(params.decoder).values()} == {expected}
   original = reference(CASE).state_dict()["model.norm.weight"].numpy()
   rounded = original.astype(ml_dtypes.bfloat16) if stored == "bfloat16" else original
   np.testing.assert_array_equal(np.asarray(params.decoder.final_norm.scale[...]), rounded.astype(np.dtype(expected)))
@@ -91,8 +91,9 @@ def test_two_loads_share_one_compilation():
 
 
 def test_weights_come_without_a_copy_on_the_cpu():
-  memory = aligned_empty((64, 64), np.dtype(np.float32))
-  assert loading._to_device(memory).unsafe_buffer_pointer() == memory.ctypes.data
+  experts = aligned_empty((4, 64, 64), np.dtype(ml_dtypes.bfloat16))
+  for name in ("layers.0.ffn.down", "layers.0.attention.query"):
+    assert loading._to_device(name, experts).unsafe_buffer_pointer() == experts.ctypes.data
 
 
 @pytest.mark.parametrize(
