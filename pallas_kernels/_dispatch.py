@@ -1,10 +1,14 @@
 """Which implementation of an op runs, and why not the others."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+GPU = "cuda"
+_NAMES = {"cpu": "on CPUs", GPU: "on NVIDIA GPUs"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -13,48 +17,68 @@ class Implementation:
 
   Attributes:
     name: what a caller asks for it by.
-    run: the function, of the op's arguments.
+    run: the function, of the op's arrays and static options.
     about: a few words for `explain`.
-    objection: given the platform, why it cannot run there, or None.
+    platforms: where it may be chosen unasked; None is everywhere.
+    objection: given the op's arguments, why it cannot take them, or None.
   """
 
   name: str
   run: Callable[..., Any]
   about: str
-  objection: Callable[[str], str | None] = lambda platform: None
+  platforms: tuple[str, ...] | None = None
+  objection: Callable[..., str | None] = lambda *arrays, **options: None
+
+  def serves(self, platform: str) -> bool:
+    """Whether it may be chosen unasked on `platform`."""
+    return self.platforms is None or platform in self.platforms
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Op:
-  """An op and its implementations, the best first."""
+  """An op and its implementations, the best first; the last one takes anything anywhere."""
 
   name: str
   implementations: tuple[Implementation, ...]
 
-  def choose(self, name: str | None = None) -> Implementation:
-    """The implementation of that name, or the best that can run on the default platform.
+  def __call__(self, implementation: str | None, *arrays: Any, **options: Any) -> Any:
+    """Runs the implementation of that name, or the best one for the platform that the program is lowered for.
 
     Raises:
       ValueError: no implementation has that name.
-      NotImplementedError: the named one cannot run here.
+      NotImplementedError: the named one cannot take these arguments.
     """
-    platform = jax.default_backend()
-    for candidate in self.implementations:
-      objection = candidate.objection(platform)
-      if name is None and objection is None:
+    if implementation is not None:
+      return self._named(implementation, *arrays, **options).run(*arrays, **options)
+    on_gpu, elsewhere = (self._best(platform, *arrays, **options) for platform in (GPU, "cpu"))
+    if on_gpu is elsewhere:
+      return elsewhere.run(*arrays, **options)
+    branches = {GPU: functools.partial(on_gpu.run, **options)}
+    return jax.lax.platform_dependent(*arrays, **branches, default=functools.partial(elsewhere.run, **options))
+
+  def _best(self, platform: str, *arrays: Any, **options: Any) -> Implementation:
+    for candidate in self.implementations[:-1]:
+      if candidate.serves(platform) and candidate.objection(*arrays, **options) is None:
         return candidate
+    return self.implementations[-1]
+
+  def _named(self, name: str, *arrays: Any, **options: Any) -> Implementation:
+    for candidate in self.implementations:
       if candidate.name == name:
-        if objection is not None:
+        if objection := candidate.objection(*arrays, **options):
           raise NotImplementedError(f"{self.name}: implementation {name!r} cannot run: {objection}")
         return candidate
     names = ", ".join(repr(candidate.name) for candidate in self.implementations)
     raise ValueError(f"{self.name} has no implementation {name!r}: choose one of {names}, or None for the best")
 
   def explain(self) -> list[str]:
-    """One line an implementation: what runs, what could, what cannot and why."""
-    platform, best, lines = jax.default_backend(), self.choose(), []
+    """One line an implementation: where it is taken, unless it objects to the arguments, and what it is."""
+    here = GPU if jax.default_backend() == "gpu" else jax.default_backend()
+    taken = {platform: next(c for c in self.implementations if c.serves(platform)) for platform in {here, *_NAMES}}
+    lines = []
     for candidate in self.implementations:
-      objection = candidate.objection(platform)
-      verdict = "runs" if candidate is best else "can be asked for" if objection is None else f"cannot run: {objection}"
-      lines.append(f"{self.name}  {candidate.name}: {verdict} ({candidate.about})")
+      places = [_NAMES.get(platform, f"on {platform}") for platform, best in sorted(taken.items()) if best is candidate]
+      verdict = f"runs {' and '.join(places)}" if places else "can be asked for"
+      marker = " (here)" if taken[here] is candidate else ""
+      lines.append(f"{self.name}  {candidate.name}: {verdict}{marker}; {candidate.about}")
     return lines

@@ -80,4 +80,4 @@ def expert_ffn(
       "expected [E, 2F, D], [E, D, F] and [T, D]"
     )
   valid = jnp.ones(x_TD.shape[:1], bool) if valid is None else valid
-  return EXPERT_FFN.choose(implementation).run(x_TD, weights_TK, gate_up, down, ids_TK, valid)
+  return EXPERT_FFN(implementation, x_TD, weights_TK, gate_up, down, ids_TK, valid)
