@@ -5,11 +5,11 @@ from types import MappingProxyType
 
 # With XLA's defaults a `while_loop` stays on the host, a round trip a token. A per-compilation option needs the full
 # list of what may join a graph; "+WHILE" is understood in XLA_FLAGS only (jax 0.10 to 0.12).
-GRAPH_OPTIONS: Mapping[str, str | int] = MappingProxyType(
+GRAPH_OPTIONS: Mapping[str, str] = MappingProxyType(
   {
     "xla_gpu_enable_command_buffer": (
       "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONDITIONAL,WHILE,DYNAMIC_SLICE_FUSION"
     ),
-    "xla_gpu_graph_min_graph_size": 1,
+    "xla_gpu_graph_min_graph_size": "1",
   }
 )

@@ -97,7 +97,7 @@ def compile_for(
   target: str | Target = "h100",
   *,
   graph: bool = True,
-  options: Mapping[str, Any] | None = None,
+  options: Mapping[str, str | bool] | None = None,
   donate_argnums: int | tuple[int, ...] = (),
 ) -> Report:
   """Compiles `fn(*args)` for one GPU.
@@ -124,13 +124,13 @@ def compile_for(
   with tempfile.TemporaryDirectory() as folder:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       lowered = jax.jit(fn, donate_argnums=donate_argnums).trace(*args).lower(lowering_platforms=("cuda",))
-    settings = {"xla_dump_to": folder, "xla_dump_emitter_re": "ptx"} | (dict(GRAPH_OPTIONS) if graph else {})
-    compiled = lowered.compile(compiler_options=settings | dict(options or {}))
+    settings: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_emitter_re": "ptx"}
+    settings.update(GRAPH_OPTIONS if graph else {})
+    settings.update(options or {})
+    compiled = lowered.compile(compiler_options=settings)
     seconds = time.perf_counter() - start
     thunks = _thunk_dump(Path(folder))
-    geometry = {
-      name: (int(threads), int(shared)) for name, _, threads, shared in _CUSTOM_KERNEL.findall(thunks)
-    }
+    geometry = {name: (int(threads), int(shared)) for name, _, threads, shared in _CUSTOM_KERNEL.findall(thunks)}
     kernels = {}
     for path in sorted(Path(folder).glob("*.ptx")):
       for kernel in _read_ptx(path, geometry):

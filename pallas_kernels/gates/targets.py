@@ -6,7 +6,8 @@ import dataclasses
 _TARGET_CONFIG = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  shared_memory_per_block: 49152 shared_memory_per_block_optin: {shared_memory} shared_memory_per_core: {shared_memory_sm}
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: {shared_memory}
+  shared_memory_per_core: {shared_memory_sm}
   core_count: {sms} fpus_per_core: {lanes} clock_rate_ghz: {clock_ghz} memory_bandwidth: {bandwidth}
   l2_cache_size: {l2_bytes} device_memory_size: {memory}
   registers_per_core_limit: {registers_sm} registers_per_block_limit: 65536

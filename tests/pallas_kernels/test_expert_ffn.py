@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import expert_ffn, stored_experts
+from pallas_kernels.bfloat16_bits import from_bits
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu, tile_size
 from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
 from tests.pallas_kernels.hlo import arrays_made
@@ -178,11 +179,10 @@ def test_tile_sizes_are_powers_of_two_and_no_larger_than_the_rows_need(rows, top
   assert tile <= max(8, 4 * rows * top_k // experts)
 
 
-def compiled_in_a_loop(layer, stored):
+def compiled_in_a_loop(layer):
   """The decode loop's shape: a while loop whose steps run the layer on weights from outside."""
   rows, top_k, experts, width, expert_width = 8, 2, 16, 64, 96
-  narrow = weights_of(experts, width, expert_width, jnp.bfloat16)
-  weights = tuple(map(as_bits, narrow)) if stored else narrow
+  weights = tuple(map(as_bits, weights_of(experts, width, expert_width, jnp.bfloat16)))
 
   @jax.jit
   def loop(x, ids, share, gate_up, down):
@@ -192,15 +192,19 @@ def compiled_in_a_loop(layer, stored):
   x = jnp.ones((rows, width), jnp.bfloat16)
   ids = jnp.zeros((rows, top_k), jnp.int32).at[:, 1].set(1)
   compiled = loop.lower(x, ids, jnp.full((rows, top_k), 0.5), *weights).compile()
-  return arrays_made(compiled, min(weight.size for weight in narrow))
+  return arrays_made(compiled, min(weight.size for weight in weights))
 
 
 def test_no_array_of_the_weights_size_is_made_in_a_decode_loop():
-  assert compiled_in_a_loop(expert_ffn_cpu, stored=True) == []
+  assert compiled_in_a_loop(expert_ffn_cpu) == []
 
 
-def test_the_check_sees_the_widening_that_bfloat16_arrays_suffer():
-  assert any("f32[16," in line for line in compiled_in_a_loop(expert_ffn_cpu, stored=False))
+def test_the_check_sees_weights_that_are_widened():
+  def widening(x, ids, share, gate_up, down, valid):
+    wide = [from_bits(weights).astype(jnp.float32) for weights in (gate_up, down)]
+    return expert_ffn_cpu(x.astype(jnp.float32), ids, share, *wide, valid).astype(x.dtype)
+
+  assert any("f32[16," in line for line in compiled_in_a_loop(widening))
 
 
 def test_the_tiles_to_run_follow_the_experts_in_use():
