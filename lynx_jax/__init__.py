@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from lynx_jax.engine.programs import graph_options
   from lynx_jax.engine.report import RoutingReport
   from lynx_jax.engine.sampling import Sampling
   from lynx_jax.engine.state import DecodeState, Requests, greedy_requests
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
   from lynx_jax.tokenizer import Tokenizer
 
 _HOMES = {
+  "engine.programs": ("graph_options",),
   "engine.report": ("RoutingReport",),
   "engine.sampling": ("Sampling",),
   "engine.state": ("DecodeState", "Requests", "greedy_requests"),
@@ -56,6 +58,7 @@ __all__ = [  # noqa: RUF022 (by theme)
   "load", "Params", "Tokenizer",
   "generate", "stream", "Completion", "Piece", "Sampling", "RoutingReport",
   "forward", "prefill", "next_logits", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
+  "graph_options",
   "lynx_route", "Router", "Routing", "RoutingPolicy", "parse_policy", "format_policy",
   "TopK", "Lynx", "Prune", "CountVote", "OEA", "XShare", "MassFloor", "Budget",
   "Decoder", "abstract_decoder", "DecoderSpec", "LayerSpec", "AttentionSpec", "MoESpec", "DenseSpec",

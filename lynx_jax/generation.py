@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lynx_jax.engine.buckets import bucket
+from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill
 from lynx_jax.engine.report import RoutingReport, report
 from lynx_jax.engine.sampling import Sampling, samplers
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals
-from lynx_jax.engine.steps import decode_loop, prefill
 from lynx_jax.engine.text import TextRow
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec, MoESpec
@@ -20,9 +20,6 @@ from lynx_jax.routing import RoutingPolicy
 
 FinishReason = Literal["stop", "length"]
 Prompts = str | Sequence[str] | Sequence[Sequence[int]]
-
-_prefill = jax.jit(prefill, static_argnames=("capacity", "collect_totals"))
-_decode_loop = jax.jit(decode_loop, static_argnames=("policy",), donate_argnames=("state",))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,7 +147,7 @@ class _Batch:
       yield
       if all(row.finish_reason for row in self.rows):
         return
-      state = _decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(steps))
+      state = compiled_decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(steps))
 
   def pieces(self) -> Iterator[Piece]:
     """One piece a row and step, while the row runs."""
@@ -183,7 +180,7 @@ class _Batch:
       max_new_tokens=jnp.asarray(limits),
       stop_ids=jnp.asarray(np.broadcast_to(stop_ids, (rows, stop_ids.size))),
     )
-    return _prefill(
+    return compiled_prefill(
       self.params, jnp.asarray(tokens), jnp.asarray(lengths), capacity, requests, collect_totals=self.stats
     )
 

@@ -1,9 +1,10 @@
 """Kernels of Mixture-of-Experts inference: functions of arrays, usable without lynx_jax."""
 
 from pallas_kernels.bfloat16_bits import stored_experts
+from pallas_kernels.cuda_graph import graph_options
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
 
-__all__ = ["capacity_ffn", "expert_ffn", "explain", "stored_experts"]
+__all__ = ["capacity_ffn", "expert_ffn", "explain", "graph_options", "stored_experts"]
 
 
 def explain() -> str:

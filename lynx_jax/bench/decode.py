@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lynx_jax.engine.buckets import bucket
+from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill, graph_options
 from lynx_jax.engine.report import RoutingReport, report
 from lynx_jax.engine.sampling import Sampling, samplers
 from lynx_jax.engine.state import DecodeState, Requests
-from lynx_jax.engine.steps import decode_loop, decode_step, prefill
+from lynx_jax.engine.steps import decode_step
 from lynx_jax.models.counts import counts
 from lynx_jax.models.ffn import MoE
 from lynx_jax.models.params import Params
@@ -59,7 +60,7 @@ class Row:
   speedup: float
 
 
-@functools.partial(jax.jit, static_argnames=("policy",), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("policy",), donate_argnames=("state",), compiler_options=graph_options())
 def _feed(params: Params, state: DecodeState, tokens_SB: jax.Array, *, policy: RoutingPolicy) -> DecodeState:
   """Decode steps that read given tokens and ignore what they draw: untrained weights repeat themselves otherwise."""
 
@@ -67,10 +68,6 @@ def _feed(params: Params, state: DecodeState, tokens_SB: jax.Array, *, policy: R
     return decode_step(params, dataclasses.replace(state, token=tokens_SB[index]), policy=policy)
 
   return jax.lax.fori_loop(0, tokens_SB.shape[0], step, state)
-
-
-_decode_loop = jax.jit(decode_loop, static_argnames=("policy",), donate_argnames=("state",))
-_prefill = jax.jit(prefill, static_argnames=("capacity", "collect_totals"))
 
 
 def bench_decode(
@@ -150,12 +147,14 @@ class _Run:
 
   def _prefilled(self, collect_totals: bool) -> DecodeState:
     lengths = jnp.full((self.prompts.shape[0],), self.prompts.shape[1], jnp.int32)
-    return _prefill(self.params, self.prompts, lengths, self.capacity, self.requests, collect_totals=collect_totals)
+    return compiled_prefill(
+      self.params, self.prompts, lengths, self.capacity, self.requests, collect_totals=collect_totals
+    )
 
   def _decode(self, state: DecodeState) -> DecodeState:
     if self.fed is not None:
       return _feed(self.params, state, self.fed, policy=self.policy)
-    return _decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(self.steps))
+    return compiled_decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(self.steps))
 
   def warm_up(self) -> RoutingReport | None:
     """Compiles, and decodes once with statistics."""

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from pallas_kernels.cuda_graph import GRAPH_OPTIONS
+from pallas_kernels.cuda_graph import graph_options
 from pallas_kernels.gates.targets import TARGETS, Target
 
 _CUSTOM_KERNEL = re.compile(r"kCustomKernel.*?\] (\S+) grid: \[([\d, ]+)\] threads: \[(\d+).*?shared_memory: (\d+)")
@@ -125,7 +125,7 @@ def compile_for(
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       lowered = jax.jit(fn, donate_argnums=donate_argnums).trace(*args).lower(lowering_platforms=("cuda",))
     settings: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_emitter_re": "ptx"}
-    settings.update(GRAPH_OPTIONS if graph else {})
+    settings.update(graph_options() if graph else {})
     settings.update(options or {})
     compiled = lowered.compile(compiler_options=settings)
     seconds = time.perf_counter() - start
