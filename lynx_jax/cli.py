@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import lynx_jax
+from lynx_jax.platforms import settle_platform
 
 if TYPE_CHECKING:
   from lynx_jax.generation import Piece
@@ -22,6 +23,7 @@ _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError)
 def main(argv: Sequence[str] | None = None) -> NoReturn:
   """Runs one command and exits: 0 on success, 2 on bad input (one line on standard error), 130 on Ctrl-C."""
   args = _parser().parse_args(argv)
+  settle_platform()
   try:
     args.run(args)
     sys.stdout.flush()
