@@ -1,0 +1,43 @@
+"""Calls a Pallas kernel: compiled through Triton on NVIDIA GPUs, interpreted where a program is lowered elsewhere."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+
+def call(
+  kernel: Callable[..., None],
+  *arrays: jax.Array,
+  grid: tuple[int, ...],
+  out_shape: Any,
+  name: str,
+  num_warps: int,
+  num_stages: int = 2,
+  input_output_aliases: Mapping[int, int] | None = None,
+) -> Any:
+  """Runs `kernel` over `grid` on whole arrays, as refs, and returns what it writes.
+
+  Args:
+    kernel: a function of one ref an array, then one ref a result.
+    arrays: the inputs.
+    grid: programs along each axis.
+    out_shape: a pytree of `jax.ShapeDtypeStruct`.
+    name: the kernel's name in profiles and gates.
+    num_warps: warps of a program.
+    num_stages: loads in flight in a loop over a product's inner axis.
+    input_output_aliases: inputs whose memory a result takes over, by position.
+  """
+  prepared = functools.partial(
+    pl.pallas_call,
+    kernel,
+    grid=grid,
+    out_shape=out_shape,
+    name=name,
+    input_output_aliases=dict(input_output_aliases or {}),
+  )
+  compiled = prepared(compiler_params=plgpu.CompilerParams(num_warps=num_warps, num_stages=num_stages))
+  return jax.lax.platform_dependent(*arrays, cuda=compiled, default=prepared(interpret=True))
