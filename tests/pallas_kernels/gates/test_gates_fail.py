@@ -65,7 +65,7 @@ def test_a_kernel_that_spills_is_seen(target: str):
 
 def test_a_kernel_without_matrix_instructions_is_seen():
   call = kernel_call(sum_of_products, jax.ShapeDtypeStruct((ROWS,), jnp.float32))
-  with pytest.raises(gates.GateError, match="sum_of_products .* neither mma.sync nor wgmma"):
+  with pytest.raises(gates.GateError, match=r"sum_of_products .* neither mma\.sync nor wgmma"):
     gates.uses_tensor_cores(gates.compile_for(call, (X,)).kernels.values())
 
 
@@ -97,7 +97,7 @@ def test_a_loop_with_a_donated_cache_is_one_graph_without_copies():
 
 
 def test_a_loop_that_stays_on_the_host_is_seen():
-  with pytest.raises(gates.GateError, match="0 command buffers, and outside of them .*kWhile"):
+  with pytest.raises(gates.GateError, match=r"0 command buffers, and outside of them .*kWhile"):
     gates.captured(gates.compile_for(loop, LOOP_INPUTS, graph=False, donate_argnums=(2,)))
 
 

@@ -1,0 +1,57 @@
+"""Products of few rows with a weight, and what a decode step does before and after them, in one launch."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels.row_matmul.reference import row_matmul_reference
+from pallas_kernels.row_matmul.triton import objection, row_matmul_triton
+
+__all__ = ["ROW_MATMUL", "row_matmul"]
+
+ROW_MATMUL = Op(
+  "row_matmul",
+  (
+    Implementation("pallas", row_matmul_triton, "norm, product and residual in one kernel", (GPU,), objection),
+    Implementation("reference", row_matmul_reference, "plain JAX, which XLA fuses as it can"),
+  ),
+)
+
+
+def row_matmul(
+  x_TI: Float[Array, "T I"],
+  weight_OI: Float[Array, "O I"],
+  *,
+  norm_scale: Float[Array, "I"] | None = None,
+  norm_eps: float = 0.0,
+  bias: Float[Array, "O"] | None = None,
+  residual_TO: Float[Array, "T O"] | None = None,
+  dtype: str | None = None,
+  implementation: str | None = None,
+) -> Float[Array, "T O"]:
+  """Y = norm(x) @ weight.T + bias + residual, for the rows of a decode step.
+
+  The norm is RMSNorm (arXiv 1910.07467) with a learned scale. What it divides by is one number a row, so the kernel
+  applies it to the product, and sums the squares while it walks along I.
+
+  Args:
+    x_TI: rows.
+    weight_OI: stored [out, in], in `x`'s dtype.
+    norm_scale: the norm's scale; None multiplies `x` as it is.
+    norm_eps: added to the mean square.
+    bias: added to every row.
+    residual_TO: added to the result.
+    dtype: of the result; None is `x`'s.
+    implementation: "pallas", "reference", or None for the best on the platform.
+
+  Returns:
+    [T, O], accumulated in float32.
+
+  Raises:
+    ValueError: shapes that do not fit each other, or an unknown implementation.
+    NotImplementedError: the named implementation cannot take these shapes.
+  """
+  if x_TI.shape[1] != weight_OI.shape[1]:
+    raise ValueError(f"x {x_TI.shape} and weight {weight_OI.shape} do not fit: expected [T, I] and [O, I]")
+  arrays = (x_TI, weight_OI, norm_scale, bias, residual_TO)
+  return ROW_MATMUL(implementation, *arrays, norm_eps=norm_eps, dtype=jnp.dtype(dtype or x_TI.dtype).name)

@@ -1,0 +1,114 @@
+"""One program for some columns of the result: it reads their weights once, all rows at a time."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from pallas_kernels.pallas_call import call
+
+MOST_ROWS = 64
+# A product's tile has at least 16 rows and columns on tensor cores.
+_LEAST = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+  """How a product is cut: columns of the result and steps along I of a program, its warps, its loads in flight."""
+
+  columns: int
+  inner: int
+  warps: int
+  stages: int
+
+
+def choose_blocks(rows: int, columns: int, inner: int) -> Blocks:
+  """As many columns a program as leave one for every multiprocessor, of which an H100 has 132."""
+  block = 64
+  while block > _LEAST and columns < 128 * block:
+    block //= 2
+  most = 256 if rows <= _LEAST and block <= 32 else 128
+  # Steps that divide I need no masks, which cost the pipelining of loads.
+  dividing = inner & -inner
+  steps = min(most, dividing if dividing >= 32 else pl.next_power_of_2(inner))
+  return Blocks(columns=block, inner=steps, warps=4, stages=4 if steps >= 128 else 6)
+
+
+def objection(x, weight, norm_scale, bias, residual, *, norm_eps, dtype) -> str | None:
+  """Why the kernel cannot take these arguments, or None."""
+  if x.shape[0] > MOST_ROWS:
+    return f"it takes at most {MOST_ROWS} rows, not {x.shape[0]}"
+  if x.dtype not in (jnp.bfloat16, jnp.float16):
+    return f"it takes bfloat16 or float16, not {x.dtype.name}"
+  if x.shape[1] % _LEAST:
+    return f"it takes rows of a multiple of {_LEAST} values, not {x.shape[1]}"
+  return None
+
+
+def row_matmul_triton(
+  x: jax.Array,
+  weight: jax.Array,
+  norm_scale: jax.Array | None,
+  bias: jax.Array | None,
+  residual: jax.Array | None,
+  *,
+  norm_eps: float,
+  dtype: str,
+) -> jax.Array:
+  """`row_matmul` in one launch."""
+  rows, columns = x.shape[0], weight.shape[0]
+  blocks = choose_blocks(rows, *weight.shape)
+  given = {"norm_scale": norm_scale, "bias": bias, "residual": residual}
+  extras = tuple(name for name, array in given.items() if array is not None)
+  return call(
+    functools.partial(_kernel, extras=extras, norm_eps=norm_eps, blocks=blocks),
+    x,
+    weight,
+    *(array for array in given.values() if array is not None),
+    grid=(pl.cdiv(columns, blocks.columns),),
+    out_shape=jax.ShapeDtypeStruct((rows, columns), jnp.dtype(dtype)),
+    name="row_matmul",
+    num_warps=blocks.warps,
+    num_stages=blocks.stages,
+  )
+
+
+def _kernel(x_ref, weight_ref, *refs, extras: tuple[str, ...], norm_eps: float, blocks: Blocks):
+  extra, y_ref = dict(zip(extras, refs[:-1], strict=True)), refs[-1]
+  (rows, inner), columns = x_ref.shape, weight_ref.shape[0]
+  row_block = max(_LEAST, pl.next_power_of_2(rows))
+  row = jnp.arange(row_block)
+  # Rows and columns past the last read the last again: what they give is not stored.
+  row_in = jnp.minimum(row, rows - 1)
+  column = pl.program_id(0) * blocks.columns + jnp.arange(blocks.columns)
+  column_in = jnp.minimum(column, columns - 1)
+  even = inner % blocks.inner == 0
+
+  def step(index, carry):
+    total, squares = carry
+    at = index * blocks.inner + jnp.arange(blocks.inner)
+    at_in = at if even else jnp.minimum(at, inner - 1)
+    x = plgpu.load(x_ref.at[row_in[:, None], at_in[None, :]])
+    if not even:
+      x = jnp.where((at < inner)[None, :], x, jnp.zeros_like(x))
+    if "norm_scale" in extra:
+      wide = x.astype(jnp.float32)
+      squares += jnp.sum(wide * wide, axis=1)
+      scale = plgpu.load(extra["norm_scale"].at[at_in]).astype(jnp.float32)
+      x = (wide * scale[None, :]).astype(x.dtype)
+    weight = plgpu.load(weight_ref.at[column_in[:, None], at_in[None, :]])
+    return total + jnp.dot(x, weight.T, preferred_element_type=jnp.float32), squares
+
+  zeros = jnp.zeros((row_block, blocks.columns), jnp.float32), jnp.zeros((row_block,), jnp.float32)
+  y, squares = jax.lax.fori_loop(0, pl.cdiv(inner, blocks.inner), step, zeros)
+  if "norm_scale" in extra:
+    y *= jax.lax.rsqrt(squares / inner + norm_eps)[:, None]
+  if "bias" in extra:
+    y += plgpu.load(extra["bias"].at[column_in]).astype(jnp.float32)[None, :]
+  if "residual" in extra:
+    y += plgpu.load(extra["residual"].at[row_in[:, None], column_in[None, :]]).astype(jnp.float32)
+  mask = (row < rows)[:, None] & (column < columns)[None, :]
+  plgpu.store(y_ref.at[row[:, None], column[None, :]], y.astype(y_ref.dtype), mask=mask)

@@ -1,0 +1,20 @@
+"""The products of a decode step, compiled for real GPUs at released models' sizes."""
+
+import pytest
+
+from pallas_kernels import gates
+from pallas_kernels.gates.shapes import MODEL_SHAPES
+from pallas_kernels.row_matmul.gate_programs import programs
+
+
+@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("model", MODEL_SHAPES)
+def test_a_product_is_one_launch_on_tensor_cores_without_spills(model: str, target: str):
+  for name, (fn, args) in programs(MODEL_SHAPES[model]).items():
+    report = gates.compile_for(fn, args, target)
+    assert gates.kernel_launches(report) == ["row_matmul"], name
+    kernels = report.kernels.values()
+    gates.no_spills(kernels)
+    gates.uses_tensor_cores(kernels)
+    gates.within_limits(report, kernels, blocks_per_sm=2 if "T=16" in name else 1)
+    gates.no_copy_of(report, args[1].size * 2)

@@ -1,0 +1,81 @@
+"""One suite for every implementation of `row_matmul`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pallas_kernels import row_matmul
+
+IMPLEMENTATIONS = ("pallas", "reference")
+SIZES = ((1, 32, 16), (5, 48, 80), (2, 16, 6), (16, 64, 48), (33, 96, 32), (64, 32, 128))
+run = jax.jit(row_matmul, static_argnames=("implementation", "norm_eps", "dtype"))
+
+
+@st.composite
+def inputs(draw):
+  rows, inner, columns = draw(st.sampled_from(SIZES))
+  random = np.random.default_rng(draw(st.integers(0, 2**16)))
+
+  def array(*shape):
+    return jnp.asarray(random.normal(size=shape), jnp.bfloat16)
+
+  extras = {
+    "norm_scale": array(inner) if draw(st.booleans()) else None,
+    "bias": array(columns) if draw(st.booleans()) else None,
+    "residual_TO": array(rows, columns) if draw(st.booleans()) else None,
+  }
+  return array(rows, inner), array(columns, inner), extras
+
+
+def by_numpy(x, weight, norm_scale, bias, residual_TO, eps):
+  x, weight = (np.asarray(a, np.float64) for a in (x, weight))
+  if norm_scale is not None:
+    x = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + eps) * np.asarray(norm_scale, np.float64)
+  y = x @ weight.T
+  for added in (bias, residual_TO):
+    y = y if added is None else y + np.asarray(added, np.float64)
+  return y, np.abs(x) @ np.abs(weight).T
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+class TestRowMatmul:
+  @given(case=inputs())
+  @settings(max_examples=20)
+  def test_equals_the_definition(self, implementation, case):
+    x, weight, extras = case
+    y = run(x, weight, **extras, norm_eps=1e-3, dtype="float32", implementation=implementation)
+    expected, size = by_numpy(x, weight, **extras, eps=1e-3)
+    # A normed row is rounded to 8 bits once; a product of bfloat16 numbers is exact in float32.
+    tolerance = 2**-8 if extras["norm_scale"] is not None else 2**-20
+    assert np.all(np.abs(np.asarray(y) - expected) <= tolerance * size + 1e-6)
+
+  def test_rows_do_not_meet(self, implementation):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(7, 64)), jnp.bfloat16)
+    weight, scale = jnp.asarray(random.normal(size=(32, 64)), jnp.bfloat16), jnp.ones(64, jnp.bfloat16)
+    y = run(x, weight, norm_scale=scale, implementation=implementation)
+    poisoned = run(x.at[3].set(jnp.nan), weight, norm_scale=scale, implementation=implementation)
+    others = np.arange(7) != 3
+    np.testing.assert_array_equal(poisoned[others], y[others])
+    assert np.isnan(np.asarray(poisoned[3], np.float32)).all()
+    assert y.dtype == jnp.bfloat16
+
+
+def test_what_the_kernel_cannot_take_goes_to_the_reference():
+  x, weight = jnp.ones((3, 17), jnp.bfloat16), jnp.ones((5, 17), jnp.bfloat16)
+  np.testing.assert_array_equal(run(x, weight), run(x, weight, implementation="reference"))
+  for bad, message in (
+    ((x, weight), "rows of a multiple of 16 values, not 17"),
+    ((jnp.ones((3, 16)), jnp.ones((16, 16))), "bfloat16 or float16, not float32"),
+    ((jnp.ones((65, 16), jnp.bfloat16), jnp.ones((16, 16), jnp.bfloat16)), "at most 64 rows, not 65"),
+  ):
+    with pytest.raises(NotImplementedError, match=message):
+      run(*bad, implementation="pallas")
+
+
+def test_shapes_that_do_not_fit_are_named(own_errors):
+  with pytest.raises(ValueError, match=r"x \(3, 16\) and weight \(16, 32\) do not fit"):
+    row_matmul(jnp.ones((3, 16)), jnp.ones((16, 32)))
