@@ -1,5 +1,7 @@
 """Products of few rows with a weight, and what a decode step does before and after them, in one launch."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -7,7 +9,7 @@ from pallas_kernels._dispatch import GPU, Implementation, Op
 from pallas_kernels.row_matmul.reference import row_matmul_reference
 from pallas_kernels.row_matmul.triton import objection, row_matmul_triton
 
-__all__ = ["ROW_MATMUL", "row_matmul"]
+__all__ = ["ROW_MATMUL", "row_matmul", "row_matmuls"]
 
 ROW_MATMUL = Op(
   "row_matmul",
@@ -51,7 +53,28 @@ def row_matmul(
     ValueError: shapes that do not fit each other, or an unknown implementation.
     NotImplementedError: the named implementation cannot take these shapes.
   """
-  if x_TI.shape[1] != weight_OI.shape[1]:
-    raise ValueError(f"x {x_TI.shape} and weight {weight_OI.shape} do not fit: expected [T, I] and [O, I]")
-  arrays = (x_TI, weight_OI, norm_scale, bias, residual_TO)
-  return ROW_MATMUL(implementation, *arrays, norm_eps=norm_eps, dtype=jnp.dtype(dtype or x_TI.dtype).name)
+  (y,) = _run(x_TI, (weight_OI,), norm_scale, (bias,), residual_TO, norm_eps, dtype, implementation)
+  return y
+
+
+def row_matmuls(
+  x_TI: Float[Array, "T I"],
+  weights: Sequence[Float[Array, "_ I"]],
+  *,
+  norm_scale: Float[Array, "I"] | None = None,
+  norm_eps: float = 0.0,
+  biases: Sequence[Float[Array, "_"] | None] | None = None,
+  dtype: str | None = None,
+  implementation: str | None = None,
+) -> tuple[Float[Array, "T _"], ...]:
+  """`row_matmul` of the same rows with several weights, in one launch: query, key and value, say."""
+  biases = (None,) * len(weights) if biases is None else tuple(biases)
+  return _run(x_TI, tuple(weights), norm_scale, biases, None, norm_eps, dtype, implementation)
+
+
+def _run(x, weights, norm_scale, biases, residual, norm_eps, dtype, implementation):
+  for weight in weights:
+    if x.shape[1] != weight.shape[1]:
+      raise ValueError(f"x {x.shape} and weight {weight.shape} do not fit: expected [T, I] and [O, I]")
+  arrays = (x, weights, norm_scale, biases, residual)
+  return ROW_MATMUL(implementation, *arrays, norm_eps=norm_eps, dtype=jnp.dtype(dtype or x.dtype).name)

@@ -1,6 +1,5 @@
 """The products of a decode step at a released model's sizes, as programs to compile."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,25 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.gates.shapes import ModelShape
-from pallas_kernels.row_matmul import row_matmul
+from pallas_kernels.row_matmul import row_matmul, row_matmuls
 
 Program = tuple[Callable[..., Any], tuple[jax.ShapeDtypeStruct, ...]]
 
 
 def programs(shape: ModelShape) -> dict[str, Program]:
-  """Norm and query projection, norm and router, output projection and residual: for 16 rows and for 64."""
-  heads = shape.heads * shape.head_dim
+  """Norm and query, key, value; norm and router; output projection and residual: for 16 rows and for 64."""
+  width, heads, groups = shape.width, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
   made = {}
   for rows in (16, 64):
-    for name, inner, columns, dtype in (
-      ("norm, queries", shape.width, heads, "bfloat16"),
-      ("norm, router", shape.width, shape.experts, "float32"),
-    ):
-      made[f"{name}, T={rows}"] = (_normed(dtype), _arguments(rows, inner, columns))
-    made[f"output, residual, T={rows}"] = (
-      _added,
-      (*_arguments(rows, heads, shape.width)[:2], _bf16(rows, shape.width)),
-    )
+    x, scale = _bf16(rows, width), _bf16(width)
+    qkv = tuple(_bf16(columns, width) for columns in (heads, groups, groups))
+    made[f"norm, query, key, value, T={rows}"] = (_normed_each, (x, *qkv, scale))
+    made[f"norm, router, T={rows}"] = (_normed, (x, _bf16(shape.experts, width), scale))
+    made[f"output, residual, T={rows}"] = (_added, (_bf16(rows, heads), _bf16(width, heads), x))
   return made
 
 
@@ -34,13 +29,12 @@ def _bf16(*sizes: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(sizes, jnp.bfloat16)
 
 
-def _arguments(rows: int, inner: int, columns: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-  return _bf16(rows, inner), _bf16(columns, inner), _bf16(inner)
+def _normed_each(x: Any, query: Any, key: Any, value: Any, scale: Any) -> Any:
+  return row_matmuls(x, (query, key, value), norm_scale=scale, norm_eps=1e-6)
 
 
-@functools.cache
-def _normed(dtype: str) -> Callable[..., Any]:
-  return lambda x, weight, scale: row_matmul(x, weight, norm_scale=scale, norm_eps=1e-6, dtype=dtype)
+def _normed(x: Any, weight: Any, scale: Any) -> Any:
+  return row_matmul(x, weight, norm_scale=scale, norm_eps=1e-6, dtype="float32")
 
 
 def _added(x: Any, weight: Any, residual: Any) -> Any:

@@ -37,7 +37,7 @@ def choose_blocks(rows: int, columns: int, inner: int) -> Blocks:
   return Blocks(columns=block, inner=steps, warps=4, stages=4 if steps >= 128 else 6)
 
 
-def objection(x, weight, norm_scale, bias, residual, *, norm_eps, dtype) -> str | None:
+def objection(x, weights, norm_scale, biases, residual, *, norm_eps, dtype) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
   if x.shape[0] > MOST_ROWS:
     return f"it takes at most {MOST_ROWS} rows, not {x.shape[0]}"
@@ -50,41 +50,57 @@ def objection(x, weight, norm_scale, bias, residual, *, norm_eps, dtype) -> str 
 
 def row_matmul_triton(
   x: jax.Array,
-  weight: jax.Array,
+  weights: tuple[jax.Array, ...],
   norm_scale: jax.Array | None,
-  bias: jax.Array | None,
+  biases: tuple[jax.Array | None, ...],
   residual: jax.Array | None,
   *,
   norm_eps: float,
   dtype: str,
-) -> jax.Array:
-  """`row_matmul` in one launch."""
-  rows, columns = x.shape[0], weight.shape[0]
-  blocks = choose_blocks(rows, *weight.shape)
-  given = {"norm_scale": norm_scale, "bias": bias, "residual": residual}
-  extras = tuple(name for name, array in given.items() if array is not None)
-  return call(
-    functools.partial(_kernel, extras=extras, norm_eps=norm_eps, blocks=blocks),
-    x,
-    weight,
-    *(array for array in given.values() if array is not None),
-    grid=(pl.cdiv(columns, blocks.columns),),
-    out_shape=jax.ShapeDtypeStruct((rows, columns), jnp.dtype(dtype)),
-    name="row_matmul",
-    num_warps=blocks.warps,
-    num_stages=blocks.stages,
+) -> tuple[jax.Array, ...]:
+  """`row_matmul` with each weight, in one launch."""
+  rows, inner = x.shape
+  widths = [weight.shape[0] for weight in weights]
+  blocks = choose_blocks(rows, sum(widths), inner)
+  inputs = {"x": x, "norm_scale": norm_scale, "residual": residual}
+  inputs |= {f"weight{index}": weight for index, weight in enumerate(weights)}
+  inputs |= {f"bias{index}": bias for index, bias in enumerate(biases)}
+  given = {name: array for name, array in inputs.items() if array is not None}
+  return tuple(
+    call(
+      functools.partial(_kernel, names=tuple(given), norm_eps=norm_eps, blocks=blocks),
+      *given.values(),
+      grid=(sum(pl.cdiv(width, blocks.columns) for width in widths),),
+      out_shape=[jax.ShapeDtypeStruct((rows, width), jnp.dtype(dtype)) for width in widths],
+      name="row_matmul",
+      num_warps=blocks.warps,
+      num_stages=blocks.stages,
+    )
   )
 
 
-def _kernel(x_ref, weight_ref, *refs, extras: tuple[str, ...], norm_eps: float, blocks: Blocks):
-  extra, y_ref = dict(zip(extras, refs[:-1], strict=True)), refs[-1]
+def _kernel(*refs, names: tuple[str, ...], norm_eps: float, blocks: Blocks):
+  given, y_refs = dict(zip(names, refs, strict=False)), refs[len(names) :]
+  first = 0
+  for index, y_ref in enumerate(y_refs):
+    block, last = pl.program_id(0) - first, first + pl.cdiv(y_ref.shape[1], blocks.columns)
+
+    @pl.when((pl.program_id(0) >= first) & (pl.program_id(0) < last))
+    def run(index=index, block=block, y_ref=y_ref):
+      part = {"weight": given[f"weight{index}"], "bias": given.get(f"bias{index}")}
+      _block(given | part, y_ref, block, norm_eps, blocks)
+
+    first = last
+
+
+def _block(given: dict, y_ref, block: jax.Array, norm_eps: float, blocks: Blocks) -> None:
+  """Computes block number `block` of the columns of one result."""
+  x_ref, weight_ref, norm_ref = given["x"], given["weight"], given.get("norm_scale")
   (rows, inner), columns = x_ref.shape, weight_ref.shape[0]
   row_block = max(_LEAST, pl.next_power_of_2(rows))
-  row = jnp.arange(row_block)
+  row, column = jnp.arange(row_block), block * blocks.columns + jnp.arange(blocks.columns)
   # Rows and columns past the last read the last again: what they give is not stored.
-  row_in = jnp.minimum(row, rows - 1)
-  column = pl.program_id(0) * blocks.columns + jnp.arange(blocks.columns)
-  column_in = jnp.minimum(column, columns - 1)
+  row_in, column_in = jnp.minimum(row, rows - 1), jnp.minimum(column, columns - 1)
   even = inner % blocks.inner == 0
 
   def step(index, carry):
@@ -94,21 +110,20 @@ def _kernel(x_ref, weight_ref, *refs, extras: tuple[str, ...], norm_eps: float, 
     x = plgpu.load(x_ref.at[row_in[:, None], at_in[None, :]])
     if not even:
       x = jnp.where((at < inner)[None, :], x, jnp.zeros_like(x))
-    if "norm_scale" in extra:
+    if norm_ref is not None:
       wide = x.astype(jnp.float32)
       squares += jnp.sum(wide * wide, axis=1)
-      scale = plgpu.load(extra["norm_scale"].at[at_in]).astype(jnp.float32)
-      x = (wide * scale[None, :]).astype(x.dtype)
+      x = (wide * plgpu.load(norm_ref.at[at_in]).astype(jnp.float32)[None, :]).astype(x.dtype)
     weight = plgpu.load(weight_ref.at[column_in[:, None], at_in[None, :]])
     return total + jnp.dot(x, weight.T, preferred_element_type=jnp.float32), squares
 
   zeros = jnp.zeros((row_block, blocks.columns), jnp.float32), jnp.zeros((row_block,), jnp.float32)
   y, squares = jax.lax.fori_loop(0, pl.cdiv(inner, blocks.inner), step, zeros)
-  if "norm_scale" in extra:
+  if norm_ref is not None:
     y *= jax.lax.rsqrt(squares / inner + norm_eps)[:, None]
-  if "bias" in extra:
-    y += plgpu.load(extra["bias"].at[column_in]).astype(jnp.float32)[None, :]
-  if "residual" in extra:
-    y += plgpu.load(extra["residual"].at[row_in[:, None], column_in[None, :]]).astype(jnp.float32)
+  if given["bias"] is not None:
+    y += plgpu.load(given["bias"].at[column_in]).astype(jnp.float32)[None, :]
+  if "residual" in given:
+    y += plgpu.load(given["residual"].at[row_in[:, None], column_in[None, :]]).astype(jnp.float32)
   mask = (row < rows)[:, None] & (column < columns)[None, :]
   plgpu.store(y_ref.at[row[:, None], column[None, :]], y.astype(y_ref.dtype), mask=mask)

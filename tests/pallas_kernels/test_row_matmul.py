@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import row_matmul
+from pallas_kernels import row_matmul, row_matmuls
 
 IMPLEMENTATIONS = ("pallas", "reference")
 SIZES = ((1, 32, 16), (5, 48, 80), (2, 16, 6), (16, 64, 48), (33, 96, 32), (64, 32, 128))
@@ -51,6 +51,15 @@ class TestRowMatmul:
     # A normed row is rounded to 8 bits once; a product of bfloat16 numbers is exact in float32.
     tolerance = 2**-8 if extras["norm_scale"] is not None else 2**-20
     assert np.all(np.abs(np.asarray(y) - expected) <= tolerance * size + 1e-6)
+
+  def test_several_weights_are_as_many_products(self, implementation):
+    random = np.random.default_rng(1)
+    x, *weights = (jnp.asarray(random.normal(size=(rows, 48)), jnp.bfloat16) for rows in (5, 80, 16, 24))
+    scale, bias = (jnp.asarray(random.normal(size=size), jnp.bfloat16) for size in (48, 16))
+    options = {"norm_scale": scale, "norm_eps": 1e-3, "dtype": "float32", "implementation": implementation}
+    together = row_matmuls(x, weights, biases=(None, bias, None), **options)
+    for y, weight, own in zip(together, weights, (None, bias, None), strict=True):
+      np.testing.assert_array_equal(y, row_matmul(x, weight, bias=own, **options))
 
   def test_rows_do_not_meet(self, implementation):
     random = np.random.default_rng(0)
