@@ -4,41 +4,54 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
-from pallas_kernels._dispatch import Implementation, Op
+from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels.expert_ffn.blocks import DECODE_TILE
 from pallas_kernels.expert_ffn.capacity import capacity_ffn
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu
 from pallas_kernels.expert_ffn.reference import expert_ffn_reference
+from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
+from pallas_kernels.expert_ffn.triton import expert_ffn_triton, objection
 
-__all__ = ["EXPERT_FFN", "capacity_ffn", "expert_ffn"]
+__all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "tile_rows"]
 
 
 def _differentiable(run):
   """Gives `run` the reference's gradient: its loop has a length that only the data know."""
 
   @jax.custom_vjp
-  def call(x, weights, gate_up, down, ids, valid):
-    return run(x, ids, weights, gate_up, down, valid)
+  def call(x, weights, gate_up, down, ids, valid, tiles):
+    return run(x, weights, gate_up, down, ids, valid, tiles)
 
   def forward(*inputs):
     return call(*inputs), inputs
 
   def backward(inputs, cotangent):
-    x, weights, gate_up, down, ids, valid = inputs
+    x, weights, gate_up, down, ids, valid, _ = inputs
 
     def reference(x, weights, gate_up, down):
       return expert_ffn_reference(x, ids, weights, gate_up, down, valid)
 
-    return *jax.vjp(reference, x, weights, gate_up, down)[1](cotangent), None, None
+    return *jax.vjp(reference, x, weights, gate_up, down)[1](cotangent), None, None, None
 
   call.defvjp(forward, backward)
   return call
 
 
+def _without_tiles(run):
+  """`run` as an implementation that groups rows itself, or not at all."""
+  return lambda x, weights, gate_up, down, ids, valid, tiles: run(x, ids, weights, gate_up, down, valid)
+
+
 EXPERT_FFN = Op(
   "expert_ffn",
   (
-    Implementation("cpu", _differentiable(expert_ffn_cpu), "a loop over live experts and tiles of rows, in plain JAX"),
-    Implementation("reference", _differentiable(expert_ffn_reference), "every expert over every row"),
+    Implementation("pallas", _differentiable(expert_ffn_triton), "two kernels over live experts", (GPU,), objection),
+    Implementation(
+      "cpu",
+      _differentiable(_without_tiles(expert_ffn_cpu)),
+      "a loop over live experts and tiles of rows, in plain JAX",
+    ),
+    Implementation("reference", _differentiable(_without_tiles(expert_ffn_reference)), "every expert over every row"),
   ),
 )
 
@@ -51,6 +64,7 @@ def expert_ffn(
   down: Num[Array, "E D F"],
   *,
   valid: Bool[Array, "T"] | None = None,
+  tiles: Tiles | None = None,
   implementation: str | None = None,
 ) -> Float[Array, "T D"]:
   """y[t] = sum over k of weights[t, k] * down[e] @ (silu(gate[e] @ x[t]) * (up[e] @ x[t])), with e = ids[t, k].
@@ -65,7 +79,9 @@ def expert_ffn(
     gate_up: [E, 2F, D], an expert's gate rows before its up rows; `x`'s dtype, or uint16 holding bfloat16 bits.
     down: [E, D, F], likewise.
     valid: rows that count; the others may hold anything and give zeros. None takes all.
-    implementation: "cpu", "reference", or None for the best here.
+    tiles: the rows of each expert, in tiles of `DECODE_TILE`, where routing has grouped them already; it must
+      agree with `ids` and `valid`. None groups them where the implementation needs it.
+    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
 
   Returns:
     [T, D] in `x`'s dtype.
@@ -80,4 +96,4 @@ def expert_ffn(
       "expected [E, 2F, D], [E, D, F] and [T, D]"
     )
   valid = jnp.ones(x_TD.shape[:1], bool) if valid is None else valid
-  return EXPERT_FFN(implementation, x_TD, weights_TK, gate_up, down, ids_TK, valid)
+  return EXPERT_FFN(implementation, x_TD, weights_TK, gate_up, down, ids_TK, valid, tiles)

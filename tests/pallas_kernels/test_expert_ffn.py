@@ -13,7 +13,7 @@ from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu, tile_size
 from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
 from tests.pallas_kernels.hlo import arrays_made
 
-IMPLEMENTATIONS = ("cpu", "reference")
+IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 # Rows, experts, experts a row, model width, expert width: odd sizes, E not a power of two, T across tile sizes.
 SHAPES = ((1, 4, 2, 8, 16), (7, 5, 2, 33, 17), (16, 6, 3, 24, 40), (70, 3, 2, 16, 8))
 
@@ -222,5 +222,5 @@ def test_shapes_that_do_not_fit_and_unknown_implementations_are_named():
   inputs = (jnp.ones((3, 8)), jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)))
   with pytest.raises(ValueError, match=r"gate_up \(4, 23, 8\), down .* do not fit: expected \[E, 2F, D\]"):
     expert_ffn(*inputs, gate_up[:, 1:], down)
-  with pytest.raises(ValueError, match="no implementation 'pallsa': choose one of 'cpu', 'reference'"):
+  with pytest.raises(ValueError, match="no implementation 'pallsa': choose one of 'pallas', 'cpu', 'reference'"):
     expert_ffn(*inputs, gate_up, down, implementation="pallsa")

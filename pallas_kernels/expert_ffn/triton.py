@@ -1,0 +1,130 @@
+"""Experts on NVIDIA GPUs: two kernels over (tile of an expert's rows, block of columns).
+
+The grid covers the most tiles that any routing can need; a program past those in use returns at once, and no other
+reads weights. Products are bound by memory, so rows are the 16-wide side of a tensor-core tile and weights stream
+past them; each program walks the whole summed axis, so that no two write one place and sums have one order.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from pallas_kernels.bfloat16_bits import from_bits
+from pallas_kernels.expert_ffn.blocks import Blocks, choose_blocks, tile_rows_for
+from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
+from pallas_kernels.pallas_call import call
+
+
+def objection(x, weights, gate_up, down, ids, valid, tiles) -> str | None:
+  """Why the kernels cannot take these arguments, or None."""
+  for stack in (gate_up, down):
+    if stack.dtype != x.dtype and (stack.dtype, x.dtype) != (jnp.uint16, jnp.bfloat16):
+      return f"rows and weights must have one dtype, not {x.dtype.name} and {stack.dtype.name}"
+  return None
+
+
+def expert_ffn_triton(
+  x: jax.Array,
+  weights: jax.Array,
+  gate_up: jax.Array,
+  down: jax.Array,
+  ids: jax.Array,
+  valid: jax.Array,
+  tiles: Tiles | None,
+) -> jax.Array:
+  """`expert_ffn` in two launches after `tiles`, and a sum that XLA fuses with what follows."""
+  rows, width = x.shape
+  top_k, experts, expert_width = ids.shape[1], gate_up.shape[0], down.shape[2]
+  if tiles is None:
+    tiles = tile_rows(ids, valid, experts, tile_rows_for(rows, top_k, experts))
+  slots, tile = rows * top_k, tiles.slot.shape[1]
+  work = (tiles.in_use.reshape(1), tiles.expert, tiles.slot)
+
+  def run(kernel, inputs, name, columns, inner, parts, dtype):
+    blocks = choose_blocks(tile, columns, inner, top_k, parts)
+    return call(
+      functools.partial(kernel, blocks=blocks, top_k=top_k),
+      *work,
+      *inputs,
+      grid=(tiles.expert.shape[0], pl.cdiv(columns, blocks.columns)),
+      out_shape=jax.ShapeDtypeStruct((slots, columns), dtype),
+      name=name,
+      num_warps=blocks.warps,
+      num_stages=blocks.stages,
+    )
+
+  hidden_SF = run(_hidden_kernel, (x, gate_up), "expert_hidden", expert_width, width, 2, x.dtype)
+  y_SD = run(_down_kernel, (hidden_SF, down), "expert_down", width, expert_width, 1, jnp.float32)
+  # What no program wrote may hold anything.
+  share = jnp.where(valid[:, None], weights, 0.0)[:, :, None]
+  y_TKD = jnp.where(valid[:, None, None], y_SD.reshape(rows, top_k, width), 0.0)
+  return (y_TKD * share).sum(axis=1).astype(x.dtype)
+
+
+def _hidden_kernel(in_use_ref, expert_ref, slot_ref, x_ref, gate_up_ref, hidden_ref, *, blocks: Blocks, top_k: int):
+  """silu(gate @ x) * (up @ x) for one tile and one block of F."""
+  tile, block = pl.program_id(0), pl.program_id(1)
+
+  @pl.when(tile < in_use_ref[0])
+  def run():
+    slot, column = _slots(slot_ref, tile), _columns(block, blocks)
+    columns = hidden_ref.shape[1]
+    gate, up = _products(x_ref, slot // top_k, gate_up_ref, expert_ref[tile], column, columns, blocks, parts=2)
+    hidden = (gate * jax.nn.sigmoid(gate) * up).astype(hidden_ref.dtype)
+    _store(hidden_ref, slot, column, hidden)
+
+
+def _down_kernel(in_use_ref, expert_ref, slot_ref, hidden_ref, down_ref, y_ref, *, blocks: Blocks, top_k: int):
+  """Down @ hidden for one tile and one block of D."""
+  tile, block = pl.program_id(0), pl.program_id(1)
+
+  @pl.when(tile < in_use_ref[0])
+  def run():
+    slot, column = _slots(slot_ref, tile), _columns(block, blocks)
+    (y,) = _products(hidden_ref, slot, down_ref, expert_ref[tile], column, y_ref.shape[1], blocks, parts=1)
+    _store(y_ref, slot, column, y)
+
+
+def _slots(slot_ref, tile: jax.Array) -> jax.Array:
+  """The assignments of a tile; those past the last mark unused places."""
+  return plgpu.load(slot_ref.at[tile, jnp.arange(slot_ref.shape[1])])
+
+
+def _columns(block: jax.Array, blocks: Blocks) -> jax.Array:
+  return block * blocks.columns + jnp.arange(blocks.columns)
+
+
+def _store(ref, slot: jax.Array, column: jax.Array, value: jax.Array) -> None:
+  mask = (slot < ref.shape[0])[:, None] & (column < ref.shape[1])[None, :]
+  plgpu.store(ref.at[slot[:, None], column[None, :]], value, mask=mask)
+
+
+def _products(
+  x_ref, row: jax.Array, weight_ref, expert: jax.Array, column: jax.Array, columns: int, blocks: Blocks, parts: int
+) -> tuple[jax.Array, ...]:
+  """x[row] @ weight[expert, column + part * columns].T for each part, in float32."""
+  inner = x_ref.shape[1]
+  even = inner % blocks.inner == 0
+  # Rows and columns past the last read the last again: what they give is not stored.
+  row_in, column_in = jnp.minimum(row, x_ref.shape[0] - 1), jnp.minimum(column, columns - 1)
+  precision = jax.lax.Precision.HIGHEST if x_ref.dtype == jnp.float32 else None
+
+  def step(index, totals):
+    at = index * blocks.inner + jnp.arange(blocks.inner)
+    at_in = at if even else jnp.minimum(at, inner - 1)
+    x = plgpu.load(x_ref.at[row_in[:, None], at_in[None, :]])
+    if not even:
+      x = jnp.where((at < inner)[None, :], x, jnp.zeros_like(x))
+    added = []
+    for part in range(parts):
+      weight = from_bits(plgpu.load(weight_ref.at[expert, (column_in + part * columns)[:, None], at_in[None, :]]))
+      if not even:
+        weight = jnp.where((at < inner)[None, :], weight, jnp.zeros_like(weight))
+      added.append(jnp.dot(x, weight.T, precision=precision, preferred_element_type=jnp.float32))
+    return tuple(total + product for total, product in zip(totals, added, strict=True))
+
+  zero = jnp.zeros((row.shape[0], blocks.columns), jnp.float32)
+  return jax.lax.fori_loop(0, pl.cdiv(inner, blocks.inner), step, (zero,) * parts)
