@@ -1,13 +1,29 @@
 """Kernels of Mixture-of-Experts inference: functions of arrays, usable without lynx_jax."""
 
+from pallas_kernels.append_heads import APPEND_HEADS, append_heads
 from pallas_kernels.bfloat16_bits import stored_experts
 from pallas_kernels.cuda_graph import graph_options
+from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
+from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
 
-__all__ = ["capacity_ffn", "expert_ffn", "explain", "graph_options", "row_matmul", "row_matmuls", "stored_experts"]
+__all__ = [
+  "append_heads",
+  "capacity_ffn",
+  "decode_attention",
+  "expert_ffn",
+  "explain",
+  "graph_options",
+  "row_matmul",
+  "row_matmuls",
+  "select_experts",
+  "stored_experts",
+]
 
 
 def explain() -> str:
   """What runs for each op on this machine's default platform, and why other implementations do not."""
-  return "\n".join(line for op in (EXPERT_FFN, ROW_MATMUL) for line in op.explain())
+  return "\n".join(
+    line for op in (ROW_MATMUL, APPEND_HEADS, DECODE_ATTENTION, SELECT_EXPERTS, EXPERT_FFN) for line in op.explain()
+  )

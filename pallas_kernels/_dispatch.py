@@ -11,6 +11,22 @@ GPU = "cuda"
 _NAMES = {"cpu": "on CPUs", GPU: "on NVIDIA GPUs"}
 
 
+def differentiated_as(run: Callable[..., Any], reference: Callable[..., Any]) -> Callable[..., Any]:
+  """`run`, with the derivatives of `reference`: kernels have none of their own."""
+  call = jax.custom_jvp(lambda *arrays: run(*arrays))
+  call.defjvp(lambda primals, tangents: jax.jvp(reference, primals, tangents))
+  return call
+
+
+@functools.cache
+def _prepared(run: Callable[..., Any], reference: Callable[..., Any], options: tuple) -> Callable[..., Any]:
+  """`run` with its trace kept, as a model's layers call a kernel with the same shapes and options again and again."""
+  prepared = functools.partial(run, **dict(options))
+  if run is not reference:
+    prepared = differentiated_as(prepared, functools.partial(reference, **dict(options)))
+  return jax.jit(prepared)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Implementation:
   """One way to compute an op.
@@ -21,6 +37,7 @@ class Implementation:
     about: a few words for `explain`.
     platforms: where it may be chosen unasked; None is everywhere.
     objection: given the op's arguments, why it cannot take them, or None.
+    differentiable: whether it has derivatives; a kernel that has not takes the last implementation's.
   """
 
   name: str
@@ -28,6 +45,7 @@ class Implementation:
   about: str
   platforms: tuple[str, ...] | None = None
   objection: Callable[..., str | None] = lambda *arrays, **options: None
+  differentiable: bool = False
 
   def serves(self, platform: str) -> bool:
     """Whether it may be chosen unasked on `platform`."""
@@ -53,8 +71,9 @@ class Op:
     on_gpu, elsewhere = (self._best(platform, *arrays, **options) for platform in (GPU, "cpu"))
     if on_gpu is elsewhere:
       return elsewhere.run(*arrays, **options)
-    branches = {GPU: functools.partial(on_gpu.run, **options)}
-    return jax.lax.platform_dependent(*arrays, **branches, default=functools.partial(elsewhere.run, **options))
+    reference = self.implementations[-1].run
+    kernel = _prepared(on_gpu.run, on_gpu.run if on_gpu.differentiable else reference, tuple(options.items()))
+    return jax.lax.platform_dependent(*arrays, cuda=kernel, default=functools.partial(elsewhere.run, **options))
 
   def _best(self, platform: str, *arrays: Any, **options: Any) -> Implementation:
     for candidate in self.implementations[:-1]:

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from lynx_jax.models.linear import normal, project
 from lynx_jax.models.spec import DenseSpec, MoESpec
-from lynx_jax.routing import Routing, RoutingPolicy, lynx_route
+from lynx_jax.routing import Routing, RoutingPolicy
+from lynx_jax.routing.select import route_to_tiles
 from pallas_kernels import capacity_ffn, expert_ffn
 
 
@@ -60,11 +61,11 @@ class MoE(nnx.Module):
     spec = self.spec
     with jax.named_scope("router"):
       logits = project(x_TD, self.router[...])
-      routing = lynx_route(logits, spec.top_k, policy=policy, router=spec.router, valid=valid_T)
+      routing, tiles = route_to_tiles(logits, spec.top_k, policy=policy, router=spec.router, valid=valid_T)
     with jax.named_scope("experts"):
       experts = (self.gate_up[...], self.down[...])
       if capacity is None:
-        y = expert_ffn(x_TD, routing.ids, routing.weights, *experts, valid=valid_T)
+        y = expert_ffn(x_TD, routing.ids, routing.weights, *experts, valid=valid_T, tiles=tiles)
         dropped = jnp.zeros((), jnp.int32)
       else:
         y, dropped = capacity_ffn(x_TD, routing.ids, routing.weights, *experts, capacity)

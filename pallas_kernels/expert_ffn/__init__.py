@@ -5,14 +5,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 from pallas_kernels._dispatch import GPU, Implementation, Op
-from pallas_kernels.expert_ffn.blocks import DECODE_TILE
+from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
 from pallas_kernels.expert_ffn.capacity import capacity_ffn
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu
 from pallas_kernels.expert_ffn.reference import expert_ffn_reference
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.expert_ffn.triton import expert_ffn_triton, objection
 
-__all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "tile_rows"]
+__all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "tile_rows", "tile_rows_for"]
 
 
 def _differentiable(run):
@@ -45,7 +45,14 @@ def _without_tiles(run):
 EXPERT_FFN = Op(
   "expert_ffn",
   (
-    Implementation("pallas", _differentiable(expert_ffn_triton), "two kernels over live experts", (GPU,), objection),
+    Implementation(
+      "pallas",
+      _differentiable(expert_ffn_triton),
+      "two kernels over live experts",
+      (GPU,),
+      objection,
+      differentiable=True,
+    ),
     Implementation(
       "cpu",
       _differentiable(_without_tiles(expert_ffn_cpu)),

@@ -1,0 +1,68 @@
+"""`lynx_route` for a decode step: on a GPU one kernel, which also groups the rows for `expert_ffn`."""
+
+import jax
+
+from lynx_jax.dims import RouterLogits, RowMask
+from lynx_jax.routing.base import Router, Routing, RoutingPolicy
+from lynx_jax.routing.lynx import Lynx
+from lynx_jax.routing.mass_floor import MassFloor
+from lynx_jax.routing.rivals import OEA, Prune
+from lynx_jax.routing.route import lynx_route
+from lynx_jax.routing.routers import TopK
+from pallas_kernels import select_experts
+from pallas_kernels._dispatch import differentiated_as
+from pallas_kernels.expert_ffn import DECODE_TILE, Tiles, tile_rows, tile_rows_for
+from pallas_kernels.select_experts import AffinityBins, FirstChoices, OwnExperts, Rule, objection
+from pallas_kernels.select_experts import MassFloor as MassFloorRule
+
+
+def route_to_tiles(
+  logits: RouterLogits,
+  top_k: int,
+  *,
+  policy: RoutingPolicy | None,
+  router: Router,
+  valid: RowMask,
+) -> tuple[Routing, Tiles | None]:
+  """The same as `lynx_route`, with the rows of each expert where few rows make that worth a kernel.
+
+  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx` and `MassFloor` run in one launch; weights may differ from `lynx_route`'s
+  in the last bits, and so may the set of a `MassFloor` whose gains tie but for them. Elsewhere, and for other
+  policies, it is `lynx_route`.
+  """
+
+  def route(logits: jax.Array, valid: jax.Array) -> Routing:
+    return lynx_route(logits, top_k, policy=policy, router=router, valid=valid)
+
+  rule = rule_of(policy or TopK())
+  options = {"top_k": top_k, "rule": rule, "renormalize": router.renormalize}
+  rows, experts = logits.shape
+  many = tile_rows_for(rows, top_k, experts) != DECODE_TILE
+  if rule is None or many or objection(logits, valid, **options) is not None:
+    return route(logits, valid), None
+
+  def in_one_kernel(logits: jax.Array, valid: jax.Array) -> tuple[Routing, Tiles]:
+    chosen = select_experts(logits, **options, valid=valid, implementation="pallas")
+    return Routing(chosen.ids, chosen.weights, chosen.active), chosen.tiles
+
+  def in_steps(logits: jax.Array, valid: jax.Array) -> tuple[Routing, Tiles]:
+    routing = route(logits, valid)
+    return routing, tile_rows(routing.ids, valid, experts, DECODE_TILE)
+
+  return jax.lax.platform_dependent(logits, valid, cuda=differentiated_as(in_one_kernel, in_steps), default=in_steps)
+
+
+def rule_of(policy: RoutingPolicy) -> Rule | None:
+  """The kernel's rule that is `policy`, or None."""
+  match policy:
+    case TopK():
+      return OwnExperts()
+    case Prune(k0):
+      return OwnExperts(k0)
+    case OEA(k0):
+      return FirstChoices(k0)
+    case Lynx(alpha, beta):
+      return AffinityBins(alpha, beta)
+    case MassFloor(tau):
+      return MassFloorRule(tau)
+  return None

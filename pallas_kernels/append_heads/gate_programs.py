@@ -1,0 +1,44 @@
+"""What precedes attention at a released model's sizes, as programs to compile; the caches are given away."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.append_heads import append_heads
+from pallas_kernels.gates.shapes import ModelShape
+
+Program = tuple[Callable[..., Any], tuple[jax.ShapeDtypeStruct, ...]]
+CACHES = (3, 4)
+"""Positions of the arguments that are caches."""
+
+
+def programs(shape: ModelShape) -> dict[str, Program]:
+  """16 rows and 64, plain and with each head normed."""
+  return {
+    f"T={rows}{', head norm' if normed else ''}": (_normed if normed else _plain, _arguments(shape, rows, normed))
+    for rows in (16, 64)
+    for normed in (False, True)
+  }
+
+
+def _arguments(shape: ModelShape, rows: int, normed: bool) -> tuple[jax.ShapeDtypeStruct, ...]:
+  def bf16(*sizes: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, jnp.bfloat16)
+
+  width, groups, heads = shape.head_dim, shape.kv_heads, shape.heads
+  cache = bf16(rows, groups, 1024, width)
+  positions = jax.ShapeDtypeStruct((rows,), jnp.int32)
+  angles = jax.ShapeDtypeStruct((rows, width // 2), jnp.float32)
+  key = bf16(rows, groups * width)
+  norms = (bf16(width), bf16(width)) if normed else ()
+  return (bf16(rows, heads * width), key, key, cache, cache, positions, angles, *norms)
+
+
+def _plain(*args: Any) -> Any:
+  return append_heads(*args)
+
+
+def _normed(*args: Any) -> Any:
+  return append_heads(*args[:7], query_norm=args[7], key_norm=args[8], norm_eps=1e-6)

@@ -1,0 +1,55 @@
+"""Attention of a decode step: one query a row over what the row has seen."""
+
+from jaxtyping import Array, Float, Int32
+
+from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels.decode_attention.reference import decode_attention_reference
+from pallas_kernels.decode_attention.triton import decode_attention_triton, objection
+
+__all__ = ["DECODE_ATTENTION", "decode_attention"]
+
+DECODE_ATTENTION = Op(
+  "decode_attention",
+  (
+    Implementation(
+      "pallas", decode_attention_triton, "online softmax, split over the sequence, two kernels", (GPU,), objection
+    ),
+    Implementation("reference", decode_attention_reference, "scores of the whole cache, in plain JAX"),
+  ),
+)
+
+
+def decode_attention(
+  query: Float[Array, "B N H"],
+  key: Float[Array, "B G C H"],
+  value: Float[Array, "B G C H"],
+  positions: Int32[Array, "B"],
+  *,
+  window: int | None = None,
+  sinks: Float[Array, "N"] | None = None,
+  implementation: str | None = None,
+) -> Float[Array, "B N H"]:
+  """Softmax(query @ key.T / sqrt(H)) @ value over the positions of a row up to its own.
+
+  Only the positions that a row sees are read; a long sequence is split, so that few rows keep a whole GPU busy
+  (flash-decoding, after arXiv 2205.14135).
+
+  Args:
+    query: one query a head; head n reads keys of group n // (N / G).
+    key: the cache's keys, C positions.
+    value: the cache's values.
+    positions: of each row's query, in tokens; the cache holds that position already.
+    window: positions a query sees, its own included; None is all before it.
+    sinks: a logit for each head that takes part in the softmax and adds no value; None for none.
+    implementation: "pallas", "reference", or None for the best on the platform.
+
+  Returns:
+    [B, N, H] in `query`'s dtype; scores and softmax in float32.
+
+  Raises:
+    ValueError: N is no multiple of G, or an unknown implementation.
+    NotImplementedError: the named implementation cannot take these sizes.
+  """
+  if query.shape[1] % key.shape[1]:
+    raise ValueError(f"{query.shape[1]} query heads are no multiple of {key.shape[1]} groups of keys")
+  return DECODE_ATTENTION(implementation, query, key, value, positions, sinks, window=window)

@@ -1,0 +1,12 @@
+"""Root-mean-square normalisation (arXiv 1910.07467), as every op's reference and every model has it."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def rms_norm(x: Float[Array, "*rows D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*rows D"]:
+  """X over its root mean square, times `scale`: computed in float32, returned in `x`'s dtype."""
+  wide = x.astype(jnp.float32)
+  normal = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+  return (normal * jnp.expand_dims(scale.astype(jnp.float32), tuple(range(x.ndim - 1)))).astype(x.dtype)

@@ -1,0 +1,95 @@
+"""Each rule as its definition has it: sorts and unions over whole arrays, one step after the other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.expert_ffn.blocks import DECODE_TILE
+from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
+from pallas_kernels.select_experts.rules import (
+  VOTE_BINS,
+  AffinityBins,
+  FirstChoices,
+  MassFloor,
+  OwnExperts,
+  Rule,
+  experts_run,
+)
+
+
+def select_experts_reference(
+  logits: jax.Array, valid: jax.Array, *, top_k: int, rule: Rule, renormalize: bool
+) -> tuple[jax.Array, jax.Array, jax.Array, Tiles]:
+  """`select_experts` in many steps."""
+  experts, run = logits.shape[1], experts_run(rule, top_k)
+  largest = jnp.finfo(jnp.float32).max / 2
+  scores = jnp.clip(logits.astype(jnp.float32), -largest, largest)
+  scores = jnp.where(valid[:, None] & (scores != 0.0), scores, 0.0)
+  probs = jax.nn.softmax(scores, axis=1)
+  own = _ranked(-scores)[:, :top_k]
+  union = functools.partial(_union, valid=valid, experts=experts)
+  kept = jnp.ones((experts,), bool)
+  if not isinstance(rule, OwnExperts):
+    kept = _kept(scores, probs, own, valid, top_k, rule)
+    unit = 1 << (((2**31 - 1) // len(scores)).bit_length() - 1)
+    popularity = jnp.sum(jnp.where(valid[:, None], jnp.round(probs * unit).astype(jnp.int32), 0), axis=0)
+    popular = jnp.lexsort((-popularity, kept))
+    kept = kept.at[popular].set(kept[popular] | (jnp.arange(experts) < top_k - jnp.sum(kept)))
+    kept |= jnp.sum(kept) >= jnp.sum(union(own))
+  ids = _ranked(jnp.where(kept[None, :], -scores, jnp.inf))[:, :run]
+  weights = jax.nn.softmax(jnp.take_along_axis(scores, ids, axis=1), axis=1)
+  if not renormalize:
+    weights *= jnp.sum(jnp.take_along_axis(probs, own, axis=1), axis=1, keepdims=True)
+  active = union(ids)
+  ids = jnp.where(valid[:, None], ids, jnp.argsort(~active, stable=True)[None, :run]).astype(jnp.int32)
+  weights = jnp.where(valid[:, None], weights, 0.0)
+  return ids, weights, active, tile_rows(ids, valid, experts, DECODE_TILE)
+
+
+def _ranked(keys: jax.Array) -> jax.Array:
+  """Experts of each row by ascending key, ties to the lowest index."""
+  return jnp.argsort(keys, axis=1, stable=True)
+
+
+def _union(ids: jax.Array, valid: jax.Array, experts: int) -> jax.Array:
+  named = jnp.where(valid[:, None], ids, experts)
+  return jnp.zeros((experts,), bool).at[named].set(True, mode="drop")
+
+
+def _kept(scores: jax.Array, probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, rule: Rule) -> jax.Array:
+  experts = scores.shape[1]
+  if isinstance(rule, FirstChoices):
+    return _union(own[:, : rule.k0], valid, experts)
+  if isinstance(rule, AffinityBins):
+    below = scores - jnp.max(scores, axis=1, keepdims=True)
+    lowest = 2**24 // experts - 1 if rule.beta is None else rule.beta
+    depth = jnp.minimum(-jnp.ceil(rule.alpha * below), lowest)
+    # The last bin's count follows from the others.
+    bins = range((VOTE_BINS if rule.beta is None else min(VOTE_BINS, rule.beta + 1)) - 1)
+    counts = [-jnp.sum((depth == at) & valid[:, None], axis=0) for at in bins]
+    ranked = jax.vmap(lambda row: jnp.lexsort((*counts[::-1], row)))(depth)
+    return _union(ranked[:, :top_k], valid, experts)
+  return _cover(probs, own, valid, top_k, rule)
+
+
+def _cover(probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, rule: MassFloor) -> jax.Array:
+  """Experts by descending gain until no row is short, in fixed point: gains are cut to 31 bits' worth of rows."""
+  fixed = jnp.floor(probs * 2.0**30).astype(jnp.int32)
+  shift = (len(fixed) - 1).bit_length()
+  mass = jnp.sum(jnp.take_along_axis(fixed, own, axis=1), axis=1)
+  floor = jnp.where(valid, mass - jnp.floor((1.0 - rule.tau) * mass.astype(jnp.float32)).astype(jnp.int32), 0)
+
+  def best(taken: jax.Array) -> jax.Array:
+    return jnp.sort(jnp.where(taken[None, :], fixed, 0), axis=1)[:, -top_k:]
+
+  def short(taken: jax.Array) -> jax.Array:
+    return jnp.any(best(taken).sum(axis=1) < floor) & ~taken.all()
+
+  def add(taken: jax.Array) -> jax.Array:
+    deficit = jnp.maximum(floor - best(taken).sum(axis=1), 0)
+    added = jnp.clip(fixed - best(taken)[:, :1], 0, deficit[:, None])
+    gain = jnp.sum((added + ((1 << shift) - 1)) >> shift, axis=0)
+    return taken.at[jnp.argmax(jnp.where(taken, -1, gain))].set(True)
+
+  return jax.lax.while_loop(short, add, jnp.zeros((fixed.shape[1],), bool))

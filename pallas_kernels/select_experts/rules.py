@@ -1,0 +1,48 @@
+"""How a batch of rows agrees on the experts that it may use, as frozen, hashable data."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OwnExperts:
+  """Every row runs its own best experts: `run` of them, or where that is None as many as the model does."""
+
+  run: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FirstChoices:
+  """The batch keeps every row's `k0` best experts (OEA, arXiv 2511.02237)."""
+
+  k0: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AffinityBins:
+  """The batch keeps every row's best experts by bin, then by popularity (Lynx, arXiv 2411.08982).
+
+  Attributes:
+    alpha: bins a nat below the row's best expert.
+    beta: the lowest bin is -beta; None has no lowest.
+  """
+
+  alpha: float
+  beta: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MassFloor:
+  """The batch keeps the fewest experts, by greedy cover, that leave each row the share `tau` of its own mass."""
+
+  tau: float
+
+
+Rule = OwnExperts | FirstChoices | AffinityBins | MassFloor
+
+VOTE_BINS = 32
+"""Bins from -31 down cast the same vote."""
+
+
+def experts_run(rule: Rule, top_k: int) -> int:
+  """Experts that a row runs where the model's own rule runs `top_k`."""
+  return min(rule.run, top_k) if isinstance(rule, OwnExperts) and rule.run is not None else top_k

@@ -1,0 +1,93 @@
+"""One suite for every implementation of `append_heads`, judged by NumPy in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pallas_kernels import append_heads
+
+IMPLEMENTATIONS = ("pallas", "reference")
+# Rows, query heads, groups, width of a head, positions of the cache.
+SIZES = ((1, 2, 1, 16, 4), (5, 6, 3, 8, 7), (3, 4, 4, 16, 9))
+EPS = 1e-3
+
+
+def heads_by_numpy(x, width, norm, clip):
+  def normed(x):
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPS) * np.asarray(norm, np.float64)
+
+  x = np.asarray(x, np.float64)
+  if norm is not None and len(norm) != width:
+    x = normed(x)
+  x = x if clip is None else np.clip(x, -clip, clip)
+  x = x.reshape(len(x), -1, width)
+  return normed(x) if norm is not None and len(norm) == width else x
+
+
+def turned_by_numpy(x, angles):
+  pairs = x[..., : x.shape[2] // 2] + 1j * x[..., x.shape[2] // 2 :]
+  pairs = pairs * np.exp(1j * np.asarray(angles, np.float64))[:, None]
+  return np.concatenate([pairs.real, pairs.imag], axis=-1)
+
+
+@functools.cache
+def compiled(implementation, clip):
+  return jax.jit(functools.partial(append_heads, norm_eps=EPS, clip=clip, implementation=implementation))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+class TestAppendHeads:
+  @given(data=st.data())
+  @settings(max_examples=20)
+  def test_equals_the_definition_and_writes_one_position_a_row(self, implementation, dtype, data):
+    rows, heads, groups, width, capacity = data.draw(st.sampled_from(SIZES))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+
+    def array(*shape):
+      return jnp.asarray(random.normal(size=shape), dtype)
+
+    query, key, value = array(rows, heads * width), array(rows, groups * width), array(rows, groups * width)
+    caches = array(rows, groups, capacity, width), array(rows, groups, capacity, width)
+    norms = data.draw(st.sampled_from(["none", "head", "projection"]))
+    sizes = {"none": None, "head": (width, width), "projection": (heads * width, groups * width)}[norms]
+    query_norm, key_norm = (None, None) if sizes is None else (array(size) for size in sizes)
+    clip = data.draw(st.sampled_from([None, 0.5]))
+    # A position outside the cache is not written.
+    positions = random.integers(0, capacity + 1, size=rows).astype(np.int32)
+    angles = random.uniform(0, 6, size=(rows, width // 2)).astype(np.float32)
+    turned, *grown = compiled(implementation, clip)(
+      query, key, value, *caches, positions, angles, query_norm=query_norm, key_norm=key_norm
+    )
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
+    expected = turned_by_numpy(heads_by_numpy(query, width, query_norm, clip), angles)
+    np.testing.assert_allclose(np.asarray(turned, np.float64), expected, **tolerance)
+    new_key = turned_by_numpy(heads_by_numpy(key, width, key_norm, clip), angles)
+    for before, after, new in zip(caches, grown, (new_key, heads_by_numpy(value, width, None, clip)), strict=True):
+      assert after.dtype == dtype
+      written = np.arange(capacity)[None] == positions[:, None]
+      np.testing.assert_array_equal(
+        np.asarray(after, np.float32).swapaxes(1, 2)[~written], np.asarray(before, np.float32).swapaxes(1, 2)[~written]
+      )
+      inside = positions < capacity
+      got = np.asarray(after, np.float64).swapaxes(1, 2)[written]
+      np.testing.assert_allclose(got, new[inside], **tolerance)
+
+
+def test_widths_that_do_not_fit_are_named(own_errors):
+  cache = jnp.zeros((2, 2, 8, 16))
+  with pytest.raises(ValueError, match=r"query \(2, 64\) and key \(2, 48\) do not fit a cache \(2, 2, 8, 16\)"):
+    append_heads(
+      jnp.zeros((2, 64)),
+      jnp.zeros((2, 48)),
+      jnp.zeros((2, 48)),
+      cache,
+      cache,
+      jnp.zeros(2, jnp.int32),
+      jnp.zeros((2, 8)),
+    )

@@ -1,0 +1,76 @@
+"""One suite for every implementation of `decode_attention`, judged by the definition in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pallas_kernels import decode_attention
+from pallas_kernels.decode_attention.triton import split_count
+
+IMPLEMENTATIONS = ("pallas", "reference")
+# Rows, heads, groups, width of a head, positions of the cache: with one part and with several.
+SIZES = ((1, 4, 1, 16, 12), (3, 6, 2, 16, 40), (2, 4, 4, 32, 600), (1, 8, 1, 16, 1100))
+
+
+def by_numpy(query, key, value, positions, window, sinks):
+  query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+  mixed = np.zeros_like(query)
+  for row, head in np.ndindex(query.shape[:2]):
+    group = head * key.shape[1] // query.shape[1]
+    end = min(positions[row] + 1, key.shape[2])
+    first = 0 if window is None else max(0, positions[row] + 1 - window)
+    scores = key[row, group, first:end] @ query[row, head] / np.sqrt(query.shape[2])
+    top = scores.max() if sinks is None else max(scores.max(), sinks[head])
+    share = np.exp(scores - top)
+    total = share.sum() + (0 if sinks is None else np.exp(sinks[head] - top))
+    mixed[row, head] = share @ value[row, group, first:end] / total
+  return mixed
+
+
+@functools.cache
+def compiled(implementation, window):
+  return jax.jit(functools.partial(decode_attention, window=window, implementation=implementation))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+class TestDecodeAttention:
+  @given(data=st.data())
+  @settings(max_examples=25)
+  def test_equals_the_definition(self, implementation, dtype, data):
+    rows, heads, groups, width, capacity = data.draw(st.sampled_from(SIZES))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    window = data.draw(st.sampled_from([None, 5, 300]))
+    query = jnp.asarray(random.normal(size=(rows, heads, width)), dtype)
+    key, value = (jnp.asarray(random.normal(size=(rows, groups, capacity, width)), dtype) for _ in range(2))
+    positions = random.integers(0, capacity, size=rows).astype(np.int32)
+    if data.draw(st.booleans()):
+      positions[0] = data.draw(st.sampled_from([0, capacity - 1]))
+    sinks = random.normal(0, 3, size=heads).astype(np.float32) if data.draw(st.booleans()) else None
+    # What lies past a row's position may hold anything.
+    past = np.arange(capacity)[None] > positions[:, None]
+    key, value = (jnp.where(past[:, None, :, None], jnp.asarray(1e4, dtype), x) for x in (key, value))
+    mixed = compiled(implementation, window)(query, key, value, jnp.asarray(positions), sinks=sinks)
+    assert mixed.dtype == dtype
+    expected = by_numpy(query, key, value, positions, window, sinks)
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    np.testing.assert_allclose(np.asarray(mixed, np.float64), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_long_sequences_of_few_rows_are_split():
+  assert [split_count(rows, 8, 4096) for rows in (1, 2, 16, 64)] == [32, 16, 2, 1]
+  assert split_count(1, 8, 100) == 1
+
+
+def test_what_does_not_fit_is_named(own_errors):
+  cache = jnp.zeros((1, 3, 8, 16))
+  with pytest.raises(ValueError, match="4 query heads are no multiple of 3 groups of keys"):
+    decode_attention(jnp.zeros((1, 4, 16)), cache, cache, jnp.zeros(1, jnp.int32))
+  cache = jnp.zeros((1, 3, 8, 24))
+  with pytest.raises(NotImplementedError, match="heads of a power of two wide, at least 16, not 24"):
+    decode_attention(jnp.zeros((1, 3, 24)), cache, cache, jnp.zeros(1, jnp.int32), implementation="pallas")
