@@ -7,16 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Int32
 
 from lynx_jax.dims import ArrayLike
-from lynx_jax.engine.kv_cache import LayerCache, append, fill
+from lynx_jax.engine.kv_cache import LayerCache, fill
 from lynx_jax.engine.sampling import sample
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals, greedy_requests, no_totals
-from lynx_jax.models.attention import cached_attention
+from lynx_jax.models.attention import Attention
 from lynx_jax.models.decoder import run_causal, run_layers
 from lynx_jax.models.ffn import ExpertTrace
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, MoESpec
+from lynx_jax.models.spec import DecoderSpec, MoESpec
 from lynx_jax.routing import RoutingPolicy
 from lynx_jax.routing.stats import active_experts, own_experts, retained_mass
+from pallas_kernels import decode_attention
 
 
 def forward(
@@ -89,14 +90,13 @@ def next_logits(
   positions, running = state.lengths, state.running
 
   def mix(
-    layer: int, spec: AttentionSpec, query: jax.Array, key: jax.Array, value: jax.Array
+    layer: int, attention: Attention, projected: tuple[jax.Array, jax.Array, jax.Array]
   ) -> tuple[jax.Array, LayerCache]:
-    kept = append(state.cache[layer], key, value, positions)
-    return cached_attention(query, kept.key, kept.value, positions, spec.window), kept
+    query, keys, values = attention.append(projected, state.cache[layer], positions)
+    mixed = decode_attention(query, keys, values, positions, window=attention.spec.window)
+    return mixed.reshape(positions.shape[0], -1), LayerCache(keys, values)
 
-  hidden, cache, traces = run_layers(
-    params.decoder, state.token[:, None], positions[:, None], running[:, None], mix, policy=policy
-  )
+  hidden, cache, traces = run_layers(params.decoder, state.token[:, None], running[:, None], mix, policy=policy)
   read = dataclasses.replace(
     state,
     cache=tuple(cache),

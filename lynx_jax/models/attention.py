@@ -1,14 +1,17 @@
-"""Grouped-query attention: the projections (a module) and two ways to mix (pure functions)."""
+"""Grouped-query attention: the projections (a module), and how whole prompts attend (a pure function)."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from lynx_jax.models.linear import normal, project
+from lynx_jax.models.linear import normal
 from lynx_jax.models.norms import RMSNorm
-from lynx_jax.models.rope import rotary_angles, rotate
+from lynx_jax.models.rope import rotary_angles
 from lynx_jax.models.spec import AttentionSpec
+from pallas_kernels import append_heads, row_matmul, row_matmuls
+from pallas_kernels.append_heads.reference import split_heads
+from pallas_kernels.rotary import rotate
 
 # Queries of a long prompt are taken in blocks, so that scores need [B, N, block, L] and not [B, N, L, L].
 _QUERY_BLOCK = 512
@@ -36,38 +39,63 @@ class Attention(nnx.Module):
     self.key_norm = None if norms is None else RMSNorm(norms[1], eps, dtype=dtype)
 
   def project_in(
-    self, x_BLD: Float[Array, "B L D"], positions_BL: Int[Array, "B L"]
+    self, x_TD: Float[Array, "T D"], norm: RMSNorm
+  ) -> tuple[Float[Array, "T NH"], Float[Array, "T GH"], Float[Array, "T GH"]]:
+    """Queries, keys and values of normed rows, heads side by side: before their own norms and positions."""
+    query, key, value = row_matmuls(
+      x_TD,
+      (self.query[...], self.key[...], self.value[...]),
+      norm_scale=norm.scale[...],
+      norm_eps=norm.eps,
+      biases=(_value(self.query_bias), _value(self.key_bias), _value(self.value_bias)),
+    )
+    return query, key, value
+
+  def heads(
+    self, projected: tuple[jax.Array, jax.Array, jax.Array], positions_BL: Int[Array, "B L"]
   ) -> tuple[Float[Array, "B L N H"], Float[Array, "B L G H"], Float[Array, "B L G H"]]:
-    """Queries, keys and values, normed and turned by their positions."""
-    spec = self.spec
-    angles = rotary_angles(positions_BL, spec.head_dim, spec.rope_theta)
-    query = self._head_inputs(x_BLD, self.query, self.query_bias, self.query_norm)
-    key = self._head_inputs(x_BLD, self.key, self.key_bias, self.key_norm)
-    value = self._head_inputs(x_BLD, self.value, self.value_bias, None)
+    """Projected rows by head, normed, clipped and turned by their positions."""
+    angles = rotary_angles(positions_BL, self.spec.head_dim, self.spec.rope_theta)
+    norms = (self.query_norm, self.key_norm, None)
+    query, key, value = (
+      split_heads(
+        x.reshape(*positions_BL.shape, -1), self.spec.head_dim, _scale(norm), norm.eps if norm else 0.0, self.spec.clip
+      )
+      for x, norm in zip(projected, norms, strict=True)
+    )
     return rotate(query, angles), rotate(key, angles), value
 
-  def _head_inputs(self, x: jax.Array, weight: nnx.Param, bias: nnx.Param | None, norm: RMSNorm | None) -> jax.Array:
+  def append(
+    self,
+    projected: tuple[jax.Array, jax.Array, jax.Array],
+    cache: tuple[Float[Array, "B G C H"], Float[Array, "B G C H"]],
+    positions_B: Int[Array, "B"],
+  ) -> tuple[Float[Array, "B N H"], Float[Array, "B G C H"], Float[Array, "B G C H"]]:
+    """`heads` of one position a row: queries, and the keys' and values' caches with that position written."""
     spec = self.spec
-    y = _add_bias(project(x, weight[...]), bias).astype(x.dtype)
-    if norm is not None and spec.qk_norm == "projection":
-      y = norm(y)
-    if spec.clip is not None:
-      y = jnp.clip(y, -spec.clip, spec.clip)
-    y = y.reshape(*y.shape[:-1], -1, spec.head_dim)
-    if norm is not None and spec.qk_norm == "head":
-      y = norm(y)
-    return y
+    angles = rotary_angles(positions_B[:, None], spec.head_dim, spec.rope_theta)[:, 0]
+    return append_heads(
+      *projected,
+      *cache,
+      positions_B,
+      angles,
+      query_norm=_scale(self.query_norm),
+      key_norm=_scale(self.key_norm),
+      norm_eps=self.query_norm.eps if self.query_norm else 0.0,
+      clip=spec.clip,
+    )
 
-  def project_out(self, mixed_BLNH: Float[Array, "B L N H"]) -> Float[Array, "B L D"]:
-    """The heads' results, joined and mapped back to the model width."""
-    joined = mixed_BLNH.reshape(*mixed_BLNH.shape[:2], -1)
-    return _add_bias(project(joined, self.output[...]), self.output_bias).astype(mixed_BLNH.dtype)
+  def project_out(self, mixed_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"]) -> Float[Array, "T D"]:
+    """The heads' results mapped back to the model width and added to the residual stream."""
+    return row_matmul(mixed_TX, self.output[...], bias=_value(self.output_bias), residual_TO=residual_TD)
 
 
-def _add_bias(y: jax.Array, bias: nnx.Param | None) -> jax.Array:
-  if bias is None:
-    return y
-  return y + jnp.expand_dims(bias[...].astype(y.dtype), tuple(range(y.ndim - 1)))
+def _value(param: nnx.Param | None) -> jax.Array | None:
+  return None if param is None else param[...]
+
+
+def _scale(norm: RMSNorm | None) -> jax.Array | None:
+  return None if norm is None else norm.scale[...]
 
 
 def _attend(
@@ -119,21 +147,3 @@ def causal_attention(
   blocks = query.reshape(b, -1, _QUERY_BLOCK, *query.shape[2:]).swapaxes(0, 1)
   mixed = jax.lax.map(lambda inputs: block(*inputs), (blocks, keys_at.reshape(-1, _QUERY_BLOCK)))
   return mixed.swapaxes(0, 1).reshape(query_BLNH.shape)
-
-
-def cached_attention(
-  query_BLNH: Float[Array, "B 1 N H"],
-  key_BGCH: Float[Array, "B G C H"],
-  value_BGCH: Float[Array, "B G C H"],
-  positions_B: Int[Array, "B"],
-  window: int | None,
-) -> Float[Array, "B 1 N H"]:
-  """One query a row, at `positions_B`, over a cache that already holds that position."""
-  b, _, heads, width = query_BLNH.shape
-  groups, capacity = key_BGCH.shape[1:3]
-  keys_at = jnp.arange(capacity)
-  visible = keys_at[None, :] <= positions_B[:, None]
-  if window is not None:
-    visible &= keys_at[None, :] > positions_B[:, None] - window
-  query = query_BLNH.reshape(b, 1, groups, heads // groups, width)
-  return _attend(query, key_BGCH, value_BGCH, visible[:, None, :])

@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from lynx_jax.models.attention import Attention, causal_attention
 from lynx_jax.models.ffn import Dense, ExpertTrace, MoE
-from lynx_jax.models.linear import normal, project
+from lynx_jax.models.linear import normal
 from lynx_jax.models.norms import RMSNorm
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec, MoESpec
 from lynx_jax.routing import RoutingPolicy
+from pallas_kernels import row_matmul
 
 
 class Layer(nnx.Module):
@@ -41,7 +42,9 @@ class Decoder(nnx.Module):
   def logits(self, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
     """Scores of the next token, in float32."""
     weight = self.embedding if self.head is None else self.head
-    return project(self.final_norm(hidden), weight[...])
+    rows, norm = hidden.reshape(-1, hidden.shape[-1]), self.final_norm
+    scores = row_matmul(rows, weight[...], norm_scale=norm.scale[...], norm_eps=norm.eps, dtype="float32")
+    return scores.reshape(*hidden.shape[:-1], -1)
 
 
 def abstract_decoder(spec: DecoderSpec, dtype: Any = jnp.float32) -> Decoder:
@@ -54,16 +57,15 @@ class Mix(Protocol):
   """How a layer attends: its result, and what to remember of its keys and values."""
 
   def __call__(
-    self, layer: int, spec: AttentionSpec, query: jax.Array, key: jax.Array, value: jax.Array, /
+    self, layer: int, attention: Attention, projected: tuple[jax.Array, jax.Array, jax.Array], /
   ) -> tuple[jax.Array, Any]:
-    """Attends with query [B, L, N, H] and key, value [B, L, G, H] of layer number `layer`."""
+    """Attends in layer number `layer`: from `Attention.project_in`'s rows to heads [T, N * H], and what to keep."""
     ...
 
 
 def run_layers(
   decoder: Decoder,
   token_ids: Int[Array, "B L"],
-  positions: Int[Array, "B L"],
   valid: Bool[Array, "B L"],
   mix: Mix,
   *,
@@ -71,23 +73,19 @@ def run_layers(
   capacity: int | None = None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """Runs every layer over `token_ids`; returns the hidden states, what `mix` remembered, and the experts' traces."""
-  x = decoder.embedding[...][token_ids]
+  x, shape = decoder.embedding[...][token_ids.reshape(-1)], token_ids.shape
   remembered, traces = [], []
-  for index, (layer, spec) in enumerate(zip(decoder.layers, decoder.spec.layers, strict=True)):
+  for index, layer in enumerate(decoder.layers):
     with jax.named_scope(f"layer_{index}"):
       with jax.named_scope("attention"):
-        query, key, value = layer.attention.project_in(layer.attention_norm(x), positions)
-        mixed, kept = mix(index, spec.attention, query, key, value)
+        mixed, kept = mix(index, layer.attention, layer.attention.project_in(x, layer.attention_norm))
         remembered.append(kept)
-        x = x + layer.attention.project_out(mixed)
-      rows = layer.ffn_norm(x).reshape(-1, x.shape[-1])
-      if isinstance(layer.ffn, MoE):
-        y, trace = layer.ffn(rows, valid.reshape(-1), policy=policy, capacity=capacity)
+        x = layer.attention.project_out(mixed, x)
+      y, trace = layer.ffn(x, layer.ffn_norm, valid.reshape(-1), policy=policy, capacity=capacity)
+      x = x + y
+      if trace is not None:
         traces.append(trace)
-      else:
-        y = layer.ffn(rows)
-      x = x + y.reshape(x.shape)
-  return x, remembered, traces
+  return x.reshape(*shape, -1), remembered, traces
 
 
 def run_causal(
@@ -106,7 +104,9 @@ def run_causal(
   positions = jnp.broadcast_to(jnp.arange(token_ids.shape[1], dtype=jnp.int32), token_ids.shape)
   valid = positions < lengths[:, None]
 
-  def mix(layer: int, spec: AttentionSpec, query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
-    return causal_attention(query, key, value, lengths, spec.window), remember(layer, key, value)
+  def mix(layer: int, attention: Attention, projected: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+    query, key, value = attention.heads(projected, positions)
+    mixed = causal_attention(query, key, value, lengths, attention.spec.window)
+    return mixed.reshape(token_ids.size, -1), remember(layer, key, value)
 
-  return run_layers(decoder, token_ids, positions, valid, mix, capacity=capacity)
+  return run_layers(decoder, token_ids, valid, mix, capacity=capacity)

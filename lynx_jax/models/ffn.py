@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from lynx_jax.models.linear import normal, project
+from lynx_jax.models.linear import normal
+from lynx_jax.models.norms import RMSNorm
 from lynx_jax.models.spec import DenseSpec, MoESpec
 from lynx_jax.routing import Routing, RoutingPolicy
 from lynx_jax.routing.select import route_to_tiles
-from pallas_kernels import capacity_ffn, expert_ffn
+from pallas_kernels import capacity_ffn, expert_ffn, row_matmul
 
 
 class ExpertTrace(NamedTuple):
@@ -29,11 +30,20 @@ class Dense(nnx.Module):
     self.gate_up = normal(rngs, (2 * spec.width, width), dtype)
     self.down = normal(rngs, (width, spec.width), dtype)
 
-  def __call__(self, x_TD: Float[Array, "T D"]) -> Float[Array, "T D"]:
-    """The network's output, in `x`'s dtype."""
-    gate, up = jnp.split(project(x_TD, self.gate_up[...]), 2, axis=-1)
-    hidden = (jax.nn.silu(gate) * up).astype(x_TD.dtype)
-    return project(hidden, self.down[...]).astype(x_TD.dtype)
+  def __call__(
+    self,
+    x_TD: Float[Array, "T D"],
+    norm: RMSNorm,
+    valid_T: Bool[Array, "T"],
+    *,
+    policy: RoutingPolicy | None = None,
+    capacity: int | None = None,
+  ) -> tuple[Float[Array, "T D"], None]:
+    """The network's output for normed rows, in `x`'s dtype; there is nothing to route."""
+    weight, scale = self.gate_up[...], norm.scale[...]
+    gate_up = row_matmul(x_TD, weight, norm_scale=scale, norm_eps=norm.eps, dtype="float32")
+    gate, up = jnp.split(gate_up, 2, axis=-1)
+    return row_matmul((jax.nn.silu(gate) * up).astype(x_TD.dtype), self.down[...]), None
 
 
 class MoE(nnx.Module):
@@ -48,22 +58,24 @@ class MoE(nnx.Module):
   def __call__(
     self,
     x_TD: Float[Array, "T D"],
+    norm: RMSNorm,
     valid_T: Bool[Array, "T"],
     *,
     policy: RoutingPolicy | None = None,
     capacity: int | None = None,
   ) -> tuple[Float[Array, "T D"], ExpertTrace]:
-    """Routes the valid rows under `policy` and runs their experts; invalid rows give zeros.
+    """Norms the rows, routes the valid ones under `policy` and runs their experts; invalid rows give zeros.
 
     `capacity` is for training: each expert takes at most that many assignments, in one batched product, and the
     rest are dropped and counted. None computes every assignment.
     """
     spec = self.spec
     with jax.named_scope("router"):
-      logits = project(x_TD, self.router[...])
+      scale = norm.scale[...]
+      logits = row_matmul(x_TD, self.router[...], norm_scale=scale, norm_eps=norm.eps, dtype="float32")
       routing, tiles = route_to_tiles(logits, spec.top_k, policy=policy, router=spec.router, valid=valid_T)
     with jax.named_scope("experts"):
-      experts = (self.gate_up[...], self.down[...])
+      experts, x_TD = (self.gate_up[...], self.down[...]), norm(x_TD)
       if capacity is None:
         y = expert_ffn(x_TD, routing.ids, routing.weights, *experts, valid=valid_T, tiles=tiles)
         dropped = jnp.zeros((), jnp.int32)

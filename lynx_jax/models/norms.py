@@ -1,9 +1,10 @@
 """Root-mean-square normalisation."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from pallas_kernels.rms_norm import rms_norm
 
 
 class RMSNorm(nnx.Module):
@@ -15,7 +16,4 @@ class RMSNorm(nnx.Module):
 
   def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Normalises in float32 and returns `x`'s dtype (arXiv 1910.07467)."""
-    wide = x.astype(jnp.float32)
-    normal = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-    scale = self.scale[...].astype(jnp.float32)
-    return (normal * jnp.expand_dims(scale, tuple(range(x.ndim - 1)))).astype(x.dtype)
+    return rms_norm(x, self.scale[...], self.eps)

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.rms_norm import rms_norm
+
 
 def row_matmul_reference(
   x: jax.Array,
@@ -18,9 +20,7 @@ def row_matmul_reference(
 ) -> tuple[jax.Array, ...]:
   """`row_matmul` with each weight; a normed row is rounded to `x`'s dtype, as models do."""
   if norm_scale is not None:
-    wide = x.astype(jnp.float32)
-    normal = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + norm_eps)
-    x = (normal * norm_scale.astype(jnp.float32)[None, :]).astype(x.dtype)
+    x = rms_norm(x, norm_scale, norm_eps)
   results = []
   for weight, bias in zip(weights, biases, strict=True):
     y = jnp.einsum("ti,oi->to", x, weight, preferred_element_type=jnp.float32)

@@ -57,7 +57,14 @@ def _union(ids: jax.Array, valid: jax.Array, experts: int) -> jax.Array:
   return jnp.zeros((experts,), bool).at[named].set(True, mode="drop")
 
 
-def _kept(scores: jax.Array, probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, rule: Rule) -> jax.Array:
+def _kept(
+  scores: jax.Array,
+  probs: jax.Array,
+  own: jax.Array,
+  valid: jax.Array,
+  top_k: int,
+  rule: FirstChoices | AffinityBins | MassFloor,
+) -> jax.Array:
   experts = scores.shape[1]
   if isinstance(rule, FirstChoices):
     return _union(own[:, : rule.k0], valid, experts)

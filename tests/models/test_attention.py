@@ -1,4 +1,4 @@
-"""Both ways to attend against the definition in float64, in both dtypes and over batch, group and window sizes."""
+"""How prompts attend, against the definition in float64, in both dtypes and over batch, group and window sizes."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lynx_jax.models import attention
-from lynx_jax.models.attention import cached_attention, causal_attention
+from lynx_jax.models.attention import causal_attention
 
 HEADS, WIDTH = 4, 16
 
@@ -53,22 +53,6 @@ def test_causal_attention(dtype, rows, groups, window):
   for row, end in enumerate(lengths):
     np.testing.assert_allclose(np.asarray(mixed[row, :end], np.float64), expected[row, :end], **tolerance(dtype))
   assert np.isfinite(np.asarray(mixed, np.float32)).all()
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("rows", "groups"), [(1, 1), (2, 4), (8, 2), (3, 1)])
-@pytest.mark.parametrize("window", [None, 3])
-def test_cached_attention(dtype, rows, groups, window):
-  capacity = 20
-  query, key, value = drawn(rows, capacity, groups, dtype)
-  positions = np.random.default_rng(2).integers(capacity, size=rows).astype(np.int32)
-  at = np.arange(capacity)[None]
-  visible = (at <= positions[:, None]) & (at > positions[:, None] - (window or capacity))
-  mixed = jax.jit(functools.partial(cached_attention, window=window))(
-    query[:, :1], key.swapaxes(1, 2), value.swapaxes(1, 2), jnp.asarray(positions)
-  )
-  expected = by_numpy(query[:, :1], key, value, visible[:, None])
-  np.testing.assert_allclose(np.asarray(mixed, np.float64), expected, **tolerance(dtype))
 
 
 def test_a_long_prompt_is_taken_in_blocks_of_queries_with_the_same_result(monkeypatch):
