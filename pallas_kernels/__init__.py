@@ -5,6 +5,7 @@ from pallas_kernels.bfloat16_bits import stored_experts
 from pallas_kernels.cuda_graph import graph_options
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
+from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
 
@@ -15,6 +16,7 @@ __all__ = [
   "expert_ffn",
   "explain",
   "graph_options",
+  "grouped_matmul",
   "row_matmul",
   "row_matmuls",
   "select_experts",
@@ -25,5 +27,7 @@ __all__ = [
 def explain() -> str:
   """What runs for each op on this machine's default platform, and why other implementations do not."""
   return "\n".join(
-    line for op in (ROW_MATMUL, APPEND_HEADS, DECODE_ATTENTION, SELECT_EXPERTS, EXPERT_FFN) for line in op.explain()
+    line
+    for op in (ROW_MATMUL, APPEND_HEADS, DECODE_ATTENTION, SELECT_EXPERTS, EXPERT_FFN, GROUPED_MATMUL)
+    for line in op.explain()
   )

@@ -40,28 +40,35 @@ def expert_ffn_triton(
   top_k, experts, expert_width = ids.shape[1], gate_up.shape[0], down.shape[2]
   if tiles is None:
     tiles = tile_rows(ids, valid, experts, tile_rows_for(rows, top_k, experts))
-  slots, tile = rows * top_k, tiles.slot.shape[1]
-  work = (tiles.in_use.reshape(1), tiles.expert, tiles.slot)
-
-  def run(kernel, inputs, name, columns, inner, parts, dtype):
-    blocks = choose_blocks(tile, columns, inner, top_k, parts)
-    return call(
-      functools.partial(kernel, blocks=blocks, top_k=top_k),
-      *work,
-      *inputs,
-      grid=(tiles.expert.shape[0], pl.cdiv(columns, blocks.columns)),
-      out_shape=jax.ShapeDtypeStruct((slots, columns), dtype),
-      name=name,
-      num_warps=blocks.warps,
-      num_stages=blocks.stages,
-    )
-
-  hidden_SF = run(_hidden_kernel, (x, gate_up), "expert_hidden", expert_width, width, 2, x.dtype)
-  y_SD = run(_down_kernel, (hidden_SF, down), "expert_down", width, expert_width, 1, jnp.float32)
+  hidden_SF = _run(_hidden_kernel, x, gate_up, tiles, "expert_hidden", rows * top_k, expert_width, 2, top_k, x.dtype)
+  y_SD = _run(_down_kernel, hidden_SF, down, tiles, "expert_down", rows * top_k, width, 1, top_k, jnp.float32)
   # What no program wrote may hold anything.
   share = jnp.where(valid[:, None], weights, 0.0)[:, :, None]
   y_TKD = jnp.where(valid[:, None, None], y_SD.reshape(rows, top_k, width), 0.0)
   return (y_TKD * share).sum(axis=1).astype(x.dtype)
+
+
+def matmul_tiles(x: jax.Array, weights: jax.Array, tiles: Tiles, *, name: str) -> jax.Array:
+  """x[slot] @ weights[expert].T in float32 for the rows of every tile; rows that are in none may hold anything."""
+  return _run(_down_kernel, x, weights, tiles, name, x.shape[0], weights.shape[1], 1, 1, jnp.float32)
+
+
+def _run(kernel, x, weights, tiles: Tiles, name, rows, columns, parts, top_k, dtype) -> jax.Array:
+  """Runs a kernel over (tile, block of columns); a result is `rows` by `columns`, of `parts` rows of weights each."""
+  blocks = choose_blocks(tiles.slot.shape[1], columns, weights.shape[2], top_k, parts)
+  return call(
+    functools.partial(kernel, blocks=blocks, top_k=top_k),
+    tiles.in_use.reshape(1),
+    tiles.expert,
+    tiles.slot,
+    x,
+    weights,
+    grid=(tiles.expert.shape[0], pl.cdiv(columns, blocks.columns)),
+    out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
+    name=name,
+    num_warps=blocks.warps,
+    num_stages=blocks.stages,
+  )
 
 
 def _hidden_kernel(in_use_ref, expert_ref, slot_ref, x_ref, gate_up_ref, hidden_ref, *, blocks: Blocks, top_k: int):

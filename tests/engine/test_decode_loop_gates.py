@@ -1,0 +1,47 @@
+"""Whole decode loops of released models, compiled for real GPUs with abstract weights."""
+
+import jax
+import pytest
+
+from lynx_jax.bench.decode_program import STATE, decode_program
+from lynx_jax.bench.released import RELEASED
+from lynx_jax.routing import Lynx
+from pallas_kernels import gates
+
+MOST_LAUNCHES_A_LAYER = 12
+OWN = {
+  "row_matmul", "append_heads", "decode_attention", "join_attention", "select_experts", "expert_hidden", "expert_down",
+}  # fmt: skip
+
+
+def compiled(name, policy, target, layers=None):
+  config = RELEASED[name] | ({} if layers is None else {"num_hidden_layers": layers})
+  fn, args = decode_program(config, policy)
+  report = gates.compile_for(fn, args, target, donate_argnums=(STATE,))
+  smallest_cache = min(leaf.size * 2 for leaf in jax.tree.leaves(args[STATE].cache))
+  gates.captured(report)
+  gates.no_spills(kernel for kernel in report.kernels.values() if kernel.name.split("__")[0] in OWN)
+  gates.no_copy_of(report, smallest_cache)
+  return report
+
+
+@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_layer_is_few_launches_and_lynx_adds_none(name: str, target: str):
+  launches = {
+    (policy, layers): gates.kernel_launches(compiled(name, policy, target, layers))
+    for policy, layers in ((None, 1), (None, 2), (Lynx(3, 2), 2))
+  }
+  # A layer and what a policy's statistics, sampling and the loop itself add apart.
+  assert len(launches[None, 2]) - len(launches[None, 1]) <= MOST_LAUNCHES_A_LAYER
+  assert len(launches[Lynx(3, 2), 2]) == len(launches[None, 2])
+  assert OWN <= {launch.split("__")[0] for launch in launches[None, 2]}
+
+
+@pytest.mark.slow
+def test_all_48_layers_of_qwen3_are_one_graph_that_copies_nothing():
+  report = compiled("Qwen3-30B-A3B", Lynx(3, 2), "h100")
+  # What sampling needs for 16 rows of 151,936 scores; the weights are 61 GB, the cache 1.6 GB.
+  assert report.temporary_bytes < 64e6
+  layers = sum(launch.startswith("select_experts") for launch in gates.kernel_launches(report))
+  assert layers == 48
