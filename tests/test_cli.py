@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import lynx_jax
+from lynx_jax.bench.released import RELEASED
 from lynx_jax.cli import main
 from tests.families.cases import OLMOE, checkpoint
 
@@ -53,6 +54,22 @@ def test_chat_answers_each_line_of_standard_input(capsys, monkeypatch):
     params.tokenizer.apply_chat([{"role": "user", "content": "What do plants need?"}]), add_special_tokens=False
   )
   assert out.startswith(lynx_jax.generate(params, [prompt], max_new_tokens=6)[0].text)
+
+
+def test_estimate_prints_a_step_of_each_number_of_experts_and_the_published_check(capsys, tmp_path):
+  options = ("--gpu", "h100", "--batch", 16)
+  code, out, err = run(capsys, "estimate", "--config", "Qwen3-30B-A3B", *options, "--active", "48.8,25.1")
+  assert (code, err) == (0, "")
+  assert "1.00x" in out
+  assert "48.8" in out
+  (tmp_path / "config.json").write_text(json.dumps(RELEASED["OLMoE-1B-7B"]))
+  code, out, _ = run(capsys, "estimate", "--config", tmp_path / "config.json", *options)
+  assert code == 0
+  assert "Real text touches fewer" in out
+  code, out, err = run(capsys, "estimate", "--config", "Qwen3-30B-A3B", "--active", "48.8,x")
+  assert (code, out) == (2, "")
+  assert "expected numbers with commas" in err
+  assert "OEA, Qwen3-30B-A3B, H100" in run(capsys, "estimate", "--check")[1]
 
 
 def test_info_describes_the_embedded_model_and_a_directory(capsys):
