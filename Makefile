@@ -1,13 +1,14 @@
 # Everything here works on a fresh machine with Python 3.11+ and a network to the package index.
 #   make demo    create the environment, generate with the embedded model
 #   make test    create the environment, run the whole suite
+#   make gpu     on a machine with an NVIDIA GPU: tests on the device, benchmarks, one report
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test check lint types imports train clean
+.PHONY: demo test gpu check lint types imports train clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -15,6 +16,16 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+# CUDA=13 takes JAX's CUDA 13 build. The report says which tests failed, so a failure does not stop it.
+CUDA ?= 12
+REPORT ?= docs/gpu
+gpu: export JAX_PLATFORMS := cuda,cpu
+gpu: export XLA_PYTHON_CLIENT_MEM_FRACTION := 0.92
+gpu: $(VENV)/.installed-gpu
+	mkdir -p .work
+	-$(BIN)/python -m pytest tests/gpu tests/pallas_kernels --ignore tests/pallas_kernels/gates --junitxml .work/gpu_tests.xml
+	$(BIN)/python -m lynx_jax.bench.gpu_report --tests .work/gpu_tests.xml --out $(REPORT)
 
 # Hours on two cores; run it again to continue a run that was stopped.
 STEPS ?= 10000
@@ -48,6 +59,10 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-train: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-gpu: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[cuda$(CUDA),gpu]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python

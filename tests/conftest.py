@@ -28,3 +28,11 @@ def own_errors():
   jaxtyping.config.update("jaxtyping_disable", True)
   yield
   jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_collection_modifyitems(items):
+  """Tests marked `gpu` are skipped, with the reason, where JAX has no NVIDIA GPU."""
+  marked = [item for item in items if item.get_closest_marker("gpu")]
+  if marked and jax.default_backend() != "gpu":
+    for item in marked:
+      item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU: run `make gpu` on a machine that has one"))

@@ -24,7 +24,8 @@ from lynx_jax.engine.steps import decode_step
 from lynx_jax.models.counts import counts
 from lynx_jax.models.ffn import MoE
 from lynx_jax.models.params import Params
-from lynx_jax.routing import RoutingPolicy, format_policy, lynx_route
+from lynx_jax.routing import RoutingPolicy, format_policy
+from lynx_jax.routing.select import route_to_tiles
 
 Tokens = Literal["random", "sampled"]
 
@@ -174,9 +175,17 @@ class _Run:
 @functools.partial(jax.jit, static_argnames=("top_k", "router", "policy", "rounds"))
 def _route_often(logits: jax.Array, *, top_k: int, router: object, policy: RoutingPolicy, rounds: int) -> jax.Array:
   def route(_: jax.Array, carry: jax.Array) -> jax.Array:
-    routing = lynx_route(logits + carry, top_k, policy=policy, router=router)  # pyright: ignore[reportArgumentType]
-    # Always zero, but the compiler cannot know: it keeps the rounds apart and every output alive.
-    used = routing.weights.sum() + routing.ids.sum().astype(jnp.float32) + routing.active.sum().astype(jnp.float32)
+    routing, tiles = route_to_tiles(
+      logits + carry,
+      top_k,
+      policy=policy,
+      router=router,  # pyright: ignore[reportArgumentType]
+      valid=jnp.ones(logits.shape[:1], bool),
+    )
+    # Always zero, but the compiler cannot know: it keeps the rounds apart and what experts are given alive.
+    used = routing.weights.sum() + routing.ids.sum().astype(jnp.float32)
+    if tiles is not None and jax.default_backend() == "gpu":
+      used += tiles.in_use.astype(jnp.float32)
     return jnp.minimum(used, 0.0)
 
   return jax.lax.fori_loop(0, rounds, route, jnp.zeros((), jnp.float32))

@@ -1,0 +1,179 @@
+"""Compiles every kernel for GPUs that are not here, and writes the tables of docs/KERNELS.md.
+
+    python -m lynx_jax.bench.kernels
+
+Needs the extra `gates`, no GPU. It takes some minutes.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lynx_jax.bench.decode_program import STATE, decode_program
+from lynx_jax.bench.released import RELEASED
+from lynx_jax.files import write_text
+from lynx_jax.routing import Lynx, RoutingPolicy
+from pallas_kernels import gates
+from pallas_kernels.append_heads import gate_programs as append_heads
+from pallas_kernels.decode_attention import gate_programs as decode_attention
+from pallas_kernels.expert_ffn import gate_programs as expert_ffn
+from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
+from pallas_kernels.grouped_matmul import gate_programs as grouped_matmul
+from pallas_kernels.row_matmul import gate_programs as row_matmul
+from pallas_kernels.select_experts import gate_programs as select_experts
+
+BEGIN, END = "<!-- tables: python -m lynx_jax.bench.kernels -->", "<!-- end of tables -->"
+# Each op's programs, and its kernels' names; others in a program are XLA's.
+OPS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
+  "row_matmul": (row_matmul, ("row_matmul",)),
+  "append_heads": (append_heads, ("append_heads",)),
+  "decode_attention": (decode_attention, ("decode_attention", "join_attention")),
+  "select_experts": (select_experts, ("select_experts",)),
+  "expert_ffn": (expert_ffn, ("expert_hidden", "expert_down")),
+  "grouped_matmul": (grouped_matmul, ("grouped_matmul",)),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OpFigures:
+  """The worst of an op's kernels over its programs at one model's sizes, on one target."""
+
+  op: str
+  model: str
+  target: str
+  programs: int
+  registers: int
+  spill_bytes: int
+  shared_memory: int
+  blocks: int
+  occupancy: float
+  tensor_core: tuple[str, ...]
+
+
+def op_figures(op: str, shape: ModelShape, target: str) -> OpFigures:
+  """Compiles every program of an op."""
+  module, names = OPS[op]
+  programs: dict[str, tuple[Callable[..., Any], Any]] = module.programs(shape)
+  kernels = []
+  for fn, args in programs.values():
+    report = gates.compile_for(fn, args, target, donate_argnums=getattr(module, "CACHES", ()))
+    kernels += [kernel for name, kernel in report.kernels.items() if name.split("__")[0] in names]
+  gpu = gates.TARGETS[target]
+  return OpFigures(
+    op=op,
+    model=shape.name,
+    target=target,
+    programs=len(programs),
+    registers=max(kernel.registers for kernel in kernels),
+    spill_bytes=sum(kernel.spill_bytes for kernel in kernels),
+    shared_memory=max(kernel.shared_memory for kernel in kernels),
+    blocks=min(kernel.blocks_per_sm(gpu) for kernel in kernels),
+    occupancy=min(kernel.occupancy(gpu) for kernel in kernels),
+    tensor_core=tuple(sorted({instruction for kernel in kernels for instruction in kernel.tensor_core})),
+  )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoopFigures:
+  """A whole decode loop, compiled."""
+
+  model: str
+  target: str
+  policy: str
+  layers: int
+  launches_a_layer: float
+  launches: int
+  temporary_mb: float
+  seconds: float
+
+
+def loop_figures(name: str, policy: RoutingPolicy | None, target: str) -> LoopFigures:
+  """Compiles a released model's loop at batch 16; GateError where it is not one graph or copies a cache."""
+  config = RELEASED[name]
+  short = len(gates.kernel_launches(_compile(config | {"num_hidden_layers": 1}, policy, target)))
+  report, layers = _compile(config, policy, target), config["num_hidden_layers"]
+  launches = len(gates.kernel_launches(report))
+  return LoopFigures(
+    model=name,
+    target=target,
+    policy="Lynx" if policy else "top-k",
+    layers=layers,
+    launches_a_layer=(launches - short) / (layers - 1),
+    launches=launches,
+    temporary_mb=report.temporary_bytes / 1e6,
+    seconds=report.seconds,
+  )
+
+
+def _compile(config: dict[str, Any], policy: RoutingPolicy | None, target: str) -> gates.Report:
+  fn, args = decode_program(config, policy)
+  report = gates.compile_for(fn, args, target, donate_argnums=(STATE,))
+  gates.captured(report)
+  gates.no_copy_of(report, min(part.size * 2 for layer in args[STATE].cache for part in layer))
+  return report
+
+
+def op_table(rows: Sequence[OpFigures]) -> Iterator[str]:
+  """Markdown: a line an op and model, both targets side by side."""
+  yield "| op | model | programs | spills | registers | shared KB | blocks an SM | occupancy | matrix instructions |"
+  yield "|---|---|---|---|---|---|---|---|---|"
+  for first, second in zip(rows[::2], rows[1::2], strict=True):
+    pair = (first, second)
+
+    def both(text: Callable[[OpFigures], str], pair: tuple[OpFigures, OpFigures] = pair) -> str:
+      return " / ".join(text(figures) for figures in pair)
+
+    matrix = sorted({instruction for figures in pair for instruction in figures.tensor_core})
+    cells = (
+      first.op,
+      first.model,
+      str(first.programs),
+      both(lambda f: str(f.spill_bytes)),
+      both(lambda f: str(f.registers)),
+      both(lambda f: f"{f.shared_memory / 1024:.0f}"),
+      both(lambda f: str(f.blocks)),
+      both(lambda f: f"{100 * f.occupancy:.0f} %"),
+      ", ".join(matrix) or "none: no product in it",
+    )
+    yield "| " + " | ".join(cells) + " |"
+
+
+def loop_table(rows: Sequence[LoopFigures]) -> Iterator[str]:
+  """Markdown: a line a loop."""
+  yield "| model | GPU | policy | layers | kernels a layer | kernels a step | temporary memory | compile time |"
+  yield "|---|---|---|---|---|---|---|---|"
+  for row in rows:
+    yield (
+      f"| {row.model} | {row.target.upper()} | {row.policy} | {row.layers} | {row.launches_a_layer:.1f} | "
+      f"{row.launches} | {row.temporary_mb:.1f} MB | {row.seconds:.0f} s |"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Compiles, and rewrites the part of the page between the two marks."""
+  parser = argparse.ArgumentParser(prog="python -m lynx_jax.bench.kernels", description=__doc__)
+  parser.add_argument("--page", default="docs/KERNELS.md", help="what to rewrite (default: docs/KERNELS.md)")
+  args = parser.parse_args(argv)
+  page = Path(args.page)
+  before, rest = page.read_text("utf-8").split(BEGIN)
+  after = rest.split(END)[1]
+  ops = []
+  for op in OPS:
+    for shape in MODEL_SHAPES.values():
+      print(f"{op} {shape.name}", file=sys.stderr, flush=True)
+      ops += [op_figures(op, shape, target) for target in gates.TARGETS]
+  loops = []
+  for name in RELEASED:
+    for policy in (None, Lynx(3, 2)):
+      print(f"decode loop of {name}", file=sys.stderr, flush=True)
+      loops.append(loop_figures(name, policy, "h100"))
+  tables = "\n".join(["", *op_table(ops), "", *loop_table(loops), ""])
+  write_text(page, f"{before}{BEGIN}\n{tables}\n{END}{after}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,151 @@
+"""Time of each op on this machine, beside the time that reading its bytes would take."""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_kernels import append_heads, decode_attention, expert_ffn, grouped_matmul, row_matmuls, select_experts
+from pallas_kernels.gates.shapes import ModelShape
+from pallas_kernels.select_experts import AffinityBins, OwnExperts
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OpTime:
+  """One op at one size.
+
+  Attributes:
+    op: its name.
+    model: whose sizes.
+    case: rows and what else matters.
+    us: median time of a call inside a compiled loop, in microseconds.
+    roofline_us: bytes that must be read or written over the measured bandwidth.
+    error: largest difference from the reference, over the reference's largest magnitude.
+  """
+
+  op: str
+  model: str
+  case: str
+  us: float
+  roofline_us: float
+  error: float
+
+
+def copy_bandwidth(megabytes: int = 1024, repeats: int = 20) -> float:
+  """Bytes a second of an elementwise pass over device memory, reading and writing."""
+  x = jnp.zeros((megabytes * 2**18,), jnp.float32)
+  step = jax.jit(lambda x: x + 1, donate_argnums=0)
+  x = step(x).block_until_ready()
+  times = []
+  for _ in range(repeats):
+    begin = time.perf_counter()
+    x = step(x).block_until_ready()
+    times.append(time.perf_counter() - begin)
+  return 2 * x.nbytes / statistics.median(times)
+
+
+def op_times(shape: ModelShape, bandwidth: float, *, rows: int = 16, capacity: int = 1024) -> Iterator[OpTime]:
+  """Every op of a decode step of `rows` rows, and a prefill's grouped product, with random inputs."""
+  for op, case, fn, args, moved in _cases(shape, rows, capacity):
+    got = jax.jit(functools.partial(fn, implementation=None))(*args)
+    want = jax.jit(functools.partial(fn, implementation="reference"))(*args)
+    yield OpTime(
+      op=op, model=shape.name, case=case, us=1e6 * _seconds(fn, args), roofline_us=1e6 * moved / bandwidth,
+      error=_difference(got, want),
+    )  # fmt: skip
+
+
+def _cases(shape: ModelShape, rows: int, capacity: int) -> Iterator[tuple[str, str, Callable[..., Any], tuple, int]]:
+  keys = iter(jax.random.split(jax.random.key(0), 32))
+
+  def draw(*sizes: int, dtype: Any = jnp.bfloat16, scale: float = 1.0) -> jax.Array:
+    return scale * jax.random.normal(next(keys), sizes, dtype)
+
+  def bytes_of(*arrays: jax.Array) -> int:
+    return sum(array.nbytes for array in arrays)
+
+  width, heads, groups = shape.width, shape.heads, shape.kv_heads
+  x = draw(rows, width)
+  weights = [draw(count * shape.head_dim, width, scale=width**-0.5) for count in (heads, groups, groups)]
+
+  def project(x: jax.Array, scale: jax.Array, *weights: jax.Array, implementation: str | None) -> Any:
+    return row_matmuls(x, weights, norm_scale=scale, norm_eps=1e-6, implementation=implementation)
+
+  yield "row_matmuls", f"T={rows}, query, key, value", project, (x, draw(width), *weights), bytes_of(x, *weights)
+
+  cache = [draw(rows, groups, capacity, shape.head_dim) for _ in range(2)]
+  positions = jnp.full((rows,), capacity - 1, jnp.int32)
+  query, key, value = (draw(rows, count * shape.head_dim) for count in (heads, groups, groups))
+  angles = draw(rows, shape.head_dim // 2, dtype=jnp.float32)
+  moved = 2 * bytes_of(query, key, value)
+  # Nothing gives these caches away, so each call copies them: few positions keep that small.
+  short = [part[:, :, :16] for part in cache]
+  at = jnp.full((rows,), 15, jnp.int32)
+  yield "append_heads", f"T={rows}", append_heads, (query, key, value, *short, at, angles), moved
+  by_head = query.reshape(rows, heads, shape.head_dim)
+  yield "decode_attention", f"T={rows}, C={capacity}", decode_attention, (by_head, *cache, positions), bytes_of(*cache)
+
+  logits = 2 * draw(rows, shape.experts, dtype=jnp.float32)
+  gate_up = draw(shape.experts, 2 * shape.expert_width, width, scale=width**-0.5)
+  down = draw(shape.experts, width, shape.expert_width, scale=shape.expert_width**-0.5)
+  for name, rule in (("top-k", OwnExperts()), ("Lynx(3, 2)", AffinityBins(3.0, 2))):
+    route = functools.partial(_route, top_k=shape.top_k, rule=rule, renormalize=shape.renormalize)
+    yield "select_experts", f"T={rows}, {name}", route, (logits,), bytes_of(logits)
+    chosen = select_experts(logits, shape.top_k, rule=rule, renormalize=shape.renormalize)
+    live = int(chosen.active.sum())
+    experts = functools.partial(_experts, tiles=chosen.tiles)
+    moved = live * (gate_up[0].nbytes + down[0].nbytes)
+    args = (x, chosen.ids, chosen.weights, gate_up, down)
+    yield "expert_ffn", f"T={rows}, {live} experts live ({name})", experts, args, moved
+
+  many = 256 * shape.top_k
+  sizes = np.random.default_rng(0).multinomial(many, np.full(shape.experts, 1 / shape.experts)).astype(np.int32)
+  sorted_x = draw(many, width)
+  moved = bytes_of(sorted_x, gate_up) + many * 2 * gate_up.shape[1]
+  yield "grouped_matmul", f"S={many}", grouped_matmul, (sorted_x, gate_up, jnp.asarray(sizes)), moved
+
+
+def _route(logits: jax.Array, *, implementation: str | None, **options: Any) -> Any:
+  chosen = select_experts(logits, implementation=implementation, **options)
+  return chosen.weights, chosen.ids, chosen.tiles.in_use
+
+
+def _experts(x: jax.Array, *args: jax.Array, tiles: Any, implementation: str | None) -> Any:
+  return expert_ffn(x, *args, tiles=tiles, implementation=implementation)
+
+
+def _seconds(fn: Callable[..., Any], args: tuple, rounds: int = 50, repeats: int = 7) -> float:
+  """Median time of a call among many in one compiled loop, less that of the loop's own work."""
+
+  def timed(call: Callable[..., Any]) -> float:
+    def body(_: jax.Array, carry: jax.Array) -> jax.Array:
+      # Zero, but the compiler cannot know: rounds depend on each other and are not hoisted out of the loop.
+      result = call(args[0] + carry.astype(args[0].dtype), *args[1:])
+      first = jax.tree.leaves(result)[0]
+      return jnp.minimum(jnp.abs(first.reshape(-1)[0].astype(jnp.float32)), 0.0)
+
+    loop = jax.jit(lambda: jax.lax.fori_loop(0, rounds, body, jnp.zeros((), jnp.float32)))
+    loop().block_until_ready()
+    times = []
+    for _ in range(repeats):
+      begin = time.perf_counter()
+      loop().block_until_ready()
+      times.append(time.perf_counter() - begin)
+    return statistics.median(times) / rounds
+
+  return max(0.0, timed(functools.partial(fn, implementation=None)) - timed(lambda *args: args[0]))
+
+
+def _difference(got: Any, want: Any) -> float:
+  """Largest difference of any result, over the largest magnitude of its kind."""
+  worst = 0.0
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    one, other = (np.asarray(a, np.float64) for a in (one, other))
+    worst = max(worst, float(np.max(np.abs(one - other)) / max(np.max(np.abs(other)), 1e-30)))
+  return worst

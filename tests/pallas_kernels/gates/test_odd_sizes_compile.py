@@ -1,0 +1,53 @@
+"""The sizes and dtypes of the suites, compiled for a GPU: where there is one, the suites run there as they are."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pallas_kernels import append_heads, decode_attention, expert_ffn, gates, grouped_matmul, row_matmul, select_experts
+from tests.pallas_kernels import test_append_heads as appending
+from tests.pallas_kernels import test_decode_attention as attending
+from tests.pallas_kernels import test_expert_ffn as experts
+from tests.pallas_kernels import test_grouped_matmul as grouped
+from tests.pallas_kernels import test_row_matmul as products
+from tests.pallas_kernels import test_select_experts as routing
+
+F32, BF16, I32 = jnp.float32, jnp.bfloat16, jnp.int32
+
+
+def of(dtype, *sizes):
+  return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def programs():
+  for dtype in (F32, BF16):
+    name = jnp.dtype(dtype).name
+    for rows, heads, groups, width, capacity in attending.SIZES:
+      cache = of(dtype, rows, groups, capacity, width)
+      args = (of(dtype, rows, heads, width), cache, cache, of(I32, rows))
+      yield f"decode_attention-{name}-{rows}x{capacity}", functools.partial(decode_attention, window=5), args
+    for rows, heads, groups, width, capacity in appending.SIZES:
+      cache, key = of(dtype, rows, groups, capacity, width), of(dtype, rows, groups * width)
+      args = (of(dtype, rows, heads * width), key, key, cache, cache, of(I32, rows), of(F32, rows, width // 2))
+      yield f"append_heads-{name}-{rows}x{heads}", append_heads, args
+  for rows, count, top_k, width, expert_width in experts.SHAPES:
+    ids, weights = of(I32, rows, top_k), of(F32, rows, top_k)
+    stacks = of(F32, count, 2 * expert_width, width), of(F32, count, width, expert_width)
+    yield f"expert_ffn-{rows}x{width}", expert_ffn, (of(F32, rows, width), ids, weights, *stacks)
+  for rows, groups, inner, outer in grouped.SIZES:
+    args = of(F32, rows, inner), of(F32, groups, outer, inner), of(I32, groups)
+    yield f"grouped_matmul-{rows}x{inner}", grouped_matmul, args
+  for rows, inner, columns in products.SIZES:
+    yield f"row_matmul-{rows}x{inner}", row_matmul, (of(BF16, rows, inner), of(BF16, columns, inner))
+  for index, (rows, count, top_k, rule, _, renormalize) in enumerate(routing.CASES):
+    fn = functools.partial(select_experts, top_k=top_k, rule=rule, renormalize=renormalize)
+    yield f"select_experts-{index}", fn, (of(F32, rows, count),)
+
+
+@pytest.mark.parametrize(("fn", "args"), [pytest.param(fn, args, id=name) for name, fn, args in programs()])
+@pytest.mark.usefixtures("own_errors")
+def test_it_compiles(fn, args):
+  report = gates.compile_for(functools.partial(fn, implementation="pallas"), args, "h100")
+  assert any(kernel.registers for kernel in report.kernels.values())
