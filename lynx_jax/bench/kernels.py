@@ -14,14 +14,18 @@ from types import ModuleType
 from typing import Any
 
 from lynx_jax.bench.decode_program import STATE, decode_program
+from lynx_jax.bench.estimate import ITEM_BYTES
 from lynx_jax.bench.released import RELEASED
 from lynx_jax.files import write_text
+from lynx_jax.models.counts import counts
+from lynx_jax.models.families import spec_from_config
 from lynx_jax.routing import Lynx, RoutingPolicy
 from pallas_kernels import gates
 from pallas_kernels.append_heads import gate_programs as append_heads
 from pallas_kernels.decode_attention import gate_programs as decode_attention
 from pallas_kernels.expert_ffn import gate_programs as expert_ffn
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
+from pallas_kernels.gates.targets import H200
 from pallas_kernels.grouped_matmul import gate_programs as grouped_matmul
 from pallas_kernels.row_matmul import gate_programs as row_matmul
 from pallas_kernels.select_experts import gate_programs as select_experts
@@ -91,15 +95,17 @@ class LoopFigures:
   seconds: float
 
 
-def loop_figures(name: str, policy: RoutingPolicy | None, target: str) -> LoopFigures:
+def loop_figures(name: str, policy: RoutingPolicy | None) -> LoopFigures:
   """Compiles a released model's loop at batch 16; GateError where it is not one graph or copies a cache."""
   config = RELEASED[name]
+  fits = counts(spec_from_config(config)).total * ITEM_BYTES < 0.85 * gates.TARGETS["h100"].memory
+  target = gates.TARGETS["h100"] if fits else H200
   short = len(gates.kernel_launches(_compile(config | {"num_hidden_layers": 1}, policy, target)))
   report, layers = _compile(config, policy, target), config["num_hidden_layers"]
   launches = len(gates.kernel_launches(report))
   return LoopFigures(
     model=name,
-    target=target,
+    target=target.name,
     policy="Lynx" if policy else "top-k",
     layers=layers,
     launches_a_layer=(launches - short) / (layers - 1),
@@ -109,7 +115,7 @@ def loop_figures(name: str, policy: RoutingPolicy | None, target: str) -> LoopFi
   )
 
 
-def _compile(config: dict[str, Any], policy: RoutingPolicy | None, target: str) -> gates.Report:
+def _compile(config: dict[str, Any], policy: RoutingPolicy | None, target: gates.Target) -> gates.Report:
   fn, args = decode_program(config, policy)
   report = gates.compile_for(fn, args, target, donate_argnums=(STATE,))
   gates.captured(report)
@@ -170,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for name in RELEASED:
     for policy in (None, Lynx(3, 2)):
       print(f"decode loop of {name}", file=sys.stderr, flush=True)
-      loops.append(loop_figures(name, policy, "h100"))
+      loops.append(loop_figures(name, policy))
   tables = "\n".join(["", *op_table(ops), "", *loop_table(loops), ""])
   write_text(page, f"{before}{BEGIN}\n{tables}\n{END}{after}")
 

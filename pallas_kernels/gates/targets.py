@@ -92,3 +92,12 @@ TARGETS = {
     ),
   )
 }
+
+H200 = dataclasses.replace(
+  TARGETS["h100"],
+  name="h200",
+  description="NVIDIA H200",
+  memory=150_754_820_096,
+  bandwidth=4_800_000_000_000,
+)
+"""An H100 with more memory, for whole models that do not fit 80 GB: XLA recomputes what it must not keep."""
