@@ -24,8 +24,9 @@ gpu: export JAX_PLATFORMS := cuda,cpu
 gpu: export XLA_PYTHON_CLIENT_MEM_FRACTION := 0.92
 gpu: $(VENV)/.installed-gpu
 	mkdir -p .work
-	-$(BIN)/python -m pytest tests/gpu tests/pallas_kernels --ignore tests/pallas_kernels/gates --junitxml .work/gpu_tests.xml
+	-JAX_DEFAULT_MATMUL_PRECISION=highest $(BIN)/python -m pytest tests/gpu tests/pallas_kernels --ignore tests/pallas_kernels/gates --junitxml .work/gpu_tests.xml
 	$(BIN)/python -m lynx_jax.bench.gpu_report --tests .work/gpu_tests.xml --out $(REPORT)
+	$(BIN)/python -m lynx_jax.bench.tune --out $(REPORT)/tuned.json
 
 # Hours on two cores; run it again to continue a run that was stopped.
 STEPS ?= 10000

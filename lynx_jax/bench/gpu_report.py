@@ -33,7 +33,7 @@ from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
 POLICIES = ("topk", "lynx:alpha=3,beta=2", "oea:k0=3", "prune:k0=3", "mass_floor:tau=0.7")
 BATCHES = (1, 4, 8, 16, 32, 64)
 # For a look at the report where there is no GPU: sizes that a CPU runs in a second.
-_TINY_SHAPE = ModelShape(
+TINY_SHAPE = ModelShape(
   name="tiny", width=64, expert_width=32, experts=8, top_k=2, heads=4, kv_heads=2, head_dim=16, renormalize=True
 )
 _TINY = RELEASED["Qwen3-30B-A3B"] | {
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if device.platform != "gpu" and not args.tiny:
     print(f"error: JAX runs on {device.platform} here, not on an NVIDIA GPU: check `nvidia-smi`", file=sys.stderr)
     return 2
-  shapes = [_TINY_SHAPE] if args.tiny else list(MODEL_SHAPES.values())
+  shapes = [TINY_SHAPE] if args.tiny else list(MODEL_SHAPES.values())
   bandwidth = copy_bandwidth(1 if args.tiny else 1024)
   ops: list[OpTime] = []
   for shape in shapes:

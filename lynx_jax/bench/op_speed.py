@@ -52,13 +52,35 @@ def copy_bandwidth(megabytes: int = 1024, repeats: int = 20) -> float:
 
 def op_times(shape: ModelShape, bandwidth: float, *, rows: int = 16, capacity: int = 1024) -> Iterator[OpTime]:
   """Every op of a decode step of `rows` rows, and a prefill's grouped product, with random inputs."""
-  for op, case, fn, args, moved in _cases(shape, rows, capacity):
-    got = jax.jit(functools.partial(fn, implementation=None))(*args)
-    want = jax.jit(functools.partial(fn, implementation="reference"))(*args)
+  for case in cases(shape, rows, capacity):
+    got, want = (
+      jax.jit(functools.partial(case.fn, implementation=choice))(*case.args) for choice in (None, "reference")
+    )
     yield OpTime(
-      op=op, model=shape.name, case=case, us=1e6 * _seconds(fn, args), roofline_us=1e6 * moved / bandwidth,
+      op=case.op,
+      model=shape.name,
+      case=case.what,
+      us=1e6 * seconds(functools.partial(case.fn, implementation=None), case.args),
+      roofline_us=1e6 * case.moved / bandwidth,
       error=_difference(got, want),
-    )  # fmt: skip
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+  """An op to time: its name, what of it, a function that takes `implementation`, inputs, bytes it must move."""
+
+  op: str
+  what: str
+  fn: Callable[..., Any]
+  args: tuple[Any, ...]
+  moved: int
+
+
+def cases(shape: ModelShape, rows: int, capacity: int) -> Iterator[Case]:
+  """Every op at a model's sizes, with random inputs."""
+  for op, what, fn, args, moved in _cases(shape, rows, capacity):
+    yield Case(op=op, what=what, fn=fn, args=args, moved=moved)
 
 
 def _cases(shape: ModelShape, rows: int, capacity: int) -> Iterator[tuple[str, str, Callable[..., Any], tuple, int]]:
@@ -120,7 +142,7 @@ def _experts(x: jax.Array, *args: jax.Array, tiles: Any, implementation: str | N
   return expert_ffn(x, *args, tiles=tiles, implementation=implementation)
 
 
-def _seconds(fn: Callable[..., Any], args: tuple, rounds: int = 50, repeats: int = 7) -> float:
+def seconds(fn: Callable[..., Any], args: tuple, rounds: int = 50, repeats: int = 7) -> float:
   """Median time of a call among many in one compiled loop, less that of the loop's own work."""
 
   def timed(call: Callable[..., Any]) -> float:
@@ -139,7 +161,7 @@ def _seconds(fn: Callable[..., Any], args: tuple, rounds: int = 50, repeats: int
       times.append(time.perf_counter() - begin)
     return statistics.median(times) / rounds
 
-  return max(0.0, timed(functools.partial(fn, implementation=None)) - timed(lambda *args: args[0]))
+  return max(0.0, timed(fn) - timed(lambda *args: args[0]))
 
 
 def _difference(got: Any, want: Any) -> float:

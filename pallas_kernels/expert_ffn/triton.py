@@ -13,7 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.bfloat16_bits import from_bits
-from pallas_kernels.expert_ffn.blocks import Blocks, choose_blocks, tile_rows_for
+from pallas_kernels.blocks import Blocks
+from pallas_kernels.expert_ffn.blocks import choose_blocks, tile_rows_for
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.pallas_call import call
 
@@ -55,7 +56,7 @@ def matmul_tiles(x: jax.Array, weights: jax.Array, tiles: Tiles, *, name: str) -
 
 def _run(kernel, x, weights, tiles: Tiles, name, rows, columns, parts, top_k, dtype) -> jax.Array:
   """Runs a kernel over (tile, block of columns); a result is `rows` by `columns`, of `parts` rows of weights each."""
-  blocks = choose_blocks(tiles.slot.shape[1], columns, weights.shape[2], top_k, parts)
+  blocks = choose_blocks(name, tiles.slot.shape[1], columns, weights.shape[2], top_k, parts)
   return call(
     functools.partial(kernel, blocks=blocks, top_k=top_k),
     tiles.in_use.reshape(1),

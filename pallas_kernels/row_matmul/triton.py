@@ -1,6 +1,5 @@
 """One program for some columns of the result: it reads their weights once, all rows at a time."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from pallas_kernels.blocks import Blocks, choose, dividing_step
 from pallas_kernels.pallas_call import call
 
 MOST_ROWS = 64
@@ -15,26 +15,18 @@ MOST_ROWS = 64
 _LEAST = 16
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Blocks:
-  """How a product is cut: columns of the result and steps along I of a program, its warps, its loads in flight."""
-
-  columns: int
-  inner: int
-  warps: int
-  stages: int
-
-
 def choose_blocks(rows: int, columns: int, inner: int) -> Blocks:
   """As many columns a program as leave one for every multiprocessor, of which an H100 has 132."""
-  block = 64
-  while block > _LEAST and columns < 128 * block:
-    block //= 2
-  most = 256 if rows <= _LEAST and block <= 32 else 128
-  # Steps that divide I need no masks, which cost the pipelining of loads.
-  dividing = inner & -inner
-  steps = min(most, dividing if dividing >= 32 else pl.next_power_of_2(inner))
-  return Blocks(columns=block, inner=steps, warps=4, stages=4 if steps >= 128 else 6)
+  rows = max(_LEAST, pl.next_power_of_2(rows))
+
+  def rule() -> Blocks:
+    block = 64
+    while block > _LEAST and columns < 128 * block:
+      block //= 2
+    steps = dividing_step(inner, 256 if rows <= _LEAST and block <= 32 else 128)
+    return Blocks(columns=block, inner=steps, warps=4, stages=4 if steps >= 128 else 6)
+
+  return choose("row_matmul", (rows, columns, inner), rule)
 
 
 def objection(x, weights, norm_scale, biases, residual, *, norm_eps, dtype) -> str | None:

@@ -1,0 +1,73 @@
+"""How GPU kernels cut a product: a table of measured choices for each device, and a rule of thumb where it has none."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import pallas as pl
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+  """One kernel's cut.
+
+  Attributes:
+    columns: of the result, a program.
+    inner: steps along the axis that is summed.
+    warps: of a program.
+    stages: loads in flight.
+  """
+
+  columns: int
+  inner: int
+  warps: int
+  stages: int
+
+
+Question = tuple[str, tuple[int, ...]]
+"""A kernel's name and the sizes that its cut depends on."""
+
+TUNED: dict[str, dict[Question, Blocks]] = {}
+"""By JAX's `device_kind`: what `python -m lynx_jax.bench.tune` found fastest. No device has been measured yet."""
+
+_tried: dict[Question, Blocks] = {}
+_asked: list[dict[Question, Blocks]] = []
+
+
+def choose(kernel: str, sizes: tuple[int, ...], rule: Callable[[], Blocks]) -> Blocks:
+  """The cut on trial, or the one measured on this machine's GPU, or the rule's."""
+  found = _tried.get((kernel, sizes)) or TUNED.get(_device_kind(), {}).get((kernel, sizes)) or rule()
+  for questions in _asked:
+    questions[kernel, sizes] = found
+  return found
+
+
+def _device_kind() -> str:
+  return jax.devices()[0].device_kind if jax.default_backend() == "gpu" else ""
+
+
+@contextlib.contextmanager
+def trying(question: Question, blocks: Blocks) -> Iterator[None]:
+  """Kernels traced inside are cut this way."""
+  _tried[question] = blocks
+  try:
+    yield
+  finally:
+    del _tried[question]
+
+
+@contextlib.contextmanager
+def questions() -> Iterator[dict[Question, Blocks]]:
+  """What kernels traced inside ask for, and what they are given."""
+  _asked.append({})
+  try:
+    yield _asked[-1]
+  finally:
+    _asked.pop()
+
+
+def dividing_step(inner: int, most: int) -> int:
+  """A power of two of at most `most`, dividing `inner` where it can: masks cost the pipelining of loads."""
+  dividing = inner & -inner
+  return max(16, min(most, dividing if dividing >= 32 else pl.next_power_of_2(inner)))
