@@ -1,6 +1,7 @@
 """The pure functions that inference is made of: score, prefill, decode one step, decode in a loop."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from lynx_jax.models.ffn import ExpertTrace
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec, MoESpec
 from lynx_jax.routing import RoutingPolicy
+from lynx_jax.routing.select import route_to_tiles
 from lynx_jax.routing.stats import active_experts, own_experts, retained_mass
 from pallas_kernels import decode_attention
 
@@ -96,7 +98,8 @@ def next_logits(
     mixed = decode_attention(query, keys, values, positions, window=attention.spec.window)
     return mixed.reshape(positions.shape[0], -1), LayerCache(keys, values)
 
-  hidden, cache, traces = run_layers(params.decoder, state.token[:, None], running[:, None], mix, policy=policy)
+  route = functools.partial(route_to_tiles, policy=policy)
+  hidden, cache, traces = run_layers(params.decoder, state.token[:, None], running[:, None], mix, route=route)
   read = dataclasses.replace(
     state,
     cache=tuple(cache),

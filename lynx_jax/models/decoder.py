@@ -13,7 +13,7 @@ from lynx_jax.models.ffn import Dense, ExpertTrace, MoE
 from lynx_jax.models.linear import normal
 from lynx_jax.models.norms import RMSNorm
 from lynx_jax.models.spec import DecoderSpec, LayerSpec, MoESpec
-from lynx_jax.routing import RoutingPolicy
+from lynx_jax.routing.select import Route, route_to_tiles
 from pallas_kernels import row_matmul
 
 
@@ -69,7 +69,7 @@ def run_layers(
   valid: Bool[Array, "B L"],
   mix: Mix,
   *,
-  policy: RoutingPolicy | None = None,
+  route: Route = route_to_tiles,
   capacity: int | None = None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """Runs every layer over `token_ids`; returns the hidden states, what `mix` remembered, and the experts' traces."""
@@ -81,7 +81,7 @@ def run_layers(
         mixed, kept = mix(index, layer.attention, layer.attention.project_in(x, layer.attention_norm))
         remembered.append(kept)
         x = layer.attention.project_out(mixed, x)
-      y, trace = layer.ffn(x, layer.ffn_norm, valid.reshape(-1), policy=policy, capacity=capacity)
+      y, trace = layer.ffn(x, layer.ffn_norm, valid.reshape(-1), route=route, capacity=capacity)
       x = x + y
       if trace is not None:
         traces.append(trace)
@@ -93,10 +93,11 @@ def run_causal(
   token_ids: Int[Array, "B L"],
   lengths: Int[Array, "B"],
   *,
+  route: Route = route_to_tiles,
   capacity: int | None = None,
   remember: Callable[[int, jax.Array, jax.Array], Any] = lambda layer, key, value: None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
-  """`run_layers` over whole rows from position 0, under the model's own routing (training, scoring, prefill).
+  """`run_layers` over whole rows from position 0, by default under the model's own routing.
 
   Positions at or past a row's length are padding. `remember(layer, key [B, L, G, H], value)` picks what to return
   of each layer's keys and values.
@@ -109,4 +110,4 @@ def run_causal(
     mixed = causal_attention(query, key, value, lengths, attention.spec.window)
     return mixed.reshape(token_ids.size, -1), remember(layer, key, value)
 
-  return run_layers(decoder, token_ids, valid, mix, capacity=capacity)
+  return run_layers(decoder, token_ids, valid, mix, route=route, capacity=capacity)

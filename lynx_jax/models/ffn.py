@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from lynx_jax.models.linear import normal
 from lynx_jax.models.norms import RMSNorm
 from lynx_jax.models.spec import DenseSpec, MoESpec
-from lynx_jax.routing import Routing, RoutingPolicy
-from lynx_jax.routing.select import route_to_tiles
+from lynx_jax.routing import Routing
+from lynx_jax.routing.select import Route, route_to_tiles
 from pallas_kernels import capacity_ffn, expert_ffn, row_matmul
 
 
@@ -36,7 +36,7 @@ class Dense(nnx.Module):
     norm: RMSNorm,
     valid_T: Bool[Array, "T"],
     *,
-    policy: RoutingPolicy | None = None,
+    route: Route,
     capacity: int | None = None,
   ) -> tuple[Float[Array, "T D"], None]:
     """The network's output for normed rows, in `x`'s dtype; there is nothing to route."""
@@ -61,10 +61,10 @@ class MoE(nnx.Module):
     norm: RMSNorm,
     valid_T: Bool[Array, "T"],
     *,
-    policy: RoutingPolicy | None = None,
+    route: Route = route_to_tiles,
     capacity: int | None = None,
   ) -> tuple[Float[Array, "T D"], ExpertTrace]:
-    """Norms the rows, routes the valid ones under `policy` and runs their experts; invalid rows give zeros.
+    """Norms the rows, routes the valid ones and runs their experts; invalid rows give zeros.
 
     `capacity` is for training: each expert takes at most that many assignments, in one batched product, and the
     rest are dropped and counted. None computes every assignment.
@@ -73,7 +73,7 @@ class MoE(nnx.Module):
     with jax.named_scope("router"):
       scale = norm.scale[...]
       logits = row_matmul(x_TD, self.router[...], norm_scale=scale, norm_eps=norm.eps, dtype="float32")
-      routing, tiles = route_to_tiles(logits, spec.top_k, policy=policy, router=spec.router, valid=valid_T)
+      routing, tiles = route(logits, spec.top_k, router=spec.router, valid=valid_T)
     with jax.named_scope("experts"):
       experts, x_TD = (self.gate_up[...], self.down[...]), norm(x_TD)
       if capacity is None:

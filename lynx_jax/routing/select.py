@@ -1,5 +1,7 @@
 """`lynx_route` for a decode step: on a GPU one kernel, which also groups the rows for `expert_ffn`."""
 
+from typing import Protocol, runtime_checkable
+
 import jax
 
 from lynx_jax.dims import RouterLogits, RowMask
@@ -16,11 +18,22 @@ from pallas_kernels.select_experts import AffinityBins, FirstChoices, OwnExperts
 from pallas_kernels.select_experts import MassFloor as MassFloorRule
 
 
+@runtime_checkable
+class Route(Protocol):
+  """How a layer with experts turns its router's logits into a routing, and the rows of each expert if it knows them."""
+
+  def __call__(
+    self, logits: RouterLogits, top_k: int, /, *, router: Router, valid: RowMask
+  ) -> tuple[Routing, Tiles | None]:
+    """Routes the valid rows."""
+    ...
+
+
 def route_to_tiles(
   logits: RouterLogits,
   top_k: int,
   *,
-  policy: RoutingPolicy | None,
+  policy: RoutingPolicy | None = None,
   router: Router,
   valid: RowMask,
 ) -> tuple[Routing, Tiles | None]:

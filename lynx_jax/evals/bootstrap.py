@@ -1,0 +1,35 @@
+"""Confidence intervals by resampling batches: rows of a batch share experts, so only batches are independent."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+_RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+  """An estimate with the bounds of its central 95 %."""
+
+  value: float
+  low: float
+  high: float
+
+  def __str__(self) -> str:
+    return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def ratio(above: Float[np.ndarray, "n"], below: Float[np.ndarray, "n"], *, seed: int = 0) -> Interval:
+  """Sum of `above` over sum of `below`, each a number a batch; percentile bootstrap (Efron 1979)."""
+  above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+  drawn = np.random.default_rng(seed).integers(len(above), size=(_RESAMPLES, len(above)))
+  resampled = above[drawn].sum(axis=1) / below[drawn].sum(axis=1)
+  low, high = np.percentile(resampled, [2.5, 97.5])
+  return Interval(value=float(above.sum() / below.sum()), low=float(low), high=float(high))
+
+
+def paired_ratio(one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"], *, seed: int = 0) -> Interval:
+  """One less than the sum of `one` over that of `other` on the same batches: a relative increase."""
+  found = ratio(one, other, seed=seed)
+  return Interval(value=found.value - 1, low=found.low - 1, high=found.high - 1)
