@@ -19,6 +19,7 @@ if TYPE_CHECKING:
   from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MoESpec
   from lynx_jax.routing import (
     OEA,
+    Auto,
     Budget,
     CountVote,
     Lynx,
@@ -47,8 +48,8 @@ _HOMES = {
   "models.params": ("Params",),
   "models.spec": ("AttentionSpec", "DecoderSpec", "DenseSpec", "LayerSpec", "MoESpec"),
   "routing": (
-    "OEA", "Budget", "CountVote", "Lynx", "MassFloor", "Prune", "Router", "Routing", "RoutingPolicy", "TopK",
-    "XShare", "format_policy", "lynx_route", "parse_policy",
+    "OEA", "Auto", "Budget", "CountVote", "Lynx", "MassFloor", "Prune", "Router", "Routing", "RoutingPolicy",
+    "TopK", "XShare", "format_policy", "lynx_route", "parse_policy",
   ),
   "tokenizer": ("Tokenizer",),
 }  # fmt: skip
@@ -60,7 +61,7 @@ __all__ = [  # noqa: RUF022 (by theme)
   "forward", "prefill", "next_logits", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
   "graph_options",
   "lynx_route", "Router", "Routing", "RoutingPolicy", "parse_policy", "format_policy",
-  "TopK", "Lynx", "Prune", "CountVote", "OEA", "XShare", "MassFloor", "Budget",
+  "TopK", "Auto", "Lynx", "Prune", "CountVote", "OEA", "XShare", "MassFloor", "Budget",
   "Decoder", "abstract_decoder", "DecoderSpec", "LayerSpec", "AttentionSpec", "MoESpec", "DenseSpec",
 ]  # fmt: skip
 __version__ = "0.1.0"

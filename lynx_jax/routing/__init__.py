@@ -1,5 +1,6 @@
 """Which experts a batch runs: the model's own rule, Lynx, its rivals, and policies with a promise."""
 
+from lynx_jax.routing.auto import Auto
 from lynx_jax.routing.base import Router, Routing, RoutingPolicy, Scores
 from lynx_jax.routing.lynx import Lynx
 from lynx_jax.routing.mass_floor import Budget, MassFloor
@@ -19,6 +20,7 @@ from lynx_jax.routing.stats import (
 
 __all__ = [
   "OEA",
+  "Auto",
   "Budget",
   "CountVote",
   "Lynx",

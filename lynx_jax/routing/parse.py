@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from lynx_jax.routing.auto import Auto
 from lynx_jax.routing.base import RoutingPolicy
 from lynx_jax.routing.lynx import Lynx
 from lynx_jax.routing.mass_floor import Budget, MassFloor
@@ -17,6 +18,7 @@ from lynx_jax.routing.routers import TopK
 
 POLICIES: dict[str, type[RoutingPolicy]] = {
   "topk": TopK,
+  "auto": Auto,
   "lynx": Lynx,
   "prune": Prune,
   "count_vote": CountVote,

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from lynx_jax.routing import OEA, Budget, CountVote, Lynx, MassFloor, Prune, TopK, XShare
+from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, MassFloor, Prune, TopK, XShare
 
 
 def top(scores, count, among=None):
@@ -82,11 +82,34 @@ def keep_set(policy, z, p, top_k):
       return keep | set(top(sums, max(0, budget - len(keep)), among=set(range(num_experts)) - keep))
     case MassFloor(tau):
       return greedy_cover(p, top_k, set(range(num_experts)), tau, num_experts)
+    case Auto(share):
+      return worthwhile(p, top_k, share)
     case Budget(inner, max_active):
       keep = keep_set(inner, z, p, top_k)
       k = experts_run(inner, top_k)
       return keep if len(keep) <= max_active else greedy_cover(p, k, keep, 1.0, max_active)
   raise TypeError(policy)
+
+
+def worthwhile(p, k, share):
+  """Add the expert that saves most while it saves `share` of the mean worth of an expert, all in float64."""
+  w = {t: [x / math.fsum(row[e] for e in top(row, k)) for x in row] for t, row in p.items()}
+  own = {t: top(row, k) for t, row in w.items()}
+  experts, keep = set(range(len(next(iter(w.values()))))), set()
+  worth = math.fsum(w[t][e] ** 2 for t in w for e in own[t])
+  price = share * worth / len({e for ids in own.values() for e in ids})
+
+  def loss(t, kept):
+    retained = math.fsum(sorted((w[t][e] for e in kept), reverse=True)[:k])
+    return math.fsum(w[t][e] ** 2 for e in own[t] if e not in kept) + (1 - retained) ** 2
+
+  while keep != experts:
+    saved = {e: math.fsum(loss(t, keep) - loss(t, keep | {e}) for t in w) for e in experts - keep}
+    best = min(saved, key=lambda e: (-round(saved[e], 7), e))
+    if saved[best] < max(price, 1e-9):
+      break
+    keep.add(best)
+  return keep
 
 
 def lynx(z, top_k, alpha, beta):

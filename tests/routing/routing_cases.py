@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lynx_jax.routing import OEA, Budget, CountVote, Lynx, MassFloor, Prune, Router, TopK, XShare, lynx_route
+from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, MassFloor, Prune, Router, TopK, XShare, lynx_route
 
 ROWS, EXPERTS, TOP_K = 6, 8, 3
 
@@ -26,6 +26,8 @@ BATCH_AWARE = (
   XShare(budget=5, k0=2),
   MassFloor(0.8),
   MassFloor(1),
+  Auto(),
+  Auto(1.5),
   Budget(TopK(), 4),
   Budget(Lynx(alpha=3, beta=2), 4),
   Budget(Prune(2), 3),

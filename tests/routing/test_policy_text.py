@@ -7,6 +7,7 @@ from routing_cases import POLICIES
 
 from lynx_jax.routing import (
   OEA,
+  Auto,
   Budget,
   CountVote,
   Lynx,
@@ -28,6 +29,7 @@ plain_policies = st.one_of(
   st.builds(XShare, sizes, sizes),
   st.builds(Lynx, st.floats(0, 1e6, exclude_min=True), st.none() | sizes),
   st.builds(MassFloor, st.floats(0, 1, exclude_min=True)),
+  st.builds(Auto, st.floats(0, 100, exclude_min=True)),
 )
 policies = st.recursive(plain_policies, lambda inner: st.builds(Budget, inner, sizes), max_leaves=3)
 
@@ -67,7 +69,7 @@ def test_numbers_are_written_short():
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("lnyx:alpha=3,beta=2", r"unknown policy 'lnyx'.*did you mean 'lynx'\?.*topk, lynx, .*budget"),
+    ("lnyx:alpha=3,beta=2", r"unknown policy 'lnyx'.*did you mean 'lynx'\?.*topk, auto, lynx, .*budget"),
     ("TopK", r"unknown policy 'TopK'.*did you mean 'topk'\?"),
     ("", r"unknown policy ''.*There are: topk"),
     ("lynx:alhpa=3,beta=2", r"unknown field 'alhpa' of policy 'lynx'.*did you mean 'alpha'\?.*alpha, beta"),

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from lynx_jax.routing import OEA, Budget, CountVote, Lynx, MassFloor, Prune, Router, TopK, XShare, lynx_route
+from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, MassFloor, Prune, Router, TopK, XShare, lynx_route
 
 pytestmark = pytest.mark.usefixtures("own_errors")
 
@@ -26,6 +26,12 @@ def test_beta(value):
 def test_tau(value):
   with pytest.raises(ValueError, match=r"MassFloor.tau = .* is not a number above 0 and at most 1; give the share"):
     MassFloor(value)
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 101, NAN, True, "0.5", None])
+def test_share(value):
+  with pytest.raises(ValueError, match=r"Auto.share = .* is not a number above 0 and at most 100; 0.5 is what"):
+    Auto(value)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, NAN, True, "3", None])

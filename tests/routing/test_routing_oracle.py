@@ -7,7 +7,7 @@ import oracle
 import pytest
 from routing_cases import both_routings, normal_logits, some_rows
 
-from lynx_jax.routing import OEA, Budget, CountVote, Lynx, MassFloor, Prune, TopK, XShare
+from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, MassFloor, Prune, TopK, XShare
 
 PUBLISHED = ((0.7, 1), (1, 1), (3, 4), (3, 2), (1, 2), (1.125, 2), (1, None), (2.5, 40))
 SHAPES = [(experts, k) for experts in (4, 8, 64, 128) for k in (1, 2, 4, 8) if k <= experts]
@@ -61,6 +61,9 @@ def test_lynx_with_every_knob_and_batch_size(alpha, beta):
     MassFloor(0.5),
     MassFloor(0.9),
     MassFloor(1),
+    Auto(0.1),
+    Auto(),
+    Auto(2),
     Budget(TopK(), 9),
     Budget(Lynx(3, 2), 6),
     Budget(OEA(2), 5),
@@ -73,7 +76,9 @@ def test_other_policies(policy):
     assert_matches(normal_logits(seed, 16, 32), 4, policy, some_rows(seed, 16, count))
 
 
-@pytest.mark.parametrize("policy", [CountVote(5), OEA(1), XShare(7), MassFloor(0.8), Budget(TopK(), 6)], ids=repr)
+@pytest.mark.parametrize(
+  "policy", [CountVote(5), OEA(1), XShare(7), MassFloor(0.8), Auto(), Budget(TopK(), 6)], ids=repr
+)
 def test_equal_columns_go_to_the_lowest_index(policy):
   for seed in range(4):
     logits = np.repeat(normal_logits(seed, 16, 16), 2, axis=1)

@@ -19,7 +19,7 @@ from routing_cases import (
   row_masks,
 )
 
-from lynx_jax.routing import OEA, Budget, CountVote, Lynx, Prune, TopK, XShare, active_experts, own_experts
+from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, Prune, TopK, XShare, active_experts, own_experts
 
 every_policy = pytest.mark.parametrize("policy", POLICIES, ids=repr)
 batch_aware_policy = pytest.mark.parametrize("policy", BATCH_AWARE, ids=repr)
@@ -129,7 +129,7 @@ def counts_tie(policy, logits):
 # Not MassFloor below 1: several experts may each cover all that is missing, which is a tie in most batches.
 @pytest.mark.parametrize(
   "policy",
-  [TopK(), Prune(2), Lynx(3, 2), Lynx(0.7, 1), CountVote(4), OEA(1), XShare(4), Budget(TopK(), 4)],
+  [TopK(), Prune(2), Lynx(3, 2), Lynx(0.7, 1), CountVote(4), OEA(1), XShare(4), Auto(), Budget(TopK(), 4)],
   ids=repr,
 )
 def test_permuting_experts_permutes_results_up_to_ties(policy):
