@@ -1,4 +1,4 @@
-"""The command line `lynx-jax`: generate, chat, convert, info, estimate, bench decode."""
+"""The command line `lynx-jax`: generate, chat, convert, info, estimate, eval, bench decode."""
 
 import argparse
 import contextlib
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from lynx_jax.generation import Piece
   from lynx_jax.models.params import Params
 
+_EVALUATED = ("topk", "auto", "lynx:alpha=3,beta=2", "oea:k0=2", "prune:k0=2")
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError)
 
 
@@ -80,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
   estimate.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs that share each layer (default: 1)")
   estimate.set_defaults(run=_estimate)
 
+  _add_eval(verbs.add_parser("eval", help="what policies cost: next tokens, multiple choice, exercises"))
+
   bench = verbs.add_parser("bench", help="measure").add_subparsers(required=True, metavar="WHAT")
   _add_bench_decode(bench.add_parser("decode", help="decode speed of policies, interleaved in one run"))
   return parser
@@ -114,6 +117,25 @@ def _add_bench_decode(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--json", metavar="FILE", help="write the rows as a list of objects")
   parser.set_defaults(run=_bench_decode)
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+  _add_model(parser)
+  parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help=".txt, or .jsonl with source and text")
+  parser.add_argument("--choices", nargs="+", default=[], metavar="FILE", help=".jsonl with source, choices and gold")
+  parser.add_argument("--exercises", nargs="+", default=[], metavar="FILE", help=".jsonl: source, prompt and answer")
+  parser.add_argument("--policy", action="append", help="may be repeated (default: topk, auto, lynx, oea, prune)")
+  parser.add_argument("--batch", default="4,8,16,32", help="numbers of rows, with commas (default: 4,8,16,32)")
+  parser.add_argument("--mix", default="mixed", help="mixed, one-domain, adversarial, with commas (default: mixed)")
+  parser.add_argument(
+    "--windows", type=int, default=8, metavar="N", help="batches of text a mix and batch (default: 8)"
+  )
+  parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens a row of text (default: 128)")
+  parser.add_argument("--prompt-length", type=int, default=0, metavar="N", help="of these, prefilled (default: 0)")
+  parser.add_argument("--limit", type=int, metavar="N", help="questions and exercises a source")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--json", metavar="FILE", help="write the results as one object")
+  parser.set_defaults(run=_eval)
 
 
 @contextlib.contextmanager
@@ -293,6 +315,28 @@ def _estimate(args: argparse.Namespace) -> None:
   console.print(estimate_table(title, size, times, args.batch))
   if not args.active:
     print("Experts: tokens that choose independently and evenly. Real text touches fewer; give --active.")
+
+
+def _eval(args: argparse.Namespace) -> None:
+  from rich.console import Console
+
+  from lynx_jax.evals.command import Evaluation, evaluate, tables
+  from lynx_jax.files import write_json
+
+  evaluation = Evaluation(
+    texts=tuple(map(Path, args.text)), choices=tuple(map(Path, args.choices)),
+    exercises=tuple(map(Path, args.exercises)), batches=tuple(_batches(args.batch)), mixes=tuple(args.mix.split(",")),
+    windows=args.windows, length=args.length, prompt_length=args.prompt_length, limit=args.limit, seed=args.seed,
+  )  # fmt: skip
+  policies = [lynx_jax.parse_policy(text) for text in args.policy or _EVALUATED]
+  params = _load(args)
+  with _status("evaluating") as progress:
+    found = evaluate(params, evaluation, policies, progress=progress)
+  console = Console(width=None if sys.stdout.isatty() else 180)
+  for table in tables(found):
+    console.print(table)
+  if args.json:
+    write_json(Path(args.json), found)
 
 
 def _bench_decode(args: argparse.Namespace) -> None:

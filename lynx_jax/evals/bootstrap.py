@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 _RESAMPLES = 2000
 
@@ -20,13 +20,22 @@ class Interval:
     return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def ratio(above: Float[np.ndarray, "n"], below: Float[np.ndarray, "n"], *, seed: int = 0) -> Interval:
-  """Sum of `above` over sum of `below`, each a number a batch; percentile bootstrap (Efron 1979)."""
-  above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
-  drawn = np.random.default_rng(seed).integers(len(above), size=(_RESAMPLES, len(above)))
-  resampled = above[drawn].sum(axis=1) / below[drawn].sum(axis=1)
+def resamples(size: int, seed: int = 0) -> Int[np.ndarray, "R n"]:
+  """Indices of `size` things drawn with replacement, many times."""
+  return np.random.default_rng(seed).integers(size, size=(_RESAMPLES, size))
+
+
+def interval(value: float, resampled: Float[np.ndarray, "R"]) -> Interval:
+  """The percentile interval of an estimate (Efron 1979)."""
   low, high = np.percentile(resampled, [2.5, 97.5])
-  return Interval(value=float(above.sum() / below.sum()), low=float(low), high=float(high))
+  return Interval(value=value, low=float(low), high=float(high))
+
+
+def ratio(above: Float[np.ndarray, "n"], below: Float[np.ndarray, "n"], *, seed: int = 0) -> Interval:
+  """Sum of `above` over sum of `below`, each a number a batch."""
+  above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+  drawn = resamples(len(above), seed)
+  return interval(float(above.sum() / below.sum()), above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
 
 
 def paired_ratio(one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"], *, seed: int = 0) -> Interval:

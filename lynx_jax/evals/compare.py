@@ -1,18 +1,19 @@
-"""Policies side by side on the same batches, every figure with an interval."""
+"""Policies side by side on the same batches, and at the same number of experts, every figure with an interval."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Int, Int32
 
-from lynx_jax.evals.bootstrap import Interval, paired_ratio, ratio
+from lynx_jax.evals.bootstrap import Interval, interval, paired_ratio, ratio, resamples
 from lynx_jax.evals.decoding import whole_rows
 from lynx_jax.evals.faithful import batch_costs
 from lynx_jax.models.params import Params
-from lynx_jax.routing import RoutingPolicy, format_policy
+from lynx_jax.routing import RoutingPolicy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,6 @@ class PolicyCost:
   """What a policy reads and costs over some batches.
 
   Attributes:
-    policy: as text.
     experts: distinct experts a layer and step.
     own_experts: the same of the model's own routing.
     cross_entropy: nats a token.
@@ -31,7 +31,6 @@ class PolicyCost:
     worst_retained: the least mass that any token keeps in any layer.
   """
 
-  policy: str
   experts: Interval
   own_experts: Interval
   cross_entropy: Interval
@@ -42,15 +41,29 @@ class PolicyCost:
   worst_retained: float
 
 
-def compare_policies(
+class Measured(NamedTuple):
+  """The fields of `BatchCost`, each with an entry a batch."""
+
+  tokens: Float[np.ndarray, "n"]
+  cross_entropy: Float[np.ndarray, "n"]
+  own_cross_entropy: Float[np.ndarray, "n"]
+  divergence: Float[np.ndarray, "n"]
+  agreement: Float[np.ndarray, "n"]
+  experts: Float[np.ndarray, "n"]
+  own_experts: Float[np.ndarray, "n"]
+  retained: Float[np.ndarray, "n"]
+  worst_retained: Float[np.ndarray, "n"]
+
+
+def measure_policies(
   params: Params,
   batches: Sequence[Int32[np.ndarray, "B L"]],
   policies: Sequence[RoutingPolicy],
   *,
   prompt_length: int = 0,
   progress: Callable[[int], None] = lambda batch: None,
-) -> list[PolicyCost]:
-  """Costs of every policy where each batch decodes on its own.
+) -> list[Measured]:
+  """Costs of every policy where each batch decodes on its own: one `Measured` a policy.
 
   Args:
     params: a loaded model.
@@ -59,25 +72,68 @@ def compare_policies(
     prompt_length: tokens of each row that are prefilled and not judged.
     progress: called after each batch, with its number.
   """
-  costs = []
+  by_batch = []
   for index, tokens in enumerate(batches):
-    found = batch_costs(params, whole_rows(jnp.asarray(tokens), prompt_length), tuple(policies))
-    costs.append(jax.device_get(found))
+    by_batch.append(
+      jax.device_get(batch_costs(params, whole_rows(jnp.asarray(tokens), prompt_length), tuple(policies)))
+    )
     progress(index)
-  return [_summed(policy, [batch[index] for batch in costs]) for index, policy in enumerate(policies)]
+  return [
+    Measured(*(np.array(column, np.float64) for column in zip(*of_policy, strict=True)))
+    for of_policy in zip(*by_batch, strict=True)
+  ]
 
 
-def _summed(policy: RoutingPolicy, batches: list) -> PolicyCost:
-  column = {name: np.array([getattr(batch, name) for batch in batches], np.float64) for name in batches[0]._fields}
-  tokens, ones = column["tokens"], np.ones(len(batches))
+def summarize(costs: Measured) -> PolicyCost:
+  """Means over the batches of one policy, with intervals."""
+  ones = np.ones(len(costs.tokens))
   return PolicyCost(
-    policy=format_policy(policy),
-    experts=ratio(column["experts"], ones),
-    own_experts=ratio(column["own_experts"], ones),
-    cross_entropy=ratio(column["cross_entropy"], tokens),
-    increase=paired_ratio(column["cross_entropy"], column["own_cross_entropy"]),
-    divergence=ratio(column["divergence"], tokens),
-    agreement=ratio(column["agreement"], tokens),
-    retained=ratio(column["retained"], tokens),
-    worst_retained=float(column["worst_retained"].min()),
+    experts=ratio(costs.experts, ones),
+    own_experts=ratio(costs.own_experts, ones),
+    cross_entropy=ratio(costs.cross_entropy, costs.tokens),
+    increase=paired_ratio(costs.cross_entropy, costs.own_cross_entropy),
+    divergence=ratio(costs.divergence, costs.tokens),
+    agreement=ratio(costs.agreement, costs.tokens),
+    retained=ratio(costs.retained, costs.tokens),
+    worst_retained=float(np.min(costs.worst_retained)),
   )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CostAt:
+  """What a family of policies costs at a number of experts."""
+
+  divergence: Interval
+  increase: Interval
+
+
+def cost_at(family: Sequence[Measured], experts: float, *, seed: int = 0) -> CostAt | None:
+  """Divergence and increase where `family`, one policy with several knobs, reads `experts` a layer and step.
+
+  Between the knobs on either side the divergence is interpolated in its logarithm and the increase linearly. None
+  where no two knobs lie on either side. Families measured on the same batches share their resamples.
+  """
+  points = np.array([_point(costs, np.arange(len(costs.tokens))[None]) for costs in family])[:, :, 0]
+  if not points[:, 0].min() <= experts <= points[:, 0].max():
+    return None
+  drawn = resamples(len(family[0].tokens), seed)
+  curves = np.array([_point(costs, drawn) for costs in family])
+  resampled = np.array([_interpolate(curves[:, :, draw], experts) for draw in range(curves.shape[2])])
+  divergence, increase = _interpolate(points, experts)
+  return CostAt(divergence=interval(divergence, resampled[:, 0]), increase=interval(increase, resampled[:, 1]))
+
+
+def _point(costs: Measured, drawn: Int[np.ndarray, "R n"]) -> Float[np.ndarray, "3 R"]:
+  """Experts, divergence and increase of each resample of batches."""
+  tokens = costs.tokens[drawn].sum(axis=1)
+  divergence = costs.divergence[drawn].sum(axis=1) / tokens
+  increase = costs.cross_entropy[drawn].sum(axis=1) / costs.own_cross_entropy[drawn].sum(axis=1) - 1
+  return np.stack([costs.experts[drawn].mean(axis=1), divergence, increase])
+
+
+def _interpolate(points: Float[np.ndarray, "N 3"], experts: float) -> tuple[float, float]:
+  """Divergence and increase at `experts`, held constant past the ends."""
+  ordered = points[np.argsort(points[:, 0])]
+  # A divergence of nothing, or less by rounding, has no logarithm.
+  logs = np.log(np.maximum(ordered[:, 1], 1e-9))
+  return float(np.exp(np.interp(experts, ordered[:, 0], logs))), float(np.interp(experts, ordered[:, 0], ordered[:, 2]))
