@@ -7,6 +7,7 @@ from typing import Any
 from lynx_jax.models.counts import counts
 from lynx_jax.models.spec import DecoderSpec, MoESpec
 
+_FORMS = {"mixtral": "Mixtral", "qwen3_moe": "Qwen3-MoE"}
 _DATASETS = {
   "hellaswag": "HellaSwag (MIT)",
   "winogrande": "WinoGrande (Apache-2.0)",
@@ -40,7 +41,7 @@ library_name: lynx_jax
 A Mixture-of-Experts language model small enough to travel inside a Python package: {size.total / 1e6:.1f}M
 parameters, {len(spec.layers)} layers of {ffn.experts} experts of which a token runs {ffn.top_k}
 ({size.active / 1e6:.1f}M parameters active), width {spec.width}, vocabulary {spec.vocab}, context {spec.context}
-tokens, bfloat16. Its form is Qwen3-MoE's, and transformers loads this directory too.
+tokens, bfloat16. Its form is {_FORMS[spec.family]}'s, and transformers loads this directory too.
 
 It exists so that demos, tests and measurements of routing run on real text without a download. It writes English
 that looks right and means little. Do not use it for anything else, and do not take what is measured on it for a
@@ -49,9 +50,9 @@ statement on large models.
 ## Training
 
 `examples/train_tiny.py`, {steps} steps of {training["batch"]} x {training["length"]} tokens: {seen / 1e6:.1f}M
-tokens, {seen / tokens["tokens"]:.0%} of one pass over the {tokens["tokens"] / 1e6:.1f}M of the corpus. AdamW, peak
-rate {training["peak_rate"]}, load-balancing loss {training["balance_weight"]}, router z-loss
-{training["router_z_weight"]}. A short run: the loss was still falling.
+tokens, {seen / tokens["tokens"]:.1f} passes over the {tokens["tokens"] / 1e6:.1f}M of the corpus. AdamW, peak rate
+{training["peak_rate"]}, held after a warm-up and falling to zero over the last fifth; load-balancing loss
+{training["balance_weight"]}, router z-loss {training["router_z_weight"]}.
 
 {_losses(log)}
 
@@ -65,9 +66,7 @@ exercises (arithmetic, copying, sorting, listing). The texts themselves are not 
 
 {_sources(tokens["sources"])}
 
-Training documents that share a question or any 13 words with an official validation or test set were dropped. In the
-build that this model read, the test questions of ARC and OpenBookQA shorter than 13 words were compared with their
-labels on, and 32 documents (0.02 %) slipped through; `examples/tiny_corpus` now catches them.
+Training documents that share a question or any 13 words with an official validation or test set were dropped.
 """
 
 

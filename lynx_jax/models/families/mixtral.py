@@ -40,3 +40,37 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
     context=fields.optional("max_position_embeddings", 131072),
     stop_ids=stop_ids(fields, 2),
   )
+
+
+def config(spec: DecoderSpec) -> dict[str, Any]:
+  """The `config.json` of `spec`, for writing a model of one's own; `spec(config(x)) == x`.
+
+  Raises:
+    ValueError: the layers differ, or have what a Mixtral configuration cannot say.
+  """
+  layer = spec.layers[0]
+  attention, experts = layer.attention, layer.ffn
+  if len(set(spec.layers)) != 1 or not isinstance(experts, MoESpec) or not experts.router.renormalize:
+    raise ValueError("a Mixtral configuration needs equal layers of experts whose weights sum to 1")
+  if attention.qk_norm != "none" or attention.bias:
+    raise ValueError("a Mixtral configuration has no norms of queries and keys, and no biases")
+  return {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "vocab_size": spec.vocab,
+    "hidden_size": spec.width,
+    "num_hidden_layers": len(spec.layers),
+    "num_attention_heads": attention.heads,
+    "num_key_value_heads": attention.kv_heads,
+    "head_dim": attention.head_dim,
+    "hidden_act": "silu",
+    "rope_theta": attention.rope_theta,
+    "sliding_window": attention.window,
+    "num_local_experts": experts.experts,
+    "num_experts_per_tok": experts.top_k,
+    "intermediate_size": experts.expert_width,
+    "rms_norm_eps": spec.norm_eps,
+    "tie_word_embeddings": spec.tied,
+    "max_position_embeddings": spec.context,
+    "eos_token_id": list(spec.stop_ids) or None,
+  }
