@@ -1,4 +1,4 @@
-"""The command line `lynx-jax`: generate, chat, convert, info, estimate, eval, bench decode."""
+"""The command line `lynx-jax`: generate, chat, convert, info, estimate, eval, figures, bench decode."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
   from lynx_jax.models.params import Params
 
 _EVALUATED = ("topk", "auto", "lynx:alpha=3,beta=2", "oea:k0=2", "prune:k0=2")
-_EXPECTED = (ValueError, TypeError, OSError, FloatingPointError)
+_EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
   _add_eval(verbs.add_parser("eval", help="what policies cost: next tokens, multiple choice, exercises"))
 
+  _add_figures(verbs.add_parser("figures", help="measure and draw the Lynx paper's figures on a model"))
+
   bench = verbs.add_parser("bench", help="measure").add_subparsers(required=True, metavar="WHAT")
   _add_bench_decode(bench.add_parser("decode", help="decode speed of policies, interleaved in one run"))
   return parser
@@ -136,6 +138,19 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--json", metavar="FILE", help="write the results as one object")
   parser.set_defaults(run=_eval)
+
+
+def _add_figures(parser: argparse.ArgumentParser) -> None:
+  _add_model(parser)
+  parser.add_argument("--out", required=True, metavar="DIR", help="folder for pictures, and what they show as JSON")
+  parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text that quality is judged on")
+  parser.add_argument("--bench-model", metavar="PATH", help="checkpoint that is timed; --model by default")
+  parser.add_argument("--only", metavar="NAME,NAME", help="some of the figures; all by default")
+  parser.add_argument("--batch", type=int, default=16, metavar="N", help="rows that decode together (default: 16)")
+  parser.add_argument("--windows", type=int, default=8, metavar="N", help="batches of text (default: 8)")
+  parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens a row of text (default: 128)")
+  parser.add_argument("--redraw", action="store_true", help="draw again from the JSON files that are there")
+  parser.set_defaults(run=_figures)
 
 
 @contextlib.contextmanager
@@ -337,6 +352,19 @@ def _eval(args: argparse.Namespace) -> None:
     console.print(table)
   if args.json:
     write_json(Path(args.json), found)
+
+
+def _figures(args: argparse.Namespace) -> None:
+  from lynx_jax.figures.command import NAMES, Figures, make_figures
+
+  figures = Figures(
+    out=Path(args.out), only=tuple(args.only.split(",")) if args.only else NAMES, texts=tuple(map(Path, args.text)),
+    batch=args.batch, windows=args.windows, length=args.length, redraw=args.redraw,
+  )  # fmt: skip
+  bench = argparse.Namespace(model=args.bench_model or args.model, dtype=args.dtype)
+  with _status("figures") as progress:
+    for picture in make_figures(lambda: _load(args), lambda: _load(bench), figures, progress):
+      print(picture)
 
 
 def _bench_decode(args: argparse.Namespace) -> None:

@@ -110,10 +110,12 @@ class CostAt:
 def cost_at(family: Sequence[Measured], experts: float, *, seed: int = 0) -> CostAt | None:
   """Divergence and increase where `family`, one policy with several knobs, reads `experts` a layer and step.
 
-  Between the knobs on either side the divergence is interpolated in its logarithm and the increase linearly. None
-  where no two knobs lie on either side. Families measured on the same batches share their resamples.
+  Of the knobs only the best count: those that no other beats in both. Between the knobs on either side the divergence
+  is interpolated in its logarithm and the increase linearly. None where no two knobs lie on either side. Families
+  measured on the same batches share their resamples.
   """
-  points = np.array([_point(costs, np.arange(len(costs.tokens))[None]) for costs in family])[:, :, 0]
+  family = [family[index] for index in best_knobs([mean_point(costs) for costs in family])]
+  points = np.array([mean_point(costs) for costs in family])
   if not points[:, 0].min() <= experts <= points[:, 0].max():
     return None
   drawn = resamples(len(family[0].tokens), seed)
@@ -121,6 +123,22 @@ def cost_at(family: Sequence[Measured], experts: float, *, seed: int = 0) -> Cos
   resampled = np.array([_interpolate(curves[:, :, draw], experts) for draw in range(curves.shape[2])])
   divergence, increase = _interpolate(points, experts)
   return CostAt(divergence=interval(divergence, resampled[:, 0]), increase=interval(increase, resampled[:, 1]))
+
+
+def mean_point(costs: Measured) -> Float[np.ndarray, "3"]:
+  """Experts, divergence and increase over all batches."""
+  return _point(costs, np.arange(len(costs.tokens))[None])[:, 0]
+
+
+def best_knobs(points: Sequence[Float[np.ndarray, "_"]]) -> list[int]:
+  """Indices of the points (experts, divergence, ...) that no other point beats in both, by experts."""
+  order = sorted(range(len(points)), key=lambda index: (points[index][0], points[index][1]))
+  best, least = [], np.inf
+  for index in order:
+    if points[index][1] < least:
+      best.append(index)
+      least = points[index][1]
+  return best
 
 
 def _point(costs: Measured, drawn: Int[np.ndarray, "R n"]) -> Float[np.ndarray, "3 R"]:

@@ -82,6 +82,11 @@ def own_hidden(params: Params, texts: Texts) -> Float[Array, "B P D"]:
   return run_causal(params.decoder, texts.inputs, texts.lengths - 1)[0]
 
 
+def own_traces(params: Params, texts: Texts) -> list[ExpertTrace]:
+  """The model's own routing of every layer."""
+  return run_causal(params.decoder, texts.inputs, texts.lengths - 1)[2]
+
+
 def decoded_hidden(
   params: Params, texts: Texts, policy: RoutingPolicy
 ) -> tuple[Float[Array, "B P D"], list[ExpertTrace]]:

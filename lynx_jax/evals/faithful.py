@@ -56,11 +56,11 @@ _own_hidden = jax.jit(own_hidden)
 @functools.partial(jax.jit, static_argnames="policy")
 def _cost(params: Params, texts: Texts, own: jax.Array, *, policy: RoutingPolicy) -> BatchCost:
   hidden, traces = decoded_hidden(params, texts, policy)
-  scores = _compare_scores(params, own, hidden, texts)
+  scores = compare_scores(params, own, hidden, texts)
   return BatchCost(jnp.sum(texts.judged, dtype=jnp.int32), *scores, *_routing_cost(traces, params.spec, texts))
 
 
-def _compare_scores(
+def compare_scores(
   params: Params, own: Float[Array, "B P D"], hidden: Float[Array, "B P D"], texts: Texts
 ) -> tuple[jax.Array, ...]:
   """Cross-entropy, the model's own, divergence and agreement, some positions at a time."""
