@@ -152,6 +152,6 @@ def _point(costs: Measured, drawn: Int[np.ndarray, "R n"]) -> Float[np.ndarray, 
 def _interpolate(points: Float[np.ndarray, "N 3"], experts: float) -> tuple[float, float]:
   """Divergence and increase at `experts`, held constant past the ends."""
   ordered = points[np.argsort(points[:, 0])]
-  # A divergence of nothing, or less by rounding, has no logarithm.
+  # A knob that changes nothing has a divergence of nothing, or less by rounding, and no logarithm.
   logs = np.log(np.maximum(ordered[:, 1], 1e-9))
   return float(np.exp(np.interp(experts, ordered[:, 0], logs))), float(np.interp(experts, ordered[:, 0], ordered[:, 2]))

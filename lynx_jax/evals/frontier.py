@@ -24,11 +24,11 @@ def knobs(experts: int, top_k: int, most: float) -> dict[str, tuple[RoutingPolic
   sizes = sorted({max(top_k, round(size)) for size in np.linspace(max(top_k, 0.3 * most), 0.95 * most, _SIZES)})
   fewer = range(1, top_k)
   return {
-    "auto": tuple(Auto(share) for share in (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5)),
+    "auto": tuple(Auto(share) for share in (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5)),
     "lynx": tuple(Lynx(*pair) for pair in ((0.7, 1), (1, 1), (1, 2), (2, 2), (3, 2), (3, 4), (6, 4))),
     "oea": tuple(OEA(k0) for k0 in fewer),
     "xshare": tuple(XShare(size) for size in sizes),
-    "mass_floor": tuple(MassFloor(tau) for tau in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "mass_floor": tuple(MassFloor(tau) for tau in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)),
     "budget": tuple(Budget(TopK(), size) for size in sizes),
     "count_vote": tuple(CountVote(size) for size in sizes),
     "prune": tuple(Prune(k0) for k0 in fewer),
@@ -63,9 +63,18 @@ def measure_frontier(
 def at_equal_experts(
   frontier: dict[str, list[tuple[RoutingPolicy, Measured]]], shares: Sequence[float]
 ) -> list[tuple[float, dict[str, CostAt | None]]]:
-  """What each family costs where it reads these shares of the model's own number of experts."""
+  """What each family costs where it reads these shares of the model's own number of experts, between its knobs.
+
+  The model's own routing is no knob: its divergence of nothing has no logarithm to interpolate to.
+  """
   own = float(np.mean(next(iter(frontier.values()))[0][1].experts))
   return [
-    (share * own, {name: cost_at([costs for _, costs in curve], share * own) for name, curve in frontier.items()})
+    (
+      share * own,
+      {
+        name: cost_at([costs for policy, costs in curve if policy != TopK()], share * own)
+        for name, curve in frontier.items()
+      },
+    )
     for share in shares
   ]
