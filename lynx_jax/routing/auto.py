@@ -69,7 +69,7 @@ def worthwhile(scores: Scores, share: float, own_experts: Int32[Array, ""]) -> E
   unit = float(1 << (29 - (rows - 1).bit_length()))
 
   def total(saved: Array) -> Int32[Array, "E"]:
-    return jnp.sum(jnp.round(saved * unit).astype(jnp.int32), axis=0, dtype=jnp.int32)
+    return jnp.sum(jnp.floor(saved * unit + 0.5).astype(jnp.int32), axis=0, dtype=jnp.int32)
 
   worth = jnp.sum(total(squared_TE), dtype=jnp.float32)
   price = share * worth / own_experts.astype(jnp.float32)

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 import jax
 
 from lynx_jax.dims import RouterLogits, RowMask
+from lynx_jax.routing.auto import Auto
 from lynx_jax.routing.base import Router, Routing, RoutingPolicy
 from lynx_jax.routing.lynx import Lynx
 from lynx_jax.routing.mass_floor import MassFloor
@@ -14,7 +15,7 @@ from lynx_jax.routing.routers import TopK
 from pallas_kernels import select_experts
 from pallas_kernels._dispatch import differentiated_as
 from pallas_kernels.expert_ffn import DECODE_TILE, Tiles, tile_rows, tile_rows_for
-from pallas_kernels.select_experts import AffinityBins, FirstChoices, OwnExperts, Rule, objection
+from pallas_kernels.select_experts import AffinityBins, FirstChoices, OwnExperts, Rule, WorthReading, objection
 from pallas_kernels.select_experts import MassFloor as MassFloorRule
 
 
@@ -39,9 +40,9 @@ def route_to_tiles(
 ) -> tuple[Routing, Tiles | None]:
   """The same as `lynx_route`, with the rows of each expert where few rows make that worth a kernel.
 
-  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx` and `MassFloor` run in one launch; weights may differ from `lynx_route`'s
-  in the last bits, and so may the set of a `MassFloor` whose gains tie but for them. Elsewhere, and for other
-  policies, it is `lynx_route`.
+  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one launch; weights may differ from
+  `lynx_route`'s in the last bits, and so may the greedy set of a `MassFloor` or an `Auto` whose gains tie but for them.
+  Elsewhere, and for other policies, it is `lynx_route`.
   """
 
   def route(logits: jax.Array, valid: jax.Array) -> Routing:
@@ -78,4 +79,6 @@ def rule_of(policy: RoutingPolicy) -> Rule | None:
       return AffinityBins(alpha, beta)
     case MassFloor(tau):
       return MassFloorRule(tau)
+    case Auto(share):
+      return WorthReading(share)
   return None

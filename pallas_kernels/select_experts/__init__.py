@@ -14,6 +14,7 @@ from pallas_kernels.select_experts.rules import (
   MassFloor,
   OwnExperts,
   Rule,
+  WorthReading,
   experts_run,
 )
 from pallas_kernels.select_experts.triton import objection, select_experts_triton
@@ -26,6 +27,7 @@ __all__ = [
   "OwnExperts",
   "Rule",
   "Selection",
+  "WorthReading",
   "experts_run",
   "objection",
   "select_experts",

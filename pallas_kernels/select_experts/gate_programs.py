@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.gates.shapes import ModelShape
-from pallas_kernels.select_experts import AffinityBins, FirstChoices, MassFloor, OwnExperts, Rule, select_experts
+from pallas_kernels.select_experts import (
+  AffinityBins,
+  FirstChoices,
+  MassFloor,
+  OwnExperts,
+  Rule,
+  WorthReading,
+  select_experts,
+)
 
 Program = tuple[Callable[..., Any], tuple[jax.ShapeDtypeStruct, ...]]
 
@@ -18,16 +26,17 @@ RULES: dict[str, Rule] = {
   "oea": FirstChoices(2),
   "lynx": AffinityBins(3.0, 2),
   "mass_floor": MassFloor(0.7),
+  "auto": WorthReading(0.5),
 }
 
 
 def programs(shape: ModelShape) -> dict[str, Program]:
-  """Each rule over 16 rows and over 64; a mass floor over 16 alone, which is what a block holds of any model."""
+  """Each rule over 16 rows and over 64; greedy ones over 16 alone, which is what a block holds of any model."""
   return {
     f"{name}, T={rows}": routing(rows, shape.experts, shape.top_k, rule, shape.renormalize)
     for rows in (16, 64)
     for name, rule in RULES.items()
-    if rows == 16 or name != "mass_floor"
+    if rows == 16 or name not in ("mass_floor", "auto")
   }
 
 

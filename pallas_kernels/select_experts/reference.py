@@ -14,6 +14,7 @@ from pallas_kernels.select_experts.rules import (
   MassFloor,
   OwnExperts,
   Rule,
+  WorthReading,
   experts_run,
 )
 
@@ -63,7 +64,7 @@ def _kept(
   own: jax.Array,
   valid: jax.Array,
   top_k: int,
-  rule: FirstChoices | AffinityBins | MassFloor,
+  rule: FirstChoices | AffinityBins | MassFloor | WorthReading,
 ) -> jax.Array:
   experts = scores.shape[1]
   if isinstance(rule, FirstChoices):
@@ -77,7 +78,39 @@ def _kept(
     counts = [-jnp.sum((depth == at) & valid[:, None], axis=0) for at in bins]
     ranked = jax.vmap(lambda row: jnp.lexsort((*counts[::-1], row)))(depth)
     return _union(ranked[:, :top_k], valid, experts)
+  if isinstance(rule, WorthReading):
+    return _worth_reading(probs, own, valid, top_k, rule)
   return _cover(probs, own, valid, top_k, rule)
+
+
+def _worth_reading(probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, rule: WorthReading) -> jax.Array:
+  """Experts by descending saving while that is worth the price, the loss of every candidate set computed afresh."""
+  rows, experts = probs.shape
+  mass = jnp.sum(jnp.take_along_axis(probs, own, axis=1), axis=1, keepdims=True)
+  weight = jnp.where(valid[:, None], probs / mass, 0.0)
+  squared = jnp.where(jax.vmap(lambda ids: jnp.isin(jnp.arange(experts), ids))(own), weight**2, 0.0)
+  unit = float(1 << (29 - (rows - 1).bit_length()))
+
+  def fixed(x: jax.Array) -> jax.Array:
+    return jnp.floor(x * unit + 0.5).astype(jnp.int32)
+
+  def loss(taken: jax.Array) -> jax.Array:
+    retained = jnp.sort(jnp.where(taken[None, :], weight, 0.0), axis=1)[:, -top_k:].sum(axis=1)
+    lost = jnp.sum(jnp.where(taken[None, :], 0.0, squared), axis=1) + (1.0 - retained) ** 2
+    return jnp.where(valid, lost, 0.0)
+
+  count = jnp.sum(_union(own, valid, experts)).astype(jnp.float32)
+  price = rule.share * jnp.sum(fixed(squared)).astype(jnp.float32) / jnp.maximum(count, 1.0)
+
+  def add(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    taken, _ = carry
+    saved = jax.vmap(lambda e: jnp.sum(fixed(loss(taken) - loss(taken.at[e].set(True)))))(jnp.arange(experts))
+    saved = jnp.where(taken, -1, saved)
+    more = (jnp.max(saved) > 0) & (jnp.max(saved).astype(jnp.float32) >= price)
+    return jnp.where(more, taken.at[jnp.argmax(saved)].set(True), taken), more
+
+  start = jnp.zeros((experts,), bool), jnp.array(True)
+  return jax.lax.while_loop(lambda carry: carry[1], add, start)[0]
 
 
 def _cover(probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, rule: MassFloor) -> jax.Array:

@@ -37,7 +37,18 @@ class MassFloor:
   tau: float
 
 
-Rule = OwnExperts | FirstChoices | AffinityBins | MassFloor
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorthReading:
+  """The batch keeps experts, greedily, that save at least `share` of what its rows' own experts save on average.
+
+  What an expert saves is the loss that leaving it out adds: of a row with weights w that retains the mass r of its own
+  experts, the squared weights that it loses plus (1 - r)**2.
+  """
+
+  share: float
+
+
+Rule = OwnExperts | FirstChoices | AffinityBins | MassFloor | WorthReading
 
 VOTE_BINS = 32
 """Bins from -31 down cast the same vote."""

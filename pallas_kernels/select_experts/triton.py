@@ -26,6 +26,7 @@ from pallas_kernels.select_experts.rules import (
   MassFloor,
   OwnExperts,
   Rule,
+  WorthReading,
   experts_run,
 )
 
@@ -41,8 +42,8 @@ def objection(logits, valid, *, top_k: int, rule: Rule, renormalize: bool) -> st
   rows, experts = logits.shape
   if rows > MOST_ROWS or experts > MOST_EXPERTS:
     return f"it takes at most {MOST_ROWS} rows and {MOST_EXPERTS} experts, not {rows} and {experts}"
-  if isinstance(rule, MassFloor) and _row_block(rows, experts, rule) < rows:
-    return f"a mass floor takes at most {_row_block(rows, experts, rule)} rows of {experts} experts, not {rows}"
+  if isinstance(rule, MassFloor | WorthReading) and _row_block(rows, experts, rule) < rows:
+    return f"a greedy rule takes at most {_row_block(rows, experts, rule)} rows of {experts} experts, not {rows}"
   return None
 
 
@@ -278,7 +279,12 @@ def _kept(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule: Rule) -
     kept = _filled(batch, read, batch.each(count_first, none) > 0, top_k)
   else:
     rows = read(0)
-    kept = _filled(batch, read, _cover(batch, rows, own_places(rows) < top_k, top_k, rule.tau), top_k)
+    of_row = own_places(rows) < top_k
+    if isinstance(rule, WorthReading):
+      greedy = _worth_reading(batch, rows, of_row, _size(own), top_k, rule.share)
+    else:
+      greedy = _cover(batch, rows, of_row, top_k, rule.tau)
+    kept = _filled(batch, read, greedy, top_k)
   return kept | ((_size(kept) >= _size(own)) & (batch.expert() < batch.experts))
 
 
@@ -371,3 +377,40 @@ def _cover(batch: _Batch, rows: _Rows, own: jax.Array, top_k: int, tau: float) -
 
   none = jnp.zeros((batch.padded,), jnp.int32), jnp.zeros((batch.block, place.shape[1]), jnp.int32), floor
   return jax.lax.while_loop(short, take_best, none)[0] != 0
+
+
+def _worth_reading(
+  batch: _Batch, rows: _Rows, own: jax.Array, own_experts: jax.Array, top_k: int, share: float
+) -> jax.Array:
+  """Experts added by descending saving while the next saves the price; savings of rows are summed in fixed point."""
+  powers = jnp.where(rows.valid[:, None], _powers(rows), 0.0)
+  mass = jnp.sum(jnp.where(own, powers, 0.0), axis=1)
+  weight = powers / jnp.where(rows.valid, mass, 1.0)[:, None]
+  squared = jnp.where(own, weight * weight, 0.0)
+  unit = float(1 << (29 - (batch.rows - 1).bit_length()))
+
+  def total(saved: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.floor(saved * unit + 0.5).astype(jnp.int32), axis=0)
+
+  price = share * jnp.sum(total(squared)).astype(jnp.float32) / jnp.maximum(own_experts, 1).astype(jnp.float32)
+  expert, place = batch.expert(), jnp.arange(pl.next_power_of_2(top_k), dtype=jnp.int32)[None, :]
+  unused = jnp.where(place < top_k, 0.0, 2.0)
+
+  def more(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    return carry[2] != 0
+
+  def take_best(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    taken, best, _ = carry
+    least, lost = jnp.min(best + unused, axis=1), 1.0 - jnp.sum(best, axis=1)
+    left = lost[:, None] - jnp.maximum(weight - least[:, None], 0.0)
+    saved = jnp.where(rows.valid[:, None], squared + (lost * lost)[:, None] - left * left, 0.0)
+    gain = jnp.where((taken != 0) | (expert >= batch.experts), -1, total(saved))
+    most, pick = jnp.max(gain), jnp.argmax(gain, axis=0)
+    worth = (most > 0) & (most.astype(jnp.float32) >= price)
+    gained = jnp.sum(jnp.where((expert == pick)[None, :], weight, 0.0), axis=1)
+    replaced = (place == jnp.argmin(best + unused, axis=1)[:, None]) & worth
+    best = jnp.where(replaced, jnp.maximum(least, gained)[:, None], best)
+    return jnp.where((expert == pick) & worth, 1, taken), best, worth.astype(jnp.int32)
+
+  none = jnp.zeros((batch.padded,), jnp.int32), jnp.zeros((batch.block, place.shape[1]), jnp.float32)
+  return jax.lax.while_loop(more, take_best, (*none, jnp.int32(1)))[0] != 0

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lynx_jax.routing import OEA, Lynx, Prune, Router, TopK, lynx_route
+from lynx_jax.routing import OEA, Auto, Lynx, Prune, Router, TopK, lynx_route
 from lynx_jax.routing import MassFloor as MassFloorPolicy
 from pallas_kernels import expert_ffn, select_experts
-from pallas_kernels.select_experts import AffinityBins, FirstChoices, MassFloor, OwnExperts
+from pallas_kernels.select_experts import AffinityBins, FirstChoices, MassFloor, OwnExperts, WorthReading
 
 IMPLEMENTATIONS = ("pallas", "reference")
 # Rows, experts, experts a row, the rule, the policy that it is, whether weights sum to 1. E is not always a power of
@@ -27,6 +27,8 @@ CASES = (
   (16, 24, 4, AffinityBins(1.0, None), Lynx(1, None), True),
   (16, 24, 4, MassFloor(0.7), MassFloorPolicy(0.7), True),
   (9, 8, 2, MassFloor(1.0), MassFloorPolicy(1), False),
+  (16, 24, 4, WorthReading(0.5), Auto(), True),
+  (11, 8, 2, WorthReading(1.5), Auto(1.5), False),
   (70, 100, 5, AffinityBins(3.0, 4), Lynx(3, 4), False),
   (70, 100, 5, FirstChoices(2), OEA(2), True),
   (70, 100, 5, OwnExperts(), TopK(), True),
@@ -102,7 +104,7 @@ def test_its_tiles_drive_expert_ffn(implementation):
 def test_what_the_kernel_cannot_take_is_said():
   with pytest.raises(NotImplementedError, match="at most 256 rows and 512 experts, not 257 and 8"):
     select_experts(jnp.zeros((257, 8)), 2, implementation="pallas")
-  with pytest.raises(NotImplementedError, match="a mass floor takes at most 32 rows of 128 experts, not 64"):
+  with pytest.raises(NotImplementedError, match="a greedy rule takes at most 32 rows of 128 experts, not 64"):
     select_experts(jnp.zeros((64, 128)), 2, rule=MassFloor(0.5), implementation="pallas")
   with pytest.raises(ValueError, match="top_k is 9: give a number from 1 to the experts, 8"):
     select_experts(jnp.zeros((2, 8)), 9)
