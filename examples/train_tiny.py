@@ -6,7 +6,8 @@
     python -m examples.train_tiny --corpus .work/corpus --run .work/coarse --form coarse --steps 2000
     python -m examples.train_plot --run .work/tiny --out .work/tiny.png
 
-`--form coarse` trains the same number of weights cut into 8 experts of which a token runs 2, in Mixtral's form.
+`--form coarse` trains 8 experts of which a token runs 2, in Mixtral's form, each as wide as two of the fine ones: a
+token uses as many weights as before, of half as many.
 A run that was stopped continues exactly where its last checkpoint stands: a batch is a pure function of the step.
 The rate is held after its warm-up and falls only over the last fifth of `--steps`; the checkpoint from before the
 fall is kept, so that a longer run can start from it (`--steps` larger, the same `--run`).
@@ -67,10 +68,10 @@ class Training:
 
 
 def tiny_spec(vocab: int, stop_ids: tuple[int, ...], context: int, form: str = "fine") -> DecoderSpec:
-  """The embedded model, 21M parameters: in Qwen3-MoE's form (4.6M of them active), or coarsely in Mixtral's (6.9M)."""
+  """The embedded model in Qwen3-MoE's form (21M parameters, 4.6M active), or a coarse one in Mixtral's (12M, 4.6M)."""
   fine = form == "fine"
   attention = AttentionSpec(heads=8, kv_heads=4, head_dim=32, rope_theta=10_000.0, qk_norm="head" if fine else "none")
-  experts, top_k, expert_width = (32, 4, 128) if fine else (8, 2, 512)
+  experts, top_k, expert_width = (32, 4, 128) if fine else (8, 2, 256)
   ffn = MoESpec(experts=experts, top_k=top_k, expert_width=expert_width, router=Router(renormalize=True))
   return DecoderSpec(
     family="qwen3_moe" if fine else "mixtral", vocab=vocab, width=256,
