@@ -125,6 +125,22 @@ def cost_at(family: Sequence[Measured], experts: float, *, seed: int = 0) -> Cos
   return CostAt(divergence=interval(divergence, resampled[:, 0]), increase=interval(increase, resampled[:, 1]))
 
 
+def times_cheaper(costs: Measured, family: Sequence[Measured], *, seed: int = 0) -> Interval | None:
+  """Divergence of `family`, interpolated to the experts that `costs` reads, over the divergence of `costs`.
+
+  Batches are resampled together, and so are the experts at which `family` is read off. None where `family` has no
+  knobs on either side.
+  """
+  family = [family[index] for index in best_knobs([mean_point(of) for of in family])]
+  drawn = resamples(len(costs.tokens), seed)
+  curves, ours = np.array([_point(of, drawn) for of in family]), _point(costs, drawn)
+  whole, mean = np.array([mean_point(of) for of in family]), mean_point(costs)
+  if not whole[:, 0].min() <= mean[0] <= whole[:, 0].max():
+    return None
+  resampled = [_interpolate(curves[:, :, at], ours[0, at])[0] / ours[1, at] for at in range(drawn.shape[0])]
+  return interval(_interpolate(whole, mean[0])[0] / mean[1], np.array(resampled))
+
+
 def mean_point(costs: Measured) -> Float[np.ndarray, "3"]:
   """Experts, divergence and increase over all batches."""
   return _point(costs, np.arange(len(costs.tokens))[None])[:, 0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lynx_jax.evals import Measured, cost_at, measure_policies, summarize
+from lynx_jax.evals import Measured, cost_at, measure_policies, summarize, times_cheaper
 from lynx_jax.routing import OEA, Prune, TopK
 from tests.small_models import random_prompts, small_params
 
@@ -33,6 +33,14 @@ def test_nothing_is_said_beyond_the_knobs():
   family = [made(20, 0.01, 0.001), made(12, 0.04, 0.009)]
   assert cost_at(family, 11.9) is None
   assert cost_at(family, 20.1) is None
+
+
+def test_how_many_times_cheaper_at_the_same_experts():
+  family = [made(20, 0.03, 0.003), made(12, 0.12, 0.027)]
+  found = times_cheaper(made(16, 0.02, 0.002), family)
+  assert found.value == pytest.approx(0.06 / 0.02, rel=0.05)
+  assert found.low < found.value < found.high
+  assert times_cheaper(made(11, 0.02, 0.002), family) is None
 
 
 def test_measured_policies_share_their_batches():
