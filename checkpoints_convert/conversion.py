@@ -40,7 +40,7 @@ def convert(
   """Writes the model of directory `src` as directory `dst`, all of it or nothing.
 
   Args:
-    src: a Hugging Face model directory (safetensors), or one that this function made.
+    src: a Hugging Face model directory (safetensors or PyTorch files), or one that this function made.
     dst: the directory to make; its conversion.json records the source's checksums and the rules.
     dtype: bfloat16, float16 or float32; None keeps the source's, bit for bit.
     to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.

@@ -1,10 +1,11 @@
-"""Reads safetensors files, with or without an index, one tensor at a time and without torch."""
+"""Reads a checkpoint's files, one tensor at a time: what all kinds of files share, and safetensors."""
 
+import abc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -19,10 +20,13 @@ DTYPES: Mapping[str, np.dtype] = {
   "F16": np.dtype(np.float16),
   "F32": np.dtype(np.float32),
 }
-
-# Pages of a mapped file count as this process's memory until the file is closed, so a file is reopened after
-# this many bytes: without that, loading one large file peaks at twice its size.
-_REOPEN_BYTES = 64 << 20
+"""What weights may be loaded as, by safetensors' type codes."""
+FP8 = "F8_E4M3"
+_STORED: Mapping[str, np.dtype] = {
+  **DTYPES,
+  FP8: np.dtype(ml_dtypes.float8_e4m3fn),
+  "U8": np.dtype(np.uint8),
+}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,31 +40,53 @@ def read_json(path: Path) -> dict[str, Any]:
   return value
 
 
-class SafetensorsReader:
+class Reader(abc.ABC):
   """The tensors of a checkpoint directory; a context manager that reads headers at once and data when asked.
+
+  Subclasses name their files: `single`, or else those that `index` lists.
 
   Attributes:
     directory: where the files are.
     shapes: shape of every tensor.
-    dtypes: its safetensors type code, such as `BF16`.
+    dtypes: its type, as safetensors' code, such as `BF16`.
     files: the name of its file.
   """
+
+  single: ClassVar[str]
+  index: ClassVar[str]
 
   def __init__(self, directory: Path):
     self.directory = directory
     self.shapes: dict[str, tuple[int, ...]] = {}
     self.dtypes: dict[str, str] = {}
     self.files: dict[str, str] = {}
-    self._open: tuple[str, Any] | None = None
-    self._bytes_read = 0
-    index = None if (directory / SINGLE).is_file() else _weight_map(directory)
-    for file in [SINGLE] if index is None else sorted(set(index.values())):
-      self._read_header(file)
-    if index is not None and index != self.files:
+    alone = (directory / self.single).is_file()
+    listed = None if alone or not (directory / self.index).is_file() else _weight_map(directory / self.index)
+    for file in self.unlisted_files() if listed is None else sorted(set(listed.values())):
+      for name, shape, code in self._header(self._existing(file)):
+        if name in self.files:
+          raise CheckpointError(f"{directory}: tensor {name} is in both {self.files[name]} and {file}")
+        self.shapes[name], self.dtypes[name], self.files[name] = shape, code, file
+    if listed is not None and listed != self.files:
       self.close()
-      _explain_index(directory, index, self.files)
+      _explain_index(directory / self.index, listed, self.files)
 
-  def __enter__(self) -> "SafetensorsReader":
+  @abc.abstractmethod
+  def unlisted_files(self) -> list[str]:
+    """The files where there is no index; CheckpointError where there are none."""
+
+  @abc.abstractmethod
+  def _header(self, path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and type code of each tensor of a file."""
+
+  @abc.abstractmethod
+  def read(self, name: str) -> np.ndarray:
+    """One tensor bit for bit, as its file has it; not to be written to."""
+
+  def close(self) -> None:  # noqa: B027 (most readers hold nothing open)
+    """Lets go of what is open."""
+
+  def __enter__(self) -> "Reader":
     return self
 
   def __exit__(
@@ -68,50 +94,65 @@ class SafetensorsReader:
   ) -> None:
     self.close()
 
-  def close(self) -> None:
-    """Lets go of the open file, and of its mapped pages."""
-    self._open, self._bytes_read = None, 0
+  def _existing(self, file: str) -> Path:
+    path = self.directory / file
+    if not path.is_file():
+      raise CheckpointError(f"{self.directory / self.index} names {file}, which does not exist: download it")
+    return path
+
+
+class SafetensorsReader(Reader):
+  """safetensors files, without torch.
+
+  The library checks a file; data is then read by offset, since its NumPy side has no 8-bit floats, and since the
+  pages of a mapped file count as this process's memory.
+  """
+
+  single = SINGLE
+  index = INDEX
+
+  def __init__(self, directory: Path):
+    self._offsets: dict[str, int] = {}
+    super().__init__(directory)
+
+  def unlisted_files(self) -> list[str]:
+    """The one file."""
+    if not (self.directory / SINGLE).is_file():
+      raise CheckpointError(f"{self.directory} has neither {SINGLE} nor {INDEX}: download the weights")
+    return [SINGLE]
+
+  def _header(self, path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    try:
+      with safe_open(path, framework="numpy"), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    except (SafetensorError, OSError) as error:
+      raise corrupt(path, error) from error
+    for name, entry in header.items():
+      if name != "__metadata__":
+        self._offsets[name] = 8 + length + entry["data_offsets"][0]
+        yield name, tuple(entry["shape"]), entry["dtype"]
 
   def read(self, name: str) -> np.ndarray:
-    """One tensor, as the file has it: a fresh array, bfloat16 bit for bit."""
-    file = self.files[name]
-    if self._open is None or self._open[0] != file or self._bytes_read > _REOPEN_BYTES:
-      self.close()
-      self._open = file, self._handle(file)
+    """One tensor bit for bit, as its file has it."""
+    path, shape, dtype = self.directory / self.files[name], self.shapes[name], _STORED[self.dtypes[name]]
+    count = int(np.prod(shape))
     try:
-      array = self._open[1].get_tensor(name)
-    except (SafetensorError, OSError) as error:
-      raise _corrupt(self.directory / file, error) from error
-    self._bytes_read += array.nbytes
-    return array
-
-  def _handle(self, file: str) -> Any:
-    try:
-      return safe_open(self.directory / file, framework="numpy")
-    except FileNotFoundError as error:
-      raise CheckpointError(f"{self.directory / INDEX} names {file}, which does not exist: download it") from error
-    except (SafetensorError, OSError) as error:
-      raise _corrupt(self.directory / file, error) from error
-
-  def _read_header(self, file: str) -> None:
-    handle = self._handle(file)
-    for name in handle.keys():  # noqa: SIM118 (not a mapping)
-      if name in self.files:
-        raise CheckpointError(f"{self.directory}: tensor {name} is in both {self.files[name]} and {file}")
-      part = handle.get_slice(name)
-      self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), part.get_dtype()
-      self.files[name] = file
+      array = np.fromfile(path, dtype, count, offset=self._offsets[name])
+    except OSError as error:
+      raise corrupt(path, error) from error
+    if array.size != count:
+      raise corrupt(path, f"{name} has {array.size} of {count} numbers")
+    return array.reshape(shape)
 
 
-def _corrupt(path: Path, error: Exception) -> CheckpointError:
+def corrupt(path: Path, error: object) -> CheckpointError:
+  """The error for a file that cannot be read."""
   size = path.stat().st_size if path.is_file() else 0
   return CheckpointError(f"{path} ({size:,} bytes) is truncated or corrupt ({error}): download it again")
 
 
-def _weight_map(directory: Path) -> dict[str, str]:
-  path = directory / INDEX
-  if not path.is_file():
-    raise _no_weights(directory)
+def _weight_map(path: Path) -> dict[str, str]:
   index = read_json(path).get("weight_map")
   if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
     raise CheckpointError(f"{path} has no 'weight_map' from tensors to files: download it again")
@@ -121,28 +162,18 @@ def _weight_map(directory: Path) -> dict[str, str]:
   return index
 
 
-def _explain_index(directory: Path, index: Mapping[str, str], files: Mapping[str, str]) -> None:
+def _explain_index(path: Path, index: Mapping[str, str], files: Mapping[str, str]) -> None:
   wrong = sorted(name for name in {*index, *files} if index.get(name) != files.get(name))
   name = wrong[0]
   listed, found = index.get(name, "no file"), files.get(name, "no file")
   raise CheckpointError(
-    f"{directory / INDEX} and the files disagree on {len(wrong)} tensors: {name} is listed in {listed} and "
-    f"found in {found}: download both again"
+    f"{path} and the files disagree on {len(wrong)} tensors: {name} is listed in {listed} and found in {found}: "
+    "download both again"
   )
 
 
-def _no_weights(directory: Path) -> CheckpointError:
-  pickled = sorted(path.name for path in [*directory.glob("*.bin"), *directory.glob("*.pt*")])
-  if pickled:
-    return CheckpointError(
-      f"{directory} has PyTorch weights ({pickled[0]}) and no safetensors: not supported; convert them once "
-      "with transformers: AutoModelForCausalLM.from_pretrained(SRC, dtype='auto').save_pretrained(DST)"
-    )
-  return CheckpointError(f"{directory} has neither {SINGLE} nor {INDEX}: download the weights")
-
-
 def common_dtype(dtypes: Mapping[str, str], where: object) -> np.dtype:
-  """The one float dtype of all tensors; CheckpointError where one is quantised, or several are mixed."""
+  """The one float dtype of all tensors; CheckpointError where one is no float, or several are mixed."""
   check_float(dtypes, where)
   example = {code: name for name, code in dtypes.items()}
   if len(example) > 1:
@@ -156,5 +187,6 @@ def check_float(dtypes: Mapping[str, str], where: object) -> None:
   for name, code in dtypes.items():
     if code not in DTYPES:
       raise CheckpointError(
-        f"{where}: tensor {name} has type {code}: not supported; supported: bfloat16, float16, float32"
+        f"{where}: tensor {name} has type {code}: not supported; supported: bfloat16, float16, float32, and "
+        "float8_e4m3fn with or without the scales that quantization_config describes"
       )

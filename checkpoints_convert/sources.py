@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,19 @@ import numpy as np
 from checkpoints_convert import orbax_weights
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.families import rules_for
+from checkpoints_convert.formats import Format, Tensors, format_of
 from checkpoints_convert.parameters import parameter_shapes
-from checkpoints_convert.readers import DTYPES, SafetensorsReader, check_float, common_dtype, read_json
+from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
+from checkpoints_convert.readers import (
+  DTYPES,
+  INDEX,
+  SINGLE,
+  Reader,
+  SafetensorsReader,
+  check_float,
+  common_dtype,
+  read_json,
+)
 from checkpoints_convert.rules import carry, check, describe, duplicates, only_rules, source_shapes
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.spec import DecoderSpec
@@ -48,14 +60,15 @@ class Source(abc.ABC):
 
 
 class HubSource(Source):
-  """safetensors under the family's tensor names, all of which are checked before any data is read."""
+  """Files under the family's tensor names, all of which are checked before any data is read."""
 
-  def __init__(self, directory: Path, spec: DecoderSpec, reader: SafetensorsReader):
+  def __init__(self, directory: Path, spec: DecoderSpec, reader: Reader, form: Format | None = None):
     super().__init__(directory, spec)
     self._reader = reader
-    self.table = rules_for(spec, reader.shapes)
-    check(self.table, self.shapes, reader.shapes, directory)
-    self._weights = {name: reader.dtypes[name] for name in source_shapes(self.table, self.shapes)}
+    self._tensors = Tensors(reader, form)
+    self.table = rules_for(spec, self._tensors.shapes)
+    check(self.table, self.shapes, self._tensors.shapes, directory)
+    self._weights = {name: self._tensors.dtypes[name] for name in source_shapes(self.table, self.shapes)}
     check_float(self._weights, directory)
 
   @property
@@ -64,7 +77,7 @@ class HubSource(Source):
     return common_dtype(self._weights, self.directory)
 
   def files(self) -> list[Path]:
-    """The safetensors files."""
+    """The files that hold the tensors."""
     return [self.directory / name for name in sorted(set(self._reader.files.values()))]
 
   def rules(self) -> dict[str, str]:
@@ -74,12 +87,13 @@ class HubSource(Source):
   def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter once, filled tensor by tensor."""
     self._check_duplicates()
+    read = functools.partial(self._tensors.read, dtype=dtype)
     for rule in only_rules(self.table):
-      yield from carry(rule, self.shapes, self._reader.read, dtype)
+      yield from carry(rule, self.shapes, read, dtype)
 
   def _check_duplicates(self) -> None:
-    read = self._reader.read
-    for entry in duplicates(self.table, self._reader.shapes):
+    read = functools.partial(self._tensors.read, dtype=DTYPES["F32"])
+    for entry in duplicates(self.table, self._tensors.shapes):
       first, second = read(entry.name), read(entry.of)
       if (first.shape, first.dtype) != (second.shape, second.dtype) or first.tobytes() != second.tobytes():
         raise CheckpointError(
@@ -125,8 +139,16 @@ def open_source(path: Path) -> Iterator[Source]:
   if orbax_weights.is_converted(path):
     yield OrbaxSource(path, spec)
     return
-  with SafetensorsReader(path) as reader:
-    yield HubSource(path, spec, reader)
+  form = format_of(read_json(path / "config.json"), path)
+  with open_reader(path) as reader:
+    yield HubSource(path, spec, reader, form)
+
+
+def open_reader(directory: Path) -> Reader:
+  """The files of a directory: safetensors, or else PyTorch's."""
+  safetensors = (directory / SINGLE).is_file() or (directory / INDEX).is_file()
+  pytorch = (directory / PyTorchReader.index).is_file() or weight_files(directory)
+  return PyTorchReader(directory) if pytorch and not safetensors else SafetensorsReader(directory)
 
 
 def check_directory(path: Path) -> None:

@@ -72,9 +72,10 @@ def check_destination(destination: Path, *, force: bool) -> None:
 
 
 def write_config(directory: Path, config: Mapping[str, Any], dtype: np.dtype) -> None:
-  """config.json, naming the dtype that the weights now have."""
+  """config.json, naming the dtype that the weights now have; they are not quantised."""
   names = [name for name in ("dtype", "torch_dtype") if name in config] or ["dtype"]
-  _write_json(directory / "config.json", {**config, **dict.fromkeys(names, dtype.name)})
+  kept = {name: value for name, value in config.items() if name != "quantization_config"}
+  _write_json(directory / "config.json", {**kept, **dict.fromkeys(names, dtype.name)})
 
 
 def copy_companions(source: Path, directory: Path) -> list[Path]:

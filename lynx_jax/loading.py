@@ -22,10 +22,11 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None) -> Pa
 
   Weights go over parameter by parameter, so that the host never holds the model twice. On the CPU, bfloat16 experts
   are held as uint16 with the same bits, the form that decoding reads in place; to differentiate, load float32.
+  Weights that the files hold quantised (fp8, mxfp4) are dequantised, to bfloat16 unless `dtype` says otherwise.
 
   Args:
-    path: a Hugging Face model directory (safetensors), one that `python -m checkpoints_convert` made, or None
-      for the model that comes with the package.
+    path: a Hugging Face model directory (safetensors or PyTorch files), one that `python -m checkpoints_convert`
+      made, or None for the model that comes with the package.
     dtype: bfloat16, float16 or float32, as a name or type; None keeps the checkpoint's.
 
   Returns:

@@ -91,7 +91,6 @@ REFUSED_BY_ALL = (
   ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
   ("rope_scaling", {"type": "linear", "factor": 2.0}),
   ("partial_rotary_factor", 0.5),
-  ("quantization_config", {"quant_method": "gptq", "bits": 4}),
 )
 REQUIRED_BY_ALL = (
   "vocab_size",

@@ -96,8 +96,5 @@ def stop_ids(fields: Fields, default: int | None) -> tuple[int, ...]:
 
 
 def check_common(fields: Fields) -> None:
-  """Refuses what none of the families here varies: the activation, and weights quantised in the file."""
+  """Refuses what none of the families here varies: the activation."""
   fields.only("hidden_act", ("silu", "swish"), "silu")
-  if fields.optional("quantization_config", None) is not None:
-    method = fields.values["quantization_config"].get("quant_method")
-    raise fields.unsupported("quantization_config", method, "weights in bfloat16, float16 or float32")
