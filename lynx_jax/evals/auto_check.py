@@ -3,7 +3,7 @@
     python -m lynx_jax.evals.auto_check --text .work/evaluation/text.jsonl --batch 4,8,16,32 \
       --mix mixed,one-domain,adversarial
 
-The bounds it is held to: cross-entropy up by less than 1 %, and at most a third of Prune's divergence.
+The bounds it is held to are `MOST_INCREASE` of cross-entropy and `MOST_DIVERGENCE`, a share of Prune's divergence.
 """
 
 import argparse
@@ -21,13 +21,16 @@ from rich.table import Table
 import lynx_jax
 from lynx_jax.evals.bootstrap import Interval
 from lynx_jax.evals.command import MIXES, batches_of
-from lynx_jax.evals.compare import PolicyCost, measure_policies, summarize, times_cheaper
+from lynx_jax.evals.compare import PolicyCost, fewest_within, measure_policies, summarize, times_cheaper
 from lynx_jax.evals.mixes import cut
 from lynx_jax.evals.reading import read_texts, token_streams
 from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import MoESpec
 from lynx_jax.routing import Auto, Prune
+
+MOST_INCREASE = 0.01
+MOST_DIVERGENCE = 1 / 3
 
 _SHARES = (0.1, 0.25, 1.0, 1.5, 2.5)
 
@@ -42,6 +45,7 @@ class AutoCost:
     cost: what it reads and costs.
     prune: Prune's divergence, interpolated to the same experts, over that of `Auto()`; None where Prune has no knobs
       on either side.
+    fewest: the fewest experts at which Auto, at any price, keeps both bounds; None where Prune's knobs do not tell.
     prune_each: by k0, the divergence of Prune(k0) over that of Auto interpolated to the experts that Prune(k0) reads.
   """
 
@@ -49,6 +53,7 @@ class AutoCost:
   batch: int
   cost: PolicyCost
   prune: Interval | None
+  fewest: float | None
   prune_each: dict[int, Interval]
 
 
@@ -77,6 +82,7 @@ def check_auto(
     batch=len(batches[0]),
     cost=summarize(auto),
     prune=times_cheaper(auto, pruned) if pruned else None,
+    fewest=fewest_within(priced, pruned, increase=MOST_INCREASE, divergence=MOST_DIVERGENCE) if pruned else None,
     prune_each=each,
   )
 
@@ -86,7 +92,7 @@ def table(rows: Sequence[AutoCost]) -> Table:
   found = Table(box=box.MARKDOWN)
   for heading in (
     "mix", "batch", "experts", "of", "fewer", "cross-entropy", "KL, thousandths of a nat", "worst row keeps",
-    "Prune's KL, same experts", "Prune(k0), same experts",
+    "Prune's KL, same experts", "most within bounds", "Prune(k0), same experts",
   ):  # fmt: skip
     found.add_column(heading, no_wrap=True)
   for row in rows:
@@ -97,6 +103,7 @@ def table(rows: Sequence[AutoCost]) -> Table:
       f"{cost.increase.value:+.2%} [{cost.increase.low:+.2%}, {cost.increase.high:+.2%}]",
       _span(cost.divergence, 1e3), f"{cost.worst_retained:.2f}",
       "" if row.prune is None else f"{_span(row.prune)} x",
+      "" if row.fewest is None else f"{1 - row.fewest / cost.own_experts.value:.0%} fewer",
       "; ".join(f"{k0}: {_span(times)} x" for k0, times in row.prune_each.items()),
     )  # fmt: skip
   return found

@@ -15,6 +15,9 @@ from lynx_jax.evals.faithful import batch_costs
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
 
+# Experts between which nothing is told apart where the fewest are looked for.
+_GRID = 0.05
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyCost:
@@ -139,6 +142,29 @@ def times_cheaper(costs: Measured, family: Sequence[Measured], *, seed: int = 0)
     return None
   resampled = [_interpolate(curves[:, :, at], ours[0, at])[0] / ours[1, at] for at in range(drawn.shape[0])]
   return interval(_interpolate(whole, mean[0])[0] / mean[1], np.array(resampled))
+
+
+def fewest_within(
+  family: Sequence[Measured], rival: Sequence[Measured], *, increase: float, divergence: float
+) -> float | None:
+  """The fewest experts at which `family` keeps two bounds, read off between its knobs; None where it never does.
+
+  Args:
+    family: one policy with several knobs.
+    rival: another, on the same batches. Where it has no knobs on either side nothing is claimed.
+    increase: bound on the relative increase of cross-entropy.
+    divergence: bound on the divergence, as a share of the rival's at the same experts.
+  """
+  ours, theirs = (
+    np.array([points[index] for index in best_knobs(points)])
+    for points in ([mean_point(costs) for costs in of] for of in (family, rival))
+  )
+  low, high = max(ours[:, 0].min(), theirs[:, 0].min()), min(ours[:, 0].max(), theirs[:, 0].max())
+  for experts in np.arange(low, high + _GRID, _GRID):
+    (cost, more), (rivals, _) = _interpolate(ours, experts), _interpolate(theirs, experts)
+    if more < increase and cost <= divergence * rivals:
+      return float(experts)
+  return None
 
 
 def mean_point(costs: Measured) -> Float[np.ndarray, "3"]:

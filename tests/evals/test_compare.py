@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lynx_jax.evals import Measured, cost_at, measure_policies, summarize, times_cheaper
+from lynx_jax.evals import Measured, cost_at, fewest_within, measure_policies, summarize, times_cheaper
 from lynx_jax.routing import OEA, Prune, TopK
 from tests.small_models import random_prompts, small_params
 
@@ -41,6 +41,17 @@ def test_how_many_times_cheaper_at_the_same_experts():
   assert found.value == pytest.approx(0.06 / 0.02, rel=0.05)
   assert found.low < found.value < found.high
   assert times_cheaper(made(11, 0.02, 0.002), family) is None
+
+
+def test_the_fewest_experts_within_bounds():
+  family = [made(20, 0.01, 0.001), made(12, 0.04, 0.009)]
+  rival = [made(22, 0.04, 0.004), made(14, 0.08, 0.02)]
+  # Divergences are equal shares of each other at 12 + 8 x, where 0.04 * 4**-x is a third of 0.08 * 2**-(x - 0.25).
+  bounded = fewest_within(family, rival, increase=1.0, divergence=1 / 3)
+  assert bounded == pytest.approx(12 + 8 * (np.log2(0.04 / (0.08 * 2**0.25 / 3))), abs=0.3)
+  assert fewest_within(family, rival, increase=0.003, divergence=1.0) == pytest.approx(18, abs=0.3)
+  assert fewest_within(family, rival, increase=1.0, divergence=1.0) == pytest.approx(14, abs=0.06)
+  assert fewest_within(family, rival, increase=0.0, divergence=1.0) is None
 
 
 def test_measured_policies_share_their_batches():
