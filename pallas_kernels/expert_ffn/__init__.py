@@ -1,10 +1,13 @@
 """The feed-forward part of a Mixture-of-Experts layer, over the experts that its rows chose."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
 from pallas_kernels.expert_ffn.capacity import capacity_ffn
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu
@@ -18,28 +21,37 @@ __all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "
 def _differentiable(run):
   """Gives `run` the reference's gradient: its loop has a length that only the data know."""
 
-  @jax.custom_vjp
-  def call(x, weights, gate_up, down, ids, valid, tiles):
-    return run(x, weights, gate_up, down, ids, valid, tiles)
+  @functools.cache
+  def with_activation(activation: Activation):
+    @jax.custom_vjp
+    def call(x, weights, gate_up, down, ids, valid, tiles, gate_up_bias, down_bias):
+      return run(x, weights, gate_up, down, ids, valid, tiles, gate_up_bias, down_bias, activation=activation)
 
-  def forward(*inputs):
-    return call(*inputs), inputs
+    def forward(*inputs):
+      return call(*inputs), inputs
 
-  def backward(inputs, cotangent):
-    x, weights, gate_up, down, ids, valid, _ = inputs
+    def backward(inputs, cotangent):
+      x, weights, gate_up, down, ids, valid, _, *biases = inputs
 
-    def reference(x, weights, gate_up, down):
-      return expert_ffn_reference(x, ids, weights, gate_up, down, valid)
+      def reference(x, weights, gate_up, down, *biases):
+        return expert_ffn_reference(x, ids, weights, gate_up, down, valid, *biases, activation=activation)
 
-    return *jax.vjp(reference, x, weights, gate_up, down)[1](cotangent), None, None, None
+      *gradients, gate_up_bias, down_bias = jax.vjp(reference, x, weights, gate_up, down, *biases)[1](cotangent)
+      return *gradients, None, None, None, gate_up_bias, down_bias
 
-  call.defvjp(forward, backward)
-  return call
+    call.defvjp(forward, backward)
+    return call
+
+  return lambda *arrays, activation: with_activation(activation)(*arrays)
 
 
 def _without_tiles(run):
   """`run` as an implementation that groups rows itself, or not at all."""
-  return lambda x, weights, gate_up, down, ids, valid, tiles: run(x, ids, weights, gate_up, down, valid)
+
+  def call(x, weights, gate_up, down, ids, valid, tiles, *biases, activation):
+    return run(x, ids, weights, gate_up, down, valid, *biases, activation=activation)
+
+  return call
 
 
 EXPERT_FFN = Op(
@@ -72,12 +84,15 @@ def expert_ffn(
   *,
   valid: Bool[Array, "T"] | None = None,
   tiles: Tiles | None = None,
+  gate_up_bias: Float[Array, "E F2"] | None = None,
+  down_bias: Float[Array, "E D"] | None = None,
+  activation: Activation = SWIGLU,
   implementation: str | None = None,
 ) -> Float[Array, "T D"]:
-  """y[t] = sum over k of weights[t, k] * down[e] @ (silu(gate[e] @ x[t]) * (up[e] @ x[t])), with e = ids[t, k].
+  """y[t] = sum over k of weights[t, k] * down[e] @ activation(gate[e] @ x[t], up[e] @ x[t]), with e = ids[t, k].
 
   Products accumulate in float32, and the sum over k is taken in float32, in order. Only experts that a valid row
-  chose are read. Differentiable in `x`, `weights` and floating expert weights.
+  chose are read. Differentiable in `x`, `weights`, floating expert weights and biases.
 
   Args:
     x_TD: rows; float32 or bfloat16.
@@ -88,6 +103,9 @@ def expert_ffn(
     valid: rows that count; the others may hold anything and give zeros. None takes all.
     tiles: the rows of each expert, in tiles of `DECODE_TILE`, where routing has grouped them already; it must
       agree with `ids` and `valid`. None groups them where the implementation needs it.
+    gate_up_bias: added to the first product, gate's part before up's; None for none.
+    down_bias: added to the second, and so weighted as its expert is; None for none.
+    activation: of float32 gate and up values; static.
     implementation: "pallas", "cpu", "reference", or None for the best on the platform.
 
   Returns:
@@ -103,4 +121,5 @@ def expert_ffn(
       "expected [E, 2F, D], [E, D, F] and [T, D]"
     )
   valid = jnp.ones(x_TD.shape[:1], bool) if valid is None else valid
-  return EXPERT_FFN(implementation, x_TD, weights_TK, gate_up, down, ids_TK, valid, tiles)
+  arrays = (x_TD, weights_TK, gate_up, down, ids_TK, valid, tiles, gate_up_bias, down_bias)
+  return EXPERT_FFN(implementation, *arrays, activation=activation)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
+from pallas_kernels.activations import SWIGLU, Activation
+
 
 def capacity_ffn(
   x_TD: Float[Array, "T D"],
@@ -12,8 +14,12 @@ def capacity_ffn(
   gate_up: Float[Array, "E F2 D"],
   down: Float[Array, "E D F"],
   capacity: int,
+  *,
+  gate_up_bias: Float[Array, "E F2"] | None = None,
+  down_bias: Float[Array, "E D"] | None = None,
+  activation: Activation = SWIGLU,
 ) -> tuple[Float[Array, "T D"], Int32[Array, ""]]:
-  """Weighted sum of each row's SwiGLU experts, as `expert_ffn`, of at most `capacity` assignments an expert.
+  """Weighted sum of each row's experts, as `expert_ffn`, of at most `capacity` assignments an expert.
 
   Assignments past an expert's capacity, in row order, are dropped (arXiv 2101.03961, section 2.2): they add nothing.
 
@@ -30,10 +36,14 @@ def capacity_ffn(
   row_of = jnp.full((experts * capacity,), rows, jnp.int32)
   row_of = row_of.at[seat].set(jnp.arange(rows * top_k, dtype=jnp.int32) // top_k, mode="drop")
   x = jnp.concatenate([x_TD, jnp.zeros((1, width), x_TD.dtype)])[row_of].reshape(experts, capacity, width)
-  gate, up = jnp.split(jnp.einsum("ecd,efd->ecf", x, gate_up, preferred_element_type=jnp.float32), 2, axis=-1)
-  hidden = (jax.nn.silu(gate) * up).astype(x_TD.dtype)
-  y = jnp.einsum("ecf,edf->ecd", hidden, down, preferred_element_type=jnp.float32).reshape(-1, width)
-  y = jnp.concatenate([y, jnp.zeros((1, width), jnp.float32)])[seat].reshape(rows, top_k, width)
+  hidden = _with(gate_up_bias, jnp.einsum("ecd,efd->ecf", x, gate_up, preferred_element_type=jnp.float32))
+  hidden = activation(*jnp.split(hidden, 2, axis=-1)).astype(x_TD.dtype)
+  y = _with(down_bias, jnp.einsum("ecf,edf->ecd", hidden, down, preferred_element_type=jnp.float32))
+  y = jnp.concatenate([y.reshape(-1, width), jnp.zeros((1, width), jnp.float32)])[seat].reshape(rows, top_k, width)
   weights = weights_TK * kept.reshape(rows, top_k).astype(jnp.float32)
   y_TD = (y * weights[:, :, None]).sum(axis=1).astype(x_TD.dtype)
   return y_TD, jnp.sum(~kept, dtype=jnp.int32)
+
+
+def _with(bias_EO: jax.Array | None, y_ECO: jax.Array) -> jax.Array:
+  return y_ECO if bias_EO is None else y_ECO + bias_EO.astype(jnp.float32)[:, None]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
+from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.bfloat16_bits import from_bits
 from pallas_kernels.expert_ffn.tiles import tile_rows
 
@@ -27,6 +28,10 @@ def expert_ffn_cpu(
   gate_up: Num[Array, "E F2 D"],
   down: Num[Array, "E D F"],
   valid_T: Bool[Array, "T"],
+  gate_up_bias: Float[Array, "E F2"] | None = None,
+  down_bias: Float[Array, "E D"] | None = None,
+  *,
+  activation: Activation = SWIGLU,
 ) -> Float[Array, "T D"]:
   """`expert_ffn` in time that follows the number of experts in use."""
   rows, width = x_TD.shape
@@ -36,15 +41,16 @@ def expert_ffn_cpu(
   # One more row of zeros, for the unused places of a tile.
   x = jnp.concatenate([x_TD, jnp.zeros((1, width), x_TD.dtype)])
 
-  def product(rows_RI: jax.Array, weights_EOI: jax.Array, expert: jax.Array) -> jax.Array:
+  def product(rows_RI: jax.Array, weights_EOI: jax.Array, bias_EO: jax.Array | None, expert: jax.Array) -> jax.Array:
     weights_OI = from_bits(jax.lax.dynamic_index_in_dim(weights_EOI, expert, keepdims=False))
-    return jnp.einsum("ri,oi->ro", rows_RI, weights_OI, preferred_element_type=jnp.float32)
+    y_RO = jnp.einsum("ri,oi->ro", rows_RI, weights_OI, preferred_element_type=jnp.float32)
+    return y_RO if bias_EO is None else y_RO + bias_EO[expert].astype(jnp.float32)[None]
 
   def run_tile(index: jax.Array, y_SD: jax.Array) -> jax.Array:
-    slot = tiles.slot[index]
-    gate, up = jnp.split(product(x[jnp.minimum(slot // top_k, rows)], gate_up, tiles.expert[index]), 2, axis=-1)
-    hidden = (jax.nn.silu(gate) * up).astype(x.dtype)
-    y = product(hidden, down, tiles.expert[index])
+    slot, expert = tiles.slot[index], tiles.expert[index]
+    gate_up_RF = product(x[jnp.minimum(slot // top_k, rows)], gate_up, gate_up_bias, expert)
+    hidden = activation(*jnp.split(gate_up_RF, 2, axis=-1)).astype(x.dtype)
+    y = product(hidden, down, down_bias, expert)
     return y_SD.at[slot].set(y, mode="drop")
 
   y_SD = jax.lax.fori_loop(0, tiles.in_use, run_tile, jnp.zeros((slots, width), jnp.float32))

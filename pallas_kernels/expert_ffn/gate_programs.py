@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.activations import ClampedSwiGLU
 from pallas_kernels.expert_ffn import DECODE_TILE, expert_ffn, tile_rows
 from pallas_kernels.gates.shapes import ModelShape
 
@@ -17,9 +18,9 @@ _Abstract = jax.ShapeDtypeStruct
 def programs(shape: ModelShape) -> dict[str, Program]:
   """Decode with 16 and 64 rows grouped by routing, and a prefill of 2048 rows."""
   made: dict[str, Program] = {
-    f"decode, T={rows}": (_decode, (*_arguments(shape, rows), _tiles(shape, rows))) for rows in (16, 64)
+    f"decode, T={rows}": (_run, (*_arguments(shape, rows), _tiles(shape, rows), *_biases(shape))) for rows in (16, 64)
   }
-  made["prefill, T=2048"] = (_prefill, _arguments(shape, 2048))
+  made["prefill, T=2048"] = (_run, (*_arguments(shape, 2048), None, *_biases(shape)))
   return made
 
 
@@ -40,9 +41,18 @@ def _tiles(shape: ModelShape, rows: int) -> Any:
   return jax.eval_shape(functools.partial(tile_rows, experts=shape.experts, tile=DECODE_TILE), ids, valid)
 
 
-def _decode(x: Any, ids: Any, weights: Any, gate_up: Any, down: Any, valid: Any, tiles: Any) -> Any:
-  return expert_ffn(x, ids, weights, gate_up, down, valid=valid, tiles=tiles)
+def _biases(shape: ModelShape) -> tuple[jax.ShapeDtypeStruct, ...]:
+  if not shape.biased:
+    return ()
+  return (
+    _Abstract((shape.experts, 2 * shape.expert_width), jnp.bfloat16),
+    _Abstract((shape.experts, shape.width), jnp.bfloat16),
+  )
 
 
-def _prefill(x: Any, ids: Any, weights: Any, gate_up: Any, down: Any, valid: Any) -> Any:
-  return expert_ffn(x, ids, weights, gate_up, down, valid=valid)
+def _run(x: Any, ids: Any, weights: Any, gate_up: Any, down: Any, valid: Any, tiles: Any, *biases: Any) -> Any:
+  if not biases:
+    return expert_ffn(x, ids, weights, gate_up, down, valid=valid, tiles=tiles)
+  more = dict(zip(("gate_up_bias", "down_bias"), biases, strict=True))
+  activation = ClampedSwiGLU(alpha=1.702, limit=7.0)
+  return expert_ffn(x, ids, weights, gate_up, down, valid=valid, tiles=tiles, **more, activation=activation)

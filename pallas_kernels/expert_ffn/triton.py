@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.bfloat16_bits import from_bits
 from pallas_kernels.blocks import Blocks
 from pallas_kernels.expert_ffn.blocks import choose_blocks, tile_rows_for
@@ -19,7 +20,9 @@ from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.pallas_call import call
 
 
-def objection(x, weights, gate_up, down, ids, valid, tiles) -> str | None:
+def objection(
+  x, weights, gate_up, down, ids, valid, tiles, gate_up_bias=None, down_bias=None, *, activation=None
+) -> str | None:
   """Why the kernels cannot take these arguments, or None."""
   for stack in (gate_up, down):
     if stack.dtype != x.dtype and (stack.dtype, x.dtype) != (jnp.uint16, jnp.bfloat16):
@@ -35,14 +38,21 @@ def expert_ffn_triton(
   ids: jax.Array,
   valid: jax.Array,
   tiles: Tiles | None,
+  gate_up_bias: jax.Array | None = None,
+  down_bias: jax.Array | None = None,
+  *,
+  activation: Activation = SWIGLU,
 ) -> jax.Array:
   """`expert_ffn` in two launches after `tiles`, and a sum that XLA fuses with what follows."""
   rows, width = x.shape
   top_k, experts, expert_width = ids.shape[1], gate_up.shape[0], down.shape[2]
   if tiles is None:
     tiles = tile_rows(ids, valid, experts, tile_rows_for(rows, top_k, experts))
-  hidden_SF = _run(_hidden_kernel, x, gate_up, tiles, "expert_hidden", rows * top_k, expert_width, 2, top_k, x.dtype)
-  y_SD = _run(_down_kernel, hidden_SF, down, tiles, "expert_down", rows * top_k, width, 1, top_k, jnp.float32)
+  kernel = functools.partial(_hidden_kernel, activation=activation)
+  hidden = jax.ShapeDtypeStruct((rows * top_k, expert_width), x.dtype)
+  hidden_SF = _run(kernel, x, gate_up, gate_up_bias, tiles, hidden, name="expert_hidden", parts=2, top_k=top_k)
+  y = jax.ShapeDtypeStruct((rows * top_k, width), jnp.float32)
+  y_SD = _run(_down_kernel, hidden_SF, down, down_bias, tiles, y, name="expert_down", parts=1, top_k=top_k)
   # What no program wrote may hold anything.
   share = jnp.where(valid[:, None], weights, 0.0)[:, :, None]
   y_TKD = jnp.where(valid[:, None, None], y_SD.reshape(rows, top_k, width), 0.0)
@@ -51,11 +61,13 @@ def expert_ffn_triton(
 
 def matmul_tiles(x: jax.Array, weights: jax.Array, tiles: Tiles, *, name: str) -> jax.Array:
   """x[slot] @ weights[expert].T in float32 for the rows of every tile; rows that are in none may hold anything."""
-  return _run(_down_kernel, x, weights, tiles, name, x.shape[0], weights.shape[1], 1, 1, jnp.float32)
+  y = jax.ShapeDtypeStruct((x.shape[0], weights.shape[1]), jnp.float32)
+  return _run(_down_kernel, x, weights, None, tiles, y, name=name, parts=1, top_k=1)
 
 
-def _run(kernel, x, weights, tiles: Tiles, name, rows, columns, parts, top_k, dtype) -> jax.Array:
-  """Runs a kernel over (tile, block of columns); a result is `rows` by `columns`, of `parts` rows of weights each."""
+def _run(kernel, x, weights, bias, tiles: Tiles, out_shape, *, name: str, parts: int, top_k: int) -> jax.Array:
+  """Runs a kernel over (tile, block of columns); a column of the result takes `parts` rows of weights."""
+  columns = out_shape.shape[1]
   blocks = choose_blocks(name, tiles.slot.shape[1], columns, weights.shape[2], top_k, parts)
   return call(
     functools.partial(kernel, blocks=blocks, top_k=top_k),
@@ -64,36 +76,50 @@ def _run(kernel, x, weights, tiles: Tiles, name, rows, columns, parts, top_k, dt
     tiles.slot,
     x,
     weights,
+    *(() if bias is None else (bias,)),
     grid=(tiles.expert.shape[0], pl.cdiv(columns, blocks.columns)),
-    out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
+    out_shape=out_shape,
     name=name,
     num_warps=blocks.warps,
     num_stages=blocks.stages,
   )
 
 
-def _hidden_kernel(in_use_ref, expert_ref, slot_ref, x_ref, gate_up_ref, hidden_ref, *, blocks: Blocks, top_k: int):
-  """silu(gate @ x) * (up @ x) for one tile and one block of F."""
+def _hidden_kernel(
+  in_use_ref, expert_ref, slot_ref, x_ref, gate_up_ref, *refs, blocks: Blocks, top_k: int, activation: Activation
+):
+  """activation(gate @ x, up @ x), each with its bias, for one tile and one block of F."""
   tile, block = pl.program_id(0), pl.program_id(1)
+  *bias_refs, hidden_ref = refs
 
   @pl.when(tile < in_use_ref[0])
   def run():
-    slot, column = _slots(slot_ref, tile), _columns(block, blocks)
+    slot, column, expert = _slots(slot_ref, tile), _columns(block, blocks), expert_ref[tile]
     columns = hidden_ref.shape[1]
-    gate, up = _products(x_ref, slot // top_k, gate_up_ref, expert_ref[tile], column, columns, blocks, parts=2)
-    hidden = (gate * jax.nn.sigmoid(gate) * up).astype(hidden_ref.dtype)
-    _store(hidden_ref, slot, column, hidden)
+    gate, up = _products(x_ref, slot // top_k, gate_up_ref, expert, column, columns, blocks, parts=2)
+    for bias_ref in bias_refs:
+      gate, up = gate + _bias(bias_ref, expert, column, columns), up + _bias(bias_ref, expert, column, columns, 1)
+    _store(hidden_ref, slot, column, activation(gate, up).astype(hidden_ref.dtype))
 
 
-def _down_kernel(in_use_ref, expert_ref, slot_ref, hidden_ref, down_ref, y_ref, *, blocks: Blocks, top_k: int):
-  """Down @ hidden for one tile and one block of D."""
+def _down_kernel(in_use_ref, expert_ref, slot_ref, hidden_ref, down_ref, *refs, blocks: Blocks, top_k: int):
+  """Down @ hidden, with its bias, for one tile and one block of D."""
   tile, block = pl.program_id(0), pl.program_id(1)
+  *bias_refs, y_ref = refs
 
   @pl.when(tile < in_use_ref[0])
   def run():
-    slot, column = _slots(slot_ref, tile), _columns(block, blocks)
-    (y,) = _products(hidden_ref, slot, down_ref, expert_ref[tile], column, y_ref.shape[1], blocks, parts=1)
+    slot, column, expert = _slots(slot_ref, tile), _columns(block, blocks), expert_ref[tile]
+    (y,) = _products(hidden_ref, slot, down_ref, expert, column, y_ref.shape[1], blocks, parts=1)
+    for bias_ref in bias_refs:
+      y += _bias(bias_ref, expert, column, y_ref.shape[1])
     _store(y_ref, slot, column, y)
+
+
+def _bias(bias_ref, expert: jax.Array, column: jax.Array, columns: int, part: int = 0) -> jax.Array:
+  """Part `part` of an expert's bias, as a row; columns past the last repeat it."""
+  place = jnp.minimum(column, columns - 1) + part * columns
+  return plgpu.load(bias_ref.at[expert, place]).astype(jnp.float32)[None, :]
 
 
 def _slots(slot_ref, tile: jax.Array) -> jax.Array:

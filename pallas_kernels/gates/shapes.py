@@ -19,6 +19,7 @@ class ModelShape:
     renormalize: whether a token's expert weights sum to 1.
     window: positions that sliding-window layers see; None where all see everything.
     sinks: whether attention has a learned logit a head that adds no value.
+    biased: whether experts have biases, and gpt-oss's clamped activation.
   """
 
   name: str
@@ -32,6 +33,7 @@ class ModelShape:
   renormalize: bool
   window: int | None = None
   sinks: bool = False
+  biased: bool = False
 
 
 MODEL_SHAPES = {
@@ -60,7 +62,7 @@ MODEL_SHAPES = {
     ),
     ModelShape(
       name="gpt-oss-20b", width=2880, expert_width=2880, experts=32, top_k=4,
-      heads=64, kv_heads=8, head_dim=64, renormalize=True, window=128, sinks=True,
+      heads=64, kv_heads=8, head_dim=64, renormalize=True, window=128, sinks=True, biased=True,
     ),
   )
 }  # fmt: skip

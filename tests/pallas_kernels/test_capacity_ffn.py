@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import capacity_ffn, expert_ffn
-from tests.pallas_kernels.test_expert_ffn import by_numpy, weights_of
+from tests.pallas_kernels.test_expert_ffn import CLAMPED, biases_of, by_numpy, weights_of
 
 
 def inputs(rows=20, experts=4, top_k=2, width=8):
@@ -46,3 +46,10 @@ def test_assignments_past_the_capacity_are_dropped_in_row_order_and_counted():
   assert int(dropped) == ids.size - int(kept.sum()) > 0
   expected = by_numpy(x, ids, np.asarray(weights) * kept, *experts, np.ones(20, bool))
   np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_biases_and_the_activation_are_those_of_expert_ffn():
+  x, ids, weights, *experts = inputs()
+  more = biases_of(4, 8, 12) | {"activation": CLAMPED}
+  y, _ = capacity_ffn(x, ids, weights, *experts, 20, **more)
+  np.testing.assert_allclose(y, by_numpy(x, ids, weights, *experts, np.ones(20, bool), **more), rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import expert_ffn, stored_experts
+from pallas_kernels.activations import ClampedSwiGLU
 from pallas_kernels.bfloat16_bits import from_bits
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu, tile_size
 from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
@@ -22,7 +23,8 @@ def as_bits(weights):
   return jnp.asarray(stored_experts(np.asarray(weights), "cpu"))
 
 
-run = jax.jit(expert_ffn, static_argnames="implementation")
+run = jax.jit(expert_ffn, static_argnames=("implementation", "activation"))
+CLAMPED = ClampedSwiGLU(alpha=1.702, limit=0.5)
 
 
 def weights_of(experts, width, expert_width, dtype=np.float32, seed=0):
@@ -32,14 +34,29 @@ def weights_of(experts, width, expert_width, dtype=np.float32, seed=0):
   return jnp.asarray(gate_up, dtype), jnp.asarray(down, dtype)
 
 
-def by_numpy(x, ids, weights, gate_up, down, valid):
-  """The definition, one assignment at a time, in float64."""
+def biases_of(experts, width, expert_width, dtype=np.float32):
+  random = np.random.default_rng(7)
+  return {
+    "gate_up_bias": jnp.asarray(random.normal(size=(experts, 2 * expert_width)), dtype),
+    "down_bias": jnp.asarray(random.normal(size=(experts, width)), dtype),
+  }
+
+
+def by_numpy(x, ids, weights, gate_up, down, valid, gate_up_bias=0.0, down_bias=0.0, activation=None):
+  """The definition, one assignment at a time, in float64; a bias of 0 is none."""
   x, weights, gate_up, down = (np.asarray(a, np.float64) for a in (x, weights, gate_up, down))
+  gate_up_bias = np.broadcast_to(np.asarray(gate_up_bias, np.float64), gate_up.shape[:2])
+  down_bias = np.broadcast_to(np.asarray(down_bias, np.float64), down.shape[:2])
   y = np.zeros_like(x)
   for row in np.flatnonzero(valid):
     for expert, weight in zip(np.asarray(ids)[row], weights[row], strict=True):
-      gate, up = np.split(gate_up[expert] @ x[row], 2)
-      y[row] += weight * (down[expert] @ (gate / (1 + np.exp(-gate)) * up))
+      gate, up = np.split(gate_up[expert] @ x[row] + gate_up_bias[expert], 2)
+      if activation == CLAMPED:
+        gate, up = np.minimum(gate, CLAMPED.limit), np.clip(up, -CLAMPED.limit, CLAMPED.limit)
+        hidden = gate / (1 + np.exp(-CLAMPED.alpha * gate)) * (up + 1)
+      else:
+        hidden = gate / (1 + np.exp(-gate)) * up
+      y[row] += weight * (down[expert] @ hidden + down_bias[expert])
   return y
 
 
@@ -54,7 +71,10 @@ def loads(draw):
   x = random.normal(size=(rows, width)).astype(np.float32)
   x[~valid] = draw(st.sampled_from([0.0, np.nan, np.inf]))
   weights = random.random((rows, top_k)).astype(np.float32)
-  return x, ids, weights, valid, weights_of(experts, width, expert_width)
+  more = {}
+  if rows in (7, 16) and draw(st.booleans()):
+    more = biases_of(experts, width, expert_width) | {"activation": CLAMPED}
+  return x, ids, weights, valid, weights_of(experts, width, expert_width), more
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -62,10 +82,10 @@ class TestExpertFFN:
   @given(load=loads())
   @settings(max_examples=25)
   def test_equals_the_definition(self, implementation, load):
-    x, ids, weights, valid, experts = load
-    y = run(x, ids, weights, *experts, valid=valid, implementation=implementation)
+    x, ids, weights, valid, experts, more = load
+    y = run(x, ids, weights, *experts, valid=valid, **more, implementation=implementation)
     # float32 sums of up to 40 terms of order 1.
-    np.testing.assert_allclose(y, by_numpy(x, ids, weights, *experts, valid), rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(y, by_numpy(x, ids, weights, *experts, valid, **more), rtol=2e-5, atol=2e-5)
     np.testing.assert_array_equal(y[~valid], 0)
 
   @pytest.mark.parametrize("shape", SHAPES)
@@ -119,14 +139,16 @@ class TestExpertFFN:
     experts = weights_of(4, 8, 12)
 
     @jax.jit
-    def loss(x, weights, gate_up, down):
-      return jnp.sum(jnp.sin(expert_ffn(x, ids, weights, gate_up, down, valid=valid, implementation=implementation)))
+    def loss(x, weights, gate_up, down, *biases):
+      more = dict(zip(("gate_up_bias", "down_bias"), biases, strict=True)) | {"activation": CLAMPED}
+      y = expert_ffn(x, ids, weights, gate_up, down, valid=valid, **more, implementation=implementation)
+      return jnp.sum(jnp.sin(y))
 
     def loss64(arrays):
-      return np.sin(by_numpy(arrays[0], ids, *arrays[1:], valid)).sum()
+      return np.sin(by_numpy(arrays[0], ids, *arrays[1:4], valid, *arrays[4:], CLAMPED)).sum()
 
-    inputs = (x, weights, *experts)
-    gradients = jax.grad(loss, argnums=(0, 1, 2, 3))(*inputs)
+    inputs = (x, weights, *experts, *biases_of(4, 8, 12).values())
+    gradients = jax.grad(loss, argnums=(0, 1, 2, 3, 4, 5))(*inputs)
     for place, gradient in enumerate(gradients):
       direction = random.normal(size=gradient.shape)
       ahead, behind = ([np.asarray(a, np.float64) for a in inputs] for _ in range(2))
@@ -215,6 +237,11 @@ def test_the_tiles_to_run_follow_the_experts_in_use():
   gathered = int(tile_rows(jnp.asarray(ids // 4), everyone, 32, 16).in_use)
   assert spread == len(np.unique(ids))
   assert gathered == len(np.unique(ids // 4)) < spread
+
+
+def test_a_bound_that_clamps_everything_is_an_error():
+  with pytest.raises(ValueError, match=r"ClampedSwiGLU\.limit is 0: expected a positive bound"):
+    ClampedSwiGLU(alpha=1.0, limit=0)
 
 
 def test_shapes_that_do_not_fit_and_unknown_implementations_are_named():
