@@ -1,23 +1,20 @@
-"""Keys and values of the positions seen so far: whole buffers, one pair a layer."""
+"""What attention remembers of the positions seen so far: whole buffers, as each layer's attention lays them out."""
 
-from typing import NamedTuple
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+
+from lynx_jax.models.attention import KeyValueCache
+
+LayerCache: TypeAlias = KeyValueCache
+"""One layer's buffers; positions are the last axis but one, so that room is made for more in any of them alike."""
 
 
-class LayerCache(NamedTuple):
-  """One layer's keys and values; heads before positions, so that attention reads each head's rows in one run."""
-
-  key: Float[Array, "B G C H"]
-  value: Float[Array, "B G C H"]
-
-
-def fill(key: Float[Array, "B L G H"], value: Float[Array, "B L G H"], capacity: int) -> LayerCache:
-  """A cache with room for `capacity` positions that begins with those given."""
+def with_room(cache: LayerCache, capacity: int) -> LayerCache:
+  """The cache of some positions, with room for `capacity`."""
 
   def place(x: jax.Array) -> jax.Array:
-    return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, capacity - x.shape[1]), (0, 0)))
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, capacity - x.shape[-2]), (0, 0)])
 
-  return LayerCache(place(key), place(value))
+  return jax.tree.map(place, cache)

@@ -82,7 +82,7 @@ class DecodeState:
   """A batch in flight.
 
   Attributes:
-    cache: keys and values, one `LayerCache` a layer.
+    cache: what attention remembers, one `LayerCache` a layer.
     lengths: positions of each row that the cache holds, in tokens.
     token: the newest token of each row, not yet in the cache.
     output: the new tokens of each row, in order; only the first `generated` are meaningful.

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Int32
 
 from lynx_jax.dims import ArrayLike
-from lynx_jax.engine.kv_cache import LayerCache, fill
+from lynx_jax.engine.kv_cache import LayerCache, with_room
 from lynx_jax.engine.sampling import sample
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals, greedy_requests, no_totals
 from lynx_jax.models.attention import Attention
@@ -19,7 +20,6 @@ from lynx_jax.models.spec import DecoderSpec, MoESpec
 from lynx_jax.routing import RoutingPolicy
 from lynx_jax.routing.select import route_to_tiles
 from lynx_jax.routing.stats import active_experts, own_experts, retained_mass
-from pallas_kernels import decode_attention
 
 
 def forward(
@@ -66,7 +66,7 @@ def prefill(
   if requests is None:
     requests = greedy_requests(rows, capacity, params.spec.stop_ids)
   hidden, cache, _ = run_causal(
-    params.decoder, token_ids, lengths, remember=lambda _, key, value: fill(key, value, capacity)
+    params.decoder, token_ids, lengths, remember=functools.partial(with_room, capacity=capacity)
   )
   last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
   state = DecodeState(
@@ -91,12 +91,8 @@ def next_logits(
   """
   positions, running = state.lengths, state.running
 
-  def mix(
-    layer: int, attention: Attention, projected: tuple[jax.Array, jax.Array, jax.Array]
-  ) -> tuple[jax.Array, LayerCache]:
-    query, keys, values = attention.append(projected, state.cache[layer], positions)
-    mixed = decode_attention(query, keys, values, positions, window=attention.spec.window)
-    return mixed.reshape(positions.shape[0], -1), LayerCache(keys, values)
+  def mix(layer: int, attention: Attention, projected: Any) -> tuple[jax.Array, LayerCache]:
+    return attention.attend_cached(projected, state.cache[layer], positions)
 
   route = functools.partial(route_to_tiles, policy=policy)
   hidden, cache, traces = run_layers(params.decoder, state.token[:, None], running[:, None], mix, route=route)

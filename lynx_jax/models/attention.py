@@ -1,5 +1,7 @@
 """Grouped-query attention: the projections (a module), and how whole prompts attend (a pure function)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,12 +11,19 @@ from lynx_jax.models.linear import normal
 from lynx_jax.models.norms import RMSNorm
 from lynx_jax.models.rope import rotary_angles
 from lynx_jax.models.spec import AttentionSpec
-from pallas_kernels import append_heads, row_matmul, row_matmuls
+from pallas_kernels import append_heads, decode_attention, row_matmul, row_matmuls
 from pallas_kernels.append_heads.reference import split_heads
 from pallas_kernels.rotary import rotate
 
 # Queries of a long prompt are taken in blocks, so that scores need [B, N, block, L] and not [B, N, L, L].
 _QUERY_BLOCK = 512
+
+
+class KeyValueCache(NamedTuple):
+  """One layer's keys and values; heads before positions, so that attention reads each head's rows in one run."""
+
+  key: Float[Array, "B G C H"]
+  value: Float[Array, "B G C H"]
 
 
 class Attention(nnx.Module):
@@ -65,16 +74,21 @@ class Attention(nnx.Module):
     )
     return rotate(query, angles), rotate(key, angles), value
 
-  def append(
-    self,
-    projected: tuple[jax.Array, jax.Array, jax.Array],
-    cache: tuple[Float[Array, "B G C H"], Float[Array, "B G C H"]],
-    positions_B: Int[Array, "B"],
-  ) -> tuple[Float[Array, "B N H"], Float[Array, "B G C H"], Float[Array, "B G C H"]]:
-    """`heads` of one position a row: queries, and the keys' and values' caches with that position written."""
+  def attend_prompts(
+    self, projected: tuple[jax.Array, jax.Array, jax.Array], positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"]
+  ) -> tuple[Float[Array, "T NH"], KeyValueCache]:
+    """Rows of L positions attend to themselves, causally; returns the heads' results, and a cache of L positions."""
+    query, key, value = self.heads(projected, positions_BL)
+    mixed = causal_attention(query, key, value, lengths_B, self.spec.window)
+    return mixed.reshape(positions_BL.size, -1), KeyValueCache(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
+  def attend_cached(
+    self, projected: tuple[jax.Array, jax.Array, jax.Array], cache: KeyValueCache, positions_B: Int[Array, "B"]
+  ) -> tuple[Float[Array, "B NH"], KeyValueCache]:
+    """One position a row is written to the cache and attends to all up to it; the cache's memory is taken over."""
     spec = self.spec
     angles = rotary_angles(positions_B[:, None], spec.head_dim, spec.rope_theta)[:, 0]
-    return append_heads(
+    query, key, value = append_heads(
       *projected,
       *cache,
       positions_B,
@@ -84,6 +98,8 @@ class Attention(nnx.Module):
       norm_eps=self.query_norm.eps if self.query_norm else 0.0,
       clip=spec.clip,
     )
+    mixed = decode_attention(query, key, value, positions_B, window=spec.window)
+    return mixed.reshape(positions_B.shape[0], -1), KeyValueCache(key, value)
 
   def project_out(self, mixed_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"]) -> Float[Array, "T D"]:
     """The heads' results mapped back to the model width and added to the residual stream."""

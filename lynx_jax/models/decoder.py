@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from lynx_jax.models.attention import Attention, causal_attention
+from lynx_jax.models.attention import Attention
 from lynx_jax.models.ffn import Dense, ExpertTrace, MoE
 from lynx_jax.models.linear import normal
 from lynx_jax.models.norms import RMSNorm
@@ -56,10 +56,8 @@ def abstract_decoder(spec: DecoderSpec, dtype: Any = jnp.float32) -> Decoder:
 class Mix(Protocol):
   """How a layer attends: its result, and what to remember of its keys and values."""
 
-  def __call__(
-    self, layer: int, attention: Attention, projected: tuple[jax.Array, jax.Array, jax.Array], /
-  ) -> tuple[jax.Array, Any]:
-    """Attends in layer number `layer`: from `Attention.project_in`'s rows to heads [T, N * H], and what to keep."""
+  def __call__(self, layer: int, attention: Attention, projected: Any, /) -> tuple[jax.Array, Any]:
+    """Attends in layer number `layer`: from `project_in`'s rows to what `project_out` takes, and what to keep."""
     ...
 
 
@@ -95,19 +93,18 @@ def run_causal(
   *,
   route: Route = route_to_tiles,
   capacity: int | None = None,
-  remember: Callable[[int, jax.Array, jax.Array], Any] = lambda layer, key, value: None,
+  remember: Callable[[Any], Any] = lambda cache: None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """`run_layers` over whole rows from position 0, by default under the model's own routing.
 
-  Positions at or past a row's length are padding. `remember(layer, key [B, L, G, H], value)` picks what to return
-  of each layer's keys and values.
+  Positions at or past a row's length are padding. `remember` picks what to return of each layer's cache, which is
+  of L positions.
   """
   positions = jnp.broadcast_to(jnp.arange(token_ids.shape[1], dtype=jnp.int32), token_ids.shape)
   valid = positions < lengths[:, None]
 
-  def mix(layer: int, attention: Attention, projected: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
-    query, key, value = attention.heads(projected, positions)
-    mixed = causal_attention(query, key, value, lengths, attention.spec.window)
-    return mixed.reshape(token_ids.size, -1), remember(layer, key, value)
+  def mix(layer: int, attention: Attention, projected: Any) -> tuple[jax.Array, Any]:
+    mixed, cache = attention.attend_prompts(projected, positions, lengths)
+    return mixed, remember(cache)
 
   return run_layers(decoder, token_ids, valid, mix, route=route, capacity=capacity)
