@@ -333,6 +333,7 @@ def _estimate(args: argparse.Namespace) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
+  from rich import box
   from rich.console import Console
 
   from lynx_jax.evals.command import Evaluation, evaluate, tables
@@ -347,8 +348,11 @@ def _eval(args: argparse.Namespace) -> None:
   params = _load(args)
   with _status("evaluating") as progress:
     found = evaluate(params, evaluation, policies, progress=progress)
-  console = Console(width=None if sys.stdout.isatty() else 180)
+  terminal = sys.stdout.isatty()
+  console = Console(width=None if terminal else 180)
   for table in tables(found):
+    # In a file, a table that Markdown reads.
+    table.box = table.box if terminal else box.MARKDOWN
     console.print(table)
   if args.json:
     write_json(Path(args.json), found)
