@@ -173,7 +173,15 @@ class _Run:
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "router", "policy", "rounds"))
-def _route_often(logits: jax.Array, *, top_k: int, router: object, policy: RoutingPolicy, rounds: int) -> jax.Array:
+def _route_often(
+  logits: jax.Array,
+  selection_bias: jax.Array | None,
+  *,
+  top_k: int,
+  router: object,
+  policy: RoutingPolicy,
+  rounds: int,
+) -> jax.Array:
   def route(_: jax.Array, carry: jax.Array) -> jax.Array:
     routing, tiles = route_to_tiles(
       logits + carry,
@@ -181,6 +189,7 @@ def _route_often(logits: jax.Array, *, top_k: int, router: object, policy: Routi
       policy=policy,
       router=router,  # pyright: ignore[reportArgumentType]
       valid=jnp.ones(logits.shape[:1], bool),
+      selection_bias=selection_bias,
     )
     # Always zero, but the compiler cannot know: it keeps the rounds apart and what experts are given alive.
     used = routing.weights.sum() + routing.ids.sum().astype(jnp.float32)
@@ -199,10 +208,12 @@ def _routing_seconds(params: Params, batch: int, policy: RoutingPolicy, seed: in
     if not isinstance(layer.ffn, MoE):
       continue
     spec = layer.ffn.spec
-    key = (spec.experts, spec.top_k, spec.router)
+    key = (spec.experts, spec.top_k, spec.router, spec.selection_bias)
     if key not in seen:
       logits = jax.random.normal(jax.random.key(seed), (batch, spec.experts))
-      run = functools.partial(_route_often, logits, top_k=spec.top_k, router=spec.router, policy=policy, rounds=rounds)
+      bias = jnp.zeros((spec.experts,)) if spec.selection_bias else None
+      rule: dict[str, Any] = {"top_k": spec.top_k, "router": spec.router, "policy": policy}
+      run = functools.partial(_route_often, logits, bias, **rule, rounds=rounds)
       run().block_until_ready()
       times = []
       for _ in range(5):

@@ -162,12 +162,15 @@ def _take_token(state: DecodeState, logits_BV: jax.Array, spec: DecoderSpec) -> 
 
 def _add(totals: RoutingTotals, traces: list[ExpertTrace], spec: DecoderSpec, running: jax.Array) -> RoutingTotals:
   """Adds one step's routing, for the layers that have experts."""
-  top_ks = [layer.ffn.top_k for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
-  pairs = list(zip(top_ks, traces, strict=True))
-  active = jnp.stack([active_experts(trace.routing) for _, trace in pairs])
-  own = jnp.stack([own_experts(trace.logits, top_k, running) for top_k, trace in pairs])
-  # Rows that do not run retain 1 by definition; they are counted neither here nor in `rows`.
-  retained = jnp.stack([retained_mass(trace.logits, top_k, trace.routing, running) for top_k, trace in pairs])
+  layers = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
+  active, own, retained = [], [], []
+  for ffn, trace in zip(layers, traces, strict=True):
+    rule: dict[str, Any] = {"router": ffn.router, "selection_bias": trace.selection_bias}
+    active.append(active_experts(trace.routing))
+    own.append(own_experts(trace.logits, ffn.top_k, running, **rule))
+    # Rows that do not run retain 1 by definition; they are counted neither here nor in `rows`.
+    retained.append(retained_mass(trace.logits, ffn.top_k, trace.routing, running, **rule))
+  active, own, retained = (jnp.stack(part) for part in (active, own, retained))
   return RoutingTotals(
     steps=totals.steps + 1,
     rows=totals.rows + running.sum(dtype=jnp.int32),

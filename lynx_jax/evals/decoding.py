@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from lynx_jax.dims import RouterLogits, RowMask
+from lynx_jax.dims import RouterLogits, RowMask, SelectionBias
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.ffn import ExpertTrace
 from lynx_jax.models.params import Params
@@ -97,17 +97,26 @@ def decoded_hidden(
 
 
 def route_by_step(
-  logits: RouterLogits, top_k: int, /, *, policy: RoutingPolicy, texts: Texts, router: Router, valid: RowMask
+  logits: RouterLogits,
+  top_k: int,
+  /,
+  *,
+  policy: RoutingPolicy,
+  texts: Texts,
+  router: Router,
+  valid: RowMask,
+  selection_bias: SelectionBias | None = None,
 ) -> tuple[Routing, None]:
   """Routes all positions of `texts` at once, the rows of each decode step as one batch, the prompts by themselves.
 
   Where a policy runs fewer experts a token, the row's own next ones fill the ids, with no weight.
   """
   rows, positions = texts.inputs.shape
-  own = lynx_route(logits, top_k, router=router, valid=valid)
+  by_rule = functools.partial(lynx_route, top_k=top_k, router=router, selection_bias=selection_bias)
+  own = by_rule(logits, valid=valid)
 
   def one_step(logits: jax.Array, running: jax.Array) -> tuple[jax.Array, jax.Array]:
-    routing = lynx_route(logits, top_k, policy=policy, router=router, valid=running)
+    routing = by_rule(logits, policy=policy, valid=running)
     return routing.ids, routing.weights
 
   of_step = texts.by_step(logits.reshape(rows, positions, -1))

@@ -1,7 +1,7 @@
 """What a policy costs a batch: cross-entropy, divergence from the model's own distribution, mass lost, experts read."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from lynx_jax.evals.decoding import Texts, decoded_hidden, own_hidden
 from lynx_jax.models.ffn import ExpertTrace
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec, MoESpec
-from lynx_jax.routing import RoutingPolicy
+from lynx_jax.routing import RoutingPolicy, lynx_route
 from lynx_jax.routing.stats import retained_mass
 
 # Positions whose scores are held at once: two models' scores of a large vocabulary.
@@ -90,32 +90,24 @@ def compare_scores(
 
 def _routing_cost(traces: list[ExpertTrace], spec: DecoderSpec, texts: Texts) -> tuple[jax.Array, ...]:
   """Distinct experts, the model's own, retained mass (sum over tokens) and the least of it, over layers."""
-  top_ks = [layer.ffn.top_k for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
+  layers = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
   judged = texts.judged
   figures = []
-  for trace, top_k in zip(traces, top_ks, strict=True):
+  for trace, ffn in zip(traces, layers, strict=True):
     experts = trace.logits.shape[1]
-    own_ids = jax.lax.top_k(trace.logits, top_k)[1]
-    used = trace.routing.weights > 0
+    rule: dict[str, Any] = {"router": ffn.router, "selection_bias": trace.selection_bias}
+    own = lynx_route(trace.logits, ffn.top_k, **rule)
     # An expert that has no weight is not read, and keeps no mass.
-    kept = retained_mass(trace.logits, top_k, trace.routing) - _unread_mass(trace, used, top_k)
-    kept = kept.reshape(judged.shape)
+    used = trace.routing.weights > 0
+    kept = retained_mass(trace.logits, ffn.top_k, trace.routing, **rule).reshape(judged.shape)
     figures.append((
       distinct_experts(trace.routing.ids, used, texts, experts),
-      distinct_experts(own_ids, jnp.ones_like(used), texts, experts),
+      distinct_experts(own.ids, jnp.ones_like(used), texts, experts),
       jnp.sum(jnp.where(judged, kept, 0.0)),
       jnp.min(jnp.where(judged, kept, 1.0)),
     ))  # fmt: skip
   experts, own, retained, worst = (jnp.stack(part) for part in zip(*figures, strict=True))
   return experts.mean(), own.mean(), retained.mean(), worst.min()
-
-
-def _unread_mass(trace: ExpertTrace, used: jax.Array, top_k: int) -> jax.Array:
-  """Share of a token's own mass on experts that are listed without weight."""
-  probs = jax.nn.softmax(trace.logits, axis=-1)
-  own = jnp.sum(jax.lax.top_k(probs, top_k)[0], axis=-1)
-  listed = jnp.take_along_axis(probs, trace.routing.ids, axis=-1)
-  return jnp.sum(jnp.where(used, 0.0, listed), axis=-1) / own
 
 
 def distinct_experts(ids_TK: jax.Array, used_TK: jax.Array, texts: Texts, experts: int) -> Float32[Array, ""]:

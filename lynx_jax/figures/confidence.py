@@ -49,11 +49,21 @@ def _costs(params: Params, tokens: jax.Array, *, policy: RoutingPolicy, sure: bo
 
 
 def _route_half(
-  logits: jax.Array, top_k: int, /, *, policy: RoutingPolicy, sure: bool, texts: Texts, router: Router, valid: jax.Array
+  logits: jax.Array,
+  top_k: int,
+  /,
+  *,
+  policy: RoutingPolicy,
+  sure: bool,
+  texts: Texts,
+  router: Router,
+  valid: jax.Array,
+  selection_bias: jax.Array | None = None,
 ) -> tuple[Routing, None]:
   """The policy for the half of each step's rows whose top gate is larger, or smaller; the rest as the model has it."""
-  own = lynx_route(logits, top_k, router=router, valid=valid)
-  moved, _ = route_by_step(logits, top_k, policy=policy, texts=texts, router=router, valid=valid)
+  rule: dict[str, Any] = {"router": router, "valid": valid, "selection_bias": selection_bias}
+  own = lynx_route(logits, top_k, **rule)
+  moved, _ = route_by_step(logits, top_k, policy=policy, texts=texts, **rule)
   top_gate = jnp.max(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=-1).reshape(texts.inputs.shape)
   larger = (top_gate >= jnp.median(top_gate, axis=0, keepdims=True)).reshape(-1, 1)
   chosen = larger if sure else ~larger

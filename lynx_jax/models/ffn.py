@@ -16,11 +16,19 @@ from pallas_kernels import capacity_ffn, expert_ffn, row_matmul
 
 
 class ExpertTrace(NamedTuple):
-  """What one MoE layer decided: the router's logits, the routing, and assignments dropped for lack of capacity."""
+  """What one MoE layer decided, and from what.
+
+  Attributes:
+    logits: the router's.
+    routing: which experts each row runs.
+    dropped: assignments dropped for lack of capacity.
+    selection_bias: what is added to the gates for the choice, where the layer has it.
+  """
 
   logits: Float32[Array, "T E"]
   routing: Routing
   dropped: Int32[Array, ""]
+  selection_bias: Float32[Array, "E"] | None = None
 
 
 class Dense(nnx.Module):
@@ -47,11 +55,13 @@ class Dense(nnx.Module):
 
 
 class MoE(nnx.Module):
-  """A router [E, D] and its experts, stacked: gate_up [E, 2F, D] (gate rows first), down [E, D, F]."""
+  """A router [E, D], perhaps with a selection bias [E], and its experts: gate_up [E, 2F, D] (gate rows first), down."""
 
   def __init__(self, width: int, spec: MoESpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
     self.spec = spec
     self.router = normal(rngs, (spec.experts, width), dtype)
+    # float32 whatever the model's dtype: the last bits of a bias of many nats decide between experts.
+    self.selection_bias = nnx.Param(jnp.zeros((spec.experts,), jnp.float32)) if spec.selection_bias else None
     self.gate_up = normal(rngs, (spec.experts, 2 * spec.expert_width, width), dtype)
     self.down = normal(rngs, (spec.experts, width, spec.expert_width), dtype)
 
@@ -73,7 +83,8 @@ class MoE(nnx.Module):
     with jax.named_scope("router"):
       scale = norm.scale[...]
       logits = row_matmul(x_TD, self.router[...], norm_scale=scale, norm_eps=norm.eps, dtype="float32")
-      routing, tiles = route(logits, spec.top_k, router=spec.router, valid=valid_T)
+      bias = None if self.selection_bias is None else self.selection_bias[...].astype(jnp.float32)
+      routing, tiles = route(logits, spec.top_k, router=spec.router, valid=valid_T, selection_bias=bias)
     with jax.named_scope("experts"):
       experts, x_TD = (self.gate_up[...], self.down[...]), norm(x_TD)
       if capacity is None:
@@ -81,4 +92,4 @@ class MoE(nnx.Module):
         dropped = jnp.zeros((), jnp.int32)
       else:
         y, dropped = capacity_ffn(x_TD, routing.ids, routing.weights, *experts, capacity)
-    return y, ExpertTrace(logits, routing, dropped)
+    return y, ExpertTrace(logits, routing, dropped, bias)

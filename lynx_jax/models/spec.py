@@ -59,16 +59,28 @@ class AttentionSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MoESpec:
-  """A layer of SwiGLU experts (E of width F, K a token) behind a router."""
+  """A layer of SwiGLU experts (E of width F, K a token) behind a router.
+
+  Attributes:
+    experts: E.
+    top_k: K.
+    expert_width: F.
+    router: how the router's logits become a token's experts and their weights.
+    selection_bias: whether a bias [E] is added to a sigmoid router's gates for the choice of experts.
+  """
 
   experts: int
   top_k: int
   expert_width: int
   router: Router = dataclasses.field(default_factory=Router)
+  selection_bias: bool = False
 
   def __post_init__(self) -> None:
     _require_positive(self, "experts", "top_k", "expert_width")
     _require(self.top_k <= self.experts, self, "top_k", self.top_k, f"expected at most experts {self.experts}")
+    self.router.check_sizes(self.experts, self.top_k)
+    biased = not self.selection_bias or self.router.scoring == "sigmoid"
+    _require(biased, self, "selection_bias", self.selection_bias, f"only sigmoid routers have one, not {self.router}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

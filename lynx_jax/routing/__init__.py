@@ -7,7 +7,6 @@ from lynx_jax.routing.mass_floor import Budget, MassFloor
 from lynx_jax.routing.parse import format_policy, parse_policy
 from lynx_jax.routing.rivals import OEA, CountVote, Prune, XShare
 from lynx_jax.routing.route import lynx_route
-from lynx_jax.routing.routers import TopK
 from lynx_jax.routing.stats import (
   RoutingStats,
   active_experts,
@@ -17,6 +16,7 @@ from lynx_jax.routing.stats import (
   routing_stats,
   summarize_retained,
 )
+from lynx_jax.routing.topk import TopK
 
 __all__ = [
   "OEA",

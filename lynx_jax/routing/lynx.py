@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Float32, Int32
 
 from lynx_jax.dims import Array, ExpertMask, RowMask
-from lynx_jax.routing.base import RoutingPolicy, Scores
+from lynx_jax.routing.base import LOWEST, RoutingPolicy, Scores
 from lynx_jax.routing.expert_sets import union_of_rows
 from lynx_jax.routing.knobs import positive_number, whole_number
 
@@ -61,12 +61,15 @@ class Lynx(RoutingPolicy):
 def affinity_bins(logits_TE: Float32[Array, "T E"], alpha: float | int, beta: int | None) -> Float32[Array, "T E"]:
   """Bin of every expert for every row: 0 for the top expert, then -1 for each 1/alpha nats, at least -beta.
 
-  Bins are whole numbers b with |b| * E < 2**24, so that b * E plus a rank below E is exact in float32.
+  An expert that the row may not choose is one bin below the lowest, so that popularity never makes up for that; its
+  vote counts as the lowest bin's. Bins are whole numbers b with |b| * E <= 2**24, so that b * E plus a rank below E is
+  exact in float32.
   """
   lowest = 2**24 // logits_TE.shape[1] - 1
   lowest = lowest if beta is None else min(beta, lowest)
   below_top_TE = logits_TE - jnp.max(logits_TE, axis=-1, keepdims=True)
-  return jnp.maximum(jnp.ceil(alpha * below_top_TE), -float(lowest))
+  bins_TE = jnp.maximum(jnp.ceil(alpha * below_top_TE), -float(lowest))
+  return jnp.where(logits_TE <= LOWEST, -float(lowest + 1), bins_TE)
 
 
 def popularity_ranks(bins_TE: Float32[Array, "T E"], valid_T: RowMask, depth: int) -> Int32[Array, "E"]:

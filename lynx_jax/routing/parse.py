@@ -14,7 +14,7 @@ from lynx_jax.routing.base import RoutingPolicy
 from lynx_jax.routing.lynx import Lynx
 from lynx_jax.routing.mass_floor import Budget, MassFloor
 from lynx_jax.routing.rivals import OEA, CountVote, Prune, XShare
-from lynx_jax.routing.routers import TopK
+from lynx_jax.routing.topk import TopK
 
 POLICIES: dict[str, type[RoutingPolicy]] = {
   "topk": TopK,

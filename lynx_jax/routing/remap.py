@@ -11,19 +11,17 @@ import jax.numpy as jnp
 from lynx_jax.dims import ExpertIds, ExpertMask, ExpertWeights
 from lynx_jax.routing.base import Router, Routing, Scores
 from lynx_jax.routing.expert_sets import grow, union_of_rows
-from lynx_jax.routing.routers import unrestricted
+from lynx_jax.routing.routers import best_experts, substitute_weights, unrestricted
 
 
 def remap(scores: Scores, keep: ExpertMask, router: Router) -> tuple[ExpertIds, ExpertWeights]:
-  """Ids and weights [T, K] of each row's top experts by original logit inside `keep` (at least K experts).
+  """Ids and weights [T, K] of each row's best experts inside `keep` (at least K experts), in the model's own order.
 
-  The weights are the softmax over `keep`, scaled so that a token's total is what the model gave it: 1, or
-  the gate probability of its own top k (arXiv 2411.08982).
+  The weights are in proportion to the gates, with the total that the model gave the token: 1, or the gates of its
+  own top k (arXiv 2411.08982), times the router's scale. So one sigmoid expert's substitute gets that one's weight.
   """
-  kept_TE = jnp.where(keep[None, :], scores.logits, -jnp.inf)
-  kept_logits_TK, ids_TK = jax.lax.top_k(kept_TE, scores.experts_per_token)
-  shares_TK = jax.nn.softmax(kept_logits_TK, axis=-1)
-  return ids_TK, shares_TK if router.renormalize else shares_TK * scores.own_mass[:, None]
+  ids_TK = best_experts(scores, router, keep)
+  return ids_TK, substitute_weights(scores, ids_TK, router, keep)
 
 
 def route_within(scores: Scores, keep: ExpertMask, top_k: int, router: Router) -> Routing:

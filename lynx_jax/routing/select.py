@@ -4,14 +4,14 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
-from lynx_jax.dims import RouterLogits, RowMask
+from lynx_jax.dims import RouterLogits, RowMask, SelectionBias
 from lynx_jax.routing.auto import Auto
 from lynx_jax.routing.base import Router, Routing, RoutingPolicy
 from lynx_jax.routing.lynx import Lynx
 from lynx_jax.routing.mass_floor import MassFloor
 from lynx_jax.routing.rivals import OEA, Prune
 from lynx_jax.routing.route import lynx_route
-from lynx_jax.routing.routers import TopK
+from lynx_jax.routing.topk import TopK
 from pallas_kernels import select_experts
 from pallas_kernels._dispatch import differentiated_as
 from pallas_kernels.expert_ffn import DECODE_TILE, Tiles, tile_rows, tile_rows_for
@@ -24,7 +24,14 @@ class Route(Protocol):
   """How a layer with experts turns its router's logits into a routing, and the rows of each expert if it knows them."""
 
   def __call__(
-    self, logits: RouterLogits, top_k: int, /, *, router: Router, valid: RowMask
+    self,
+    logits: RouterLogits,
+    top_k: int,
+    /,
+    *,
+    router: Router,
+    valid: RowMask,
+    selection_bias: SelectionBias | None = None,
   ) -> tuple[Routing, Tiles | None]:
     """Routes the valid rows."""
     ...
@@ -37,6 +44,7 @@ def route_to_tiles(
   policy: RoutingPolicy | None = None,
   router: Router,
   valid: RowMask,
+  selection_bias: SelectionBias | None = None,
 ) -> tuple[Routing, Tiles | None]:
   """The same as `lynx_route`, with the rows of each expert where few rows make that worth a kernel.
 
@@ -46,13 +54,14 @@ def route_to_tiles(
   """
 
   def route(logits: jax.Array, valid: jax.Array) -> Routing:
-    return lynx_route(logits, top_k, policy=policy, router=router, valid=valid)
+    return lynx_route(logits, top_k, policy=policy, router=router, valid=valid, selection_bias=selection_bias)
 
   rule = rule_of(policy or TopK())
   options = {"top_k": top_k, "rule": rule, "renormalize": router.renormalize}
   rows, experts = logits.shape
   many = tile_rows_for(rows, top_k, experts) != DECODE_TILE
-  if rule is None or many or objection(logits, valid, **options) is not None:
+  plain = router == Router(renormalize=router.renormalize) and selection_bias is None
+  if rule is None or many or not plain or objection(logits, valid, **options) is not None:
     return route(logits, valid), None
 
   def in_one_kernel(logits: jax.Array, valid: jax.Array) -> tuple[Routing, Tiles]:

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float32, Int32
 
-from lynx_jax.dims import Array, RouterLogits, RowMask
-from lynx_jax.routing.base import Routing
+from lynx_jax.dims import Array, RouterLogits, RowMask, SelectionBias
+from lynx_jax.routing.base import Router, Routing, Scores
 from lynx_jax.routing.expert_sets import union_of_rows
 from lynx_jax.routing.routers import score_rows
+
+_RENORMALIZING_SOFTMAX = Router()
 
 
 class RoutingStats(NamedTuple):
@@ -30,17 +32,31 @@ class RoutingStats(NamedTuple):
   worst_retained: Float32[Array, ""]
 
 
-def routing_stats(logits: RouterLogits, top_k: int, routing: Routing, valid: RowMask | None = None) -> RoutingStats:
-  """What `routing`, made from `logits`, reads and retains, beside the model's own routing."""
-  mean, worst = summarize_retained(retained_mass(logits, top_k, routing, valid), valid)
-  return RoutingStats(own_experts(logits, top_k, valid), active_experts(routing), mean, worst)
+def routing_stats(
+  logits: RouterLogits,
+  top_k: int,
+  routing: Routing,
+  valid: RowMask | None = None,
+  *,
+  router: Router = _RENORMALIZING_SOFTMAX,
+  selection_bias: SelectionBias | None = None,
+) -> RoutingStats:
+  """What `routing`, made from `logits` by `router`, reads and retains, beside the model's own routing."""
+  scores = _scores(logits, top_k, valid, router, selection_bias)
+  mean, worst = summarize_retained(_retained(scores, routing), valid)
+  return RoutingStats(_own_experts(scores), active_experts(routing), mean, worst)
 
 
-def own_experts(logits: RouterLogits, top_k: int, valid: RowMask | None = None) -> Int32[Array, ""]:
+def own_experts(
+  logits: RouterLogits,
+  top_k: int,
+  valid: RowMask | None = None,
+  *,
+  router: Router = _RENORMALIZING_SOFTMAX,
+  selection_bias: SelectionBias | None = None,
+) -> Int32[Array, ""]:
   """How many distinct experts the model's own top k of the valid rows touches."""
-  valid = jnp.ones(logits.shape[0], bool) if valid is None else valid
-  scores = score_rows(logits, top_k, top_k, valid)
-  return jnp.sum(union_of_rows(scores.ids, valid, scores.num_experts), dtype=jnp.int32)
+  return _own_experts(_scores(logits, top_k, valid, router, selection_bias))
 
 
 def active_experts(routing: Routing) -> Int32[Array, ""]:
@@ -49,17 +65,21 @@ def active_experts(routing: Routing) -> Int32[Array, ""]:
 
 
 def retained_mass(
-  logits: RouterLogits, top_k: int, routing: Routing, valid: RowMask | None = None
+  logits: RouterLogits,
+  top_k: int,
+  routing: Routing,
+  valid: RowMask | None = None,
+  *,
+  router: Router = _RENORMALIZING_SOFTMAX,
+  selection_bias: SelectionBias | None = None,
 ) -> Float32[Array, "T"]:
-  """Each row's gate probability on the experts that it runs, over that of its own top k.
+  """What the experts that each row runs are worth to it (`Scores.probs`), over what its own top k is worth.
 
-  1 when unchanged, and on invalid rows; substitutes count with their original probability. The one measure of
-  quality that needs no second forward pass.
+  1 when unchanged, and on invalid rows; substitutes count with their original gate probability, experts without weight
+  and experts of groups that the row may not use count nothing. The one measure of quality that needs no second forward
+  pass.
   """
-  valid = jnp.ones(logits.shape[0], bool) if valid is None else valid
-  scores = score_rows(logits, top_k, top_k, valid)
-  mass_T = jnp.sum(jnp.take_along_axis(scores.probs, routing.ids, axis=-1), axis=-1)
-  return jnp.where(valid, mass_T / scores.own_mass, 1.0)
+  return _retained(_scores(logits, top_k, valid, router, selection_bias), routing)
 
 
 def summarize_retained(
@@ -75,3 +95,20 @@ def summarize_retained(
 def expert_bytes(experts: Int32[Array, ""], bytes_per_expert: int) -> Float32[Array, ""]:
   """Bytes of expert weights that one layer reads for `experts` of them; float32, as int32 ends at 2 GiB."""
   return experts.astype(jnp.float32) * float(bytes_per_expert)
+
+
+def _scores(
+  logits: RouterLogits, top_k: int, valid: RowMask | None, router: Router, selection_bias: SelectionBias | None
+) -> Scores:
+  valid = jnp.ones(logits.shape[0], bool) if valid is None else valid
+  return score_rows(logits, top_k, top_k, valid, router, selection_bias)
+
+
+def _own_experts(scores: Scores) -> Int32[Array, ""]:
+  return jnp.sum(union_of_rows(scores.ids, scores.valid, scores.num_experts), dtype=jnp.int32)
+
+
+def _retained(scores: Scores, routing: Routing) -> Float32[Array, "T"]:
+  worth_TK = jnp.take_along_axis(scores.probs, routing.ids, axis=-1)
+  mass_T = jnp.sum(jnp.where(routing.weights > 0, worth_TK, 0.0), axis=-1)
+  return jnp.where(scores.valid, mass_T / scores.own_mass, 1.0)

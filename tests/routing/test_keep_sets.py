@@ -25,6 +25,7 @@ from lynx_jax.routing import (
   Lynx,
   MassFloor,
   Prune,
+  Router,
   RoutingPolicy,
   TopK,
   XShare,
@@ -92,14 +93,14 @@ def test_budget_retains_more_than_counting_votes():
 def test_policies_do_not_see_what_invalid_rows_held():
   logits, valid = jnp.asarray(normal_logits(1, 6, 8)), jnp.arange(6) < 4
   spoiled = jnp.where(valid[:, None], logits, jnp.nan)
-  for clean, seen in zip(score_rows(logits, 3, 2, valid), score_rows(spoiled, 3, 2, valid), strict=True):
+  for clean, seen in zip(score_rows(logits, 3, 2, valid, Router()), score_rows(spoiled, 3, 2, valid, Router()), strict=True):
     np.testing.assert_array_equal(clean, seen)
     assert np.isfinite(seen).all()
 
 
 def test_mass_floor_owes_nothing_to_invalid_rows():
   logits = jnp.tile(jnp.array([[0.0, 0.0, 5.0, 1.0]]), (4, 1))
-  scores = score_rows(logits, 2, 2, jnp.array([True, False, True, False]))
+  scores = score_rows(logits, 2, 2, jnp.array([True, False, True, False]), Router())
   assert MassFloor(0.8).keep_set(scores).tolist() == [False, False, True, False]
 
 

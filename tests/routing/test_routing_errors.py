@@ -58,8 +58,8 @@ def test_inner_policy(value):
 
 
 def test_router():
-  with pytest.raises(ValueError, match=r"Router.scoring = 'sigmoid' is not supported; use one of \('softmax',\)"):
-    Router(scoring="sigmoid")
+  with pytest.raises(ValueError, match=r"Router.scoring = 'tanh' is not supported; use one of \('softmax', 'sigm"):
+    Router(scoring="tanh")
   with pytest.raises(ValueError, match=r"Router.renormalize = 1 is not a bool"):
     Router(renormalize=1)
 
