@@ -56,7 +56,7 @@ def score_rows(
     valid=valid,
     router_logits=logits_TE,
     choice=choice_TE,
-    total=jnp.sum(own_weights(logits_TE, ids_TK, router), axis=-1),
+    total=total_weight(logits_TE, ids_TK, router),
   )
 
 
@@ -132,6 +132,13 @@ def own_weights(logits_TE: Float32[Array, "T E"], ids_TK: ExpertIds, router: Rou
     # Sigmoids may all vanish; DeepSeek-V3's own guard.
     weights_TK = weights_TK / (sum_T1 + 1e-20 if router.scoring == "sigmoid" else sum_T1)
   return weights_TK if router.scale == 1 else weights_TK * router.scale
+
+
+def total_weight(logits_TE: Float32[Array, "T E"], ids_TK: ExpertIds, router: Router) -> Float32[Array, "T"]:
+  """What the model's own weights of a row add up to; exact where they are softmax gates divided by their sum."""
+  if router.scoring == "softmax" and router.renormalize and not router.unit_weights:
+    return jnp.full(ids_TK.shape[:1], router.scale, jnp.float32)
+  return jnp.sum(own_weights(logits_TE, ids_TK, router), axis=-1)
 
 
 def substitute_weights(scores: Scores, ids_TK: ExpertIds, router: Router, keep: ExpertMask | None) -> ExpertWeights:

@@ -73,6 +73,8 @@ def _kept(
     below = scores - jnp.max(scores, axis=1, keepdims=True)
     lowest = 2**24 // experts - 1 if rule.beta is None else rule.beta
     depth = jnp.minimum(-jnp.ceil(rule.alpha * below), lowest)
+    # What a row may not choose lies below its lowest bin, and votes as that.
+    depth = jnp.where(scores <= -jnp.finfo(jnp.float32).max / 2, lowest + 1, depth)
     # The last bin's count follows from the others.
     bins = range((VOTE_BINS if rule.beta is None else min(VOTE_BINS, rule.beta + 1)) - 1)
     counts = [-jnp.sum((depth == at) & valid[:, None], axis=0) for at in bins]

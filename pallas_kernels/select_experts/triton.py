@@ -304,7 +304,9 @@ def _kept_by_bins(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule:
 
   def bins(rows: _Rows) -> jax.Array:
     below = jnp.maximum(rows.scores - jnp.max(rows.scores, axis=1)[:, None], -2.0 * _LARGEST)
-    return jnp.maximum(jnp.ceil(rule.alpha * below), -float(lowest)).astype(jnp.int32)
+    bins = jnp.maximum(jnp.ceil(rule.alpha * below), -float(lowest)).astype(jnp.int32)
+    # What a row may not choose lies below its lowest bin, and votes as that.
+    return jnp.where(rows.scores <= -_LARGEST, -lowest - 1, bins)
 
   def vote(block: Any, words: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     rows = read(block)
@@ -323,7 +325,7 @@ def _kept_by_bins(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule:
   def keep(block: Any, counts: jax.Array) -> jax.Array:
     rows = read(block)
     keys = (bins(rows), *(word[None, :] for word in words))
-    if digits <= per_word and (lowest + 1) * base**digits <= 2**31:
+    if digits <= per_word and (lowest + 2) * base**digits <= 2**31:
       keys = (keys[0] * base**digits + keys[1],)
     return counts + _rows_with(rows, _best(keys, inside, top_k) < top_k)
 

@@ -14,6 +14,16 @@ ROWS, EXPERTS, TOP_K = 6, 8, 3
 RENORMALIZE = Router(renormalize=True)
 KEEP_MASS = Router(renormalize=False)
 
+# Routers that are more than a softmax, and their experts per token.
+ROUTERS = {
+  "DeepSeek-V2": (Router(renormalize=False, scale=16.0, groups=4, groups_kept=2), 3),
+  "DeepSeek-V3": (Router(scoring="sigmoid", scale=2.5, groups=4, groups_kept=2, group_score="top2_sum"), 3),
+  "Llama-4": (Router(scoring="sigmoid", renormalize=False), 1),
+  "Phi-3.5": (Router(scoring="sparsemixer", renormalize=False), 2),
+  "a dense network in parts": (Router(unit_weights=True), 3),
+}
+BIAS = np.array([0.0, 0.3, -0.2, 0.1, 0.05, -0.4, 0.2, 0.0], np.float32)
+
 PER_TOKEN = (TopK(), Prune(2))
 BATCH_AWARE = (
   Lynx(alpha=3, beta=2),
@@ -47,6 +57,20 @@ def both_routings(logits, valid, *, policy, top_k=TOP_K):
 
 
 route_both = jax.jit(both_routings, static_argnames=("policy", "top_k"))
+
+
+def routing_by(logits, valid, bias, *, policy, router, top_k):
+  """The routing of any router, `bias` taken where it has one."""
+  bias = bias if router.scoring == "sigmoid" and router.groups > 1 else None
+  return lynx_route(logits, top_k, policy=policy, router=router, valid=valid, selection_bias=bias)
+
+
+# Compiled without optimisation: tests by this are mostly compilation.
+route_by = jax.jit(
+  routing_by,
+  static_argnames=("policy", "router", "top_k"),
+  compiler_options={"xla_backend_optimization_level": 0},
+)
 
 
 def normal_logits(seed, rows, experts, *, scale=1.5, grid=None):

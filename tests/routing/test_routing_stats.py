@@ -34,7 +34,7 @@ def test_counts_of_experts():
 def test_substitutes_count_with_their_original_probability():
   np.testing.assert_allclose(retained_mass(LOGITS, 2, WITHIN_0_2, VALID), [0.6 / 0.8, 0.6 / 0.8, 1], rtol=1e-6)
   np.testing.assert_allclose(retained_mass(LOGITS, 2, lynx_route(LOGITS, 2)), 1, rtol=1e-6)
-  one_each = WITHIN_0_2._replace(ids=WITHIN_0_2.ids[:, :1])
+  one_each = WITHIN_0_2._replace(ids=WITHIN_0_2.ids[:, :1], weights=WITHIN_0_2.weights[:, :1])
   np.testing.assert_allclose(retained_mass(LOGITS, 2, one_each, VALID), [0.5 / 0.8, 0.5 / 0.8, 1], rtol=1e-6)
 
 
