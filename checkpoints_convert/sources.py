@@ -151,6 +151,16 @@ def open_reader(directory: Path) -> Reader:
   return PyTorchReader(directory) if pytorch and not safetensors else SafetensorsReader(directory)
 
 
+def has_weights(directory: Path) -> bool:
+  """Whether there are files of weights, of whatever kind, beside config.json."""
+  hub = (SINGLE, INDEX, PyTorchReader.index)
+  return bool(
+    orbax_weights.is_converted(directory)
+    or any((directory / name).is_file() for name in hub)
+    or weight_files(directory)
+  )
+
+
 def check_directory(path: Path) -> None:
   """Raises an OSError that says what to do, unless `path` is a directory with a config.json."""
   if not path.exists():

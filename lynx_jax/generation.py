@@ -1,13 +1,14 @@
 """Text in, text out: `generate` waits for whole completions, `stream` hands out pieces as they are decoded."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lynx_jax.chat import Chats, chat_prompts
 from lynx_jax.engine.buckets import bucket
 from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill
 from lynx_jax.engine.report import RoutingReport, report
@@ -60,35 +61,39 @@ class Piece:
 
 def generate(
   params: Params,
-  prompts: Prompts,
+  prompts: Prompts | Chats,
   *,
   max_new_tokens: int | Sequence[int] = 64,
   policy: RoutingPolicy | None = None,
   sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
   stop: str | Sequence[str] = (),
   stats: bool = False,
+  chat: bool | Mapping[str, Any] = False,
 ) -> list[Completion]:
   """Completes `prompts` as one batch.
 
   Args:
     params: a loaded model.
-    prompts: a string, strings, or lists of token ids.
+    prompts: a string, strings, or lists of token ids; with `chat`, users' messages, or lists of messages with `role`
+      and `content` (one list is one conversation).
     max_new_tokens: tokens to add at most, for all rows or one number a prompt.
     policy: which experts decode steps run; None is the model's own routing. With a batch-aware policy a row's
       text depends on the rows that it shares the batch with.
     sampling: for all rows (each with its own random stream), or one a prompt.
     stop: strings that end a row; they are not part of the text.
     stats: whether to report distinct experts, retained mass and bytes (`Completion.stats`, one report a batch).
+    chat: whether prompts are conversations to answer, by the model's own chat template; a mapping sets variables that
+      the template knows, such as `{"enable_thinking": False}`.
 
   Returns:
     One completion a prompt, in order, of the new tokens only.
 
   Raises:
-    ValueError: an empty or too long prompt, a token id outside the vocabulary, a string without a tokenizer, a
-      policy that keeps fewer experts than a token runs.
+    ValueError: an empty or too long prompt, a token id outside the vocabulary, a string without a tokenizer, `chat`
+      without a template, a policy that keeps fewer experts than a token runs.
     FloatingPointError: the model produced NaN logits.
   """
-  batch = _Batch(params, prompts, max_new_tokens, policy, sampling, stop, stats)
+  batch = _Batch(params, prompts, max_new_tokens, policy, sampling, stop, stats, chat)
   # A row must end at its stop string before the next step, or it would go on voting for experts.
   steps = 1 if batch.stops else np.iinfo(np.int32).max
   for _ in batch.run(steps):
@@ -99,16 +104,17 @@ def generate(
 
 def stream(
   params: Params,
-  prompts: Prompts,
+  prompts: Prompts | Chats,
   *,
   max_new_tokens: int | Sequence[int] = 64,
   policy: RoutingPolicy | None = None,
   sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
   stop: str | Sequence[str] = (),
   stats: bool = False,
+  chat: bool | Mapping[str, Any] = False,
 ) -> Iterator[Piece]:
   """As `generate`, token by token: the pieces of a row join to the completion that `generate` gives."""
-  return _Batch(params, prompts, max_new_tokens, policy, sampling, stop, stats).pieces()
+  return _Batch(params, prompts, max_new_tokens, policy, sampling, stop, stats, chat).pieces()
 
 
 class _Batch:
@@ -117,17 +123,18 @@ class _Batch:
   def __init__(
     self,
     params: Params,
-    prompts: Prompts,
+    prompts: Prompts | Chats,
     max_new_tokens: int | Sequence[int],
     policy: RoutingPolicy | None,
     sampling: Sampling | Sequence[Sampling],
     stop: str | Sequence[str],
     stats: bool,
+    chat: bool | Mapping[str, Any],
   ):
     self.params = params
     self.policy = _checked(policy, params.spec)
     self.stops = _stops(params, stop)
-    self.prompts = encode_prompts(params, prompts)
+    self.prompts = encode_prompts(params, _chat(params, prompts, chat))
     count = len(self.prompts)
     self.limits = _one_a_row("max_new_tokens", max_new_tokens, count)
     for limit in self.limits:
@@ -203,6 +210,13 @@ class _Batch:
 
 
 _REASONS: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length"}
+
+
+def _chat(params: Params, prompts: Any, chat: bool | Mapping[str, Any]) -> Prompts:
+  """`prompts`, as token ids where they are conversations; an empty mapping asks for `chat` too."""
+  if chat is False:
+    return prompts
+  return chat_prompts(params.tokenizer, prompts, {} if chat is True else chat)
 
 
 def encode_prompts(params: Params, prompts: Prompts) -> list[list[int]]:

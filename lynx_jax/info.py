@@ -1,47 +1,128 @@
-"""What a checkpoint holds, from its configuration: sizes and the bytes that decoding moves."""
+"""What a model is, from its configuration: sizes, the bytes that decoding moves, the policies that apply."""
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-from checkpoints_convert.sources import open_source
+import numpy as np
+
+from checkpoints_convert.readers import read_json
+from checkpoints_convert.sources import as_dtype, check_directory, has_weights, open_source
 from lynx_jax.loading import checkpoint_directory
 from lynx_jax.models.counts import counts
+from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
 from lynx_jax.models.spec import DecoderSpec, MoESpec
 
 
-def describe(path: str | Path | None) -> list[tuple[str, str]]:
-  """Names and values to print, of the embedded model where `path` is None; no weight is read."""
-  with open_source(checkpoint_directory(path)) as source:
-    spec, dtype = source.spec, source.dtype
+def read_config(where: str | Path) -> dict[str, Any]:
+  """A parsed config.json: of a file, of a directory, or of a released model by its name.
+
+  Raises FileNotFoundError, naming the released models that are known, where it is none of these.
+  """
+  path, released = Path(where), released_config(str(where))
+  if path.is_file():
+    return read_json(path)
+  if released is not None and not path.exists():
+    return released
+  try:
+    check_directory(path)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(f"{error}; or give a config.json, or one of {', '.join(RELEASED)}") from error
+  return read_json(path / "config.json")
+
+
+def describe(where: str | Path | None) -> list[tuple[str, str]]:
+  """Names and values to print, of the embedded model where `where` is None; no weight is read.
+
+  `where` is a directory, whose weights are checked if it has any, or what `read_config` takes.
+  """
+  spec, dtype, stored = _read(where)
   size = counts(spec)
   lines = [
     ("family", spec.family),
-    ("dtype", str(dtype)),
+    ("dtype", f"{dtype}{stored}"),
     ("layers", f"{len(spec.layers)}, {len(spec.moe_layers)} with experts"),
     ("width", f"{spec.width}, vocabulary {spec.vocab}, context {spec.context} tokens, {_tied(spec)}"),
     ("attention", _attention(spec)),
-  ]
-  moe = [spec.layers[index].ffn for index in spec.moe_layers]
-  if moe and isinstance(moe[0], MoESpec):
-    first = moe[0]
-    rule = "renormalised" if first.router.renormalize else "not renormalised"
-    one = 3 * spec.width * first.expert_width * dtype.itemsize
-    lines += [
-      ("experts", f"{first.experts} per layer of width {first.expert_width}, {first.top_k} per token"),
-      ("router", f"{first.router.scoring}, top {first.top_k}, {rule}"),
-      ("one expert", f"{one / 1e6:.2f} MB"),
-    ]
-  lines += [
-    ("parameters", f"{size.total / 1e6:.1f}M, of which a token uses {size.active / 1e6:.1f}M"),
-    (
-      "weights",
-      f"{size.total * dtype.itemsize / 1e6:.1f} MB, of which experts {size.experts * dtype.itemsize / 1e6:.1f} MB",
-    ),
-    ("read per token alone", f"{(size.active - size.embedding) * dtype.itemsize / 1e6:.1f} MB"),
-    ("read per step, all experts", f"{(size.total - size.embedding) * dtype.itemsize / 1e6:.1f} MB"),
+    *_experts(spec, dtype),
+    ("parameters", f"{_number(size.total)}, of which a token uses {_number(size.active)}"),
+    ("weights", f"{_bytes(size.total * dtype.itemsize)}, of which experts {_bytes(size.experts * dtype.itemsize)}"),
+    ("read per token alone", _bytes((size.active - size.embedding) * dtype.itemsize)),
+    ("read per step, all experts", _bytes((size.total - size.embedding) * dtype.itemsize)),
     ("KV cache per token", f"{size.kv_per_token * dtype.itemsize} bytes"),
+    ("policies", _policies(spec)),
   ]
+  if spec.moe_layers and spec.family in PUBLISHED_KNOBS:
+    policy, model = PUBLISHED_KNOBS[spec.family]
+    lines.append(("published for the family", f"{policy} ({model}, arXiv 2411.08982)"))
   return lines
+
+
+def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str]:
+  """A spec, the dtype of its weights once loaded, and how they are stored where that differs."""
+  directory = checkpoint_directory(where)
+  if directory.is_dir() and (where is None or has_weights(directory)):
+    with open_source(directory) as source:
+      spec, dtype = source.spec, source.dtype
+    config = read_json(directory / "config.json")
+  else:
+    config = read_config(directory)
+    spec, dtype = spec_from_config(config), _config_dtype(config)
+  method = (config.get("quantization_config") or {}).get("quant_method")
+  return spec, dtype, f", stored as {method}" if method else ""
+
+
+def _config_dtype(config: dict[str, Any]) -> np.dtype:
+  inner = config.get("text_config") or {}
+  named = [values[key] for values in (config, inner) for key in ("dtype", "torch_dtype") if values.get(key)]
+  return as_dtype(named[0] if named else "bfloat16")
+
+
+def _experts(spec: DecoderSpec, dtype: np.dtype) -> list[tuple[str, str]]:
+  first = _moe(spec)
+  if first is None:
+    return []
+  rule = "renormalised" if first.router.renormalize else "not renormalised"
+  one = 3 * spec.width * first.expert_width * dtype.itemsize
+  return [
+    ("experts", f"{first.experts} per layer of width {first.expert_width}, {first.top_k} per token"),
+    ("router", f"{first.router.scoring}, top {first.top_k}, {rule}"),
+    (
+      "one expert",
+      f"{_bytes(one)}; a layer's {_bytes(first.experts * one)}, of which a token {_bytes(first.top_k * one)}",
+    ),
+  ]
+
+
+def _moe(spec: DecoderSpec) -> MoESpec | None:
+  return next((layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)), None)
+
+
+def _policies(spec: DecoderSpec) -> str:
+  """Which policies can change anything, and the range of their knobs."""
+  moe = _moe(spec)
+  if moe is None:
+    return "none: no layer has experts"
+  k, most = moe.top_k, moe.experts - 1
+  if k > most:
+    return "topk only: a token runs every expert"
+  fewer, kept = _range(1, k - 1), _range(k, most)
+  tokens = [f"oea:k0={fewer}", f"prune:k0={fewer}"] if k > 1 else []
+  sets = [f"xshare:budget={kept}", f"count_vote:keep={kept}", f"budget:policy,max_active={kept}"]
+  return ", ".join(["topk", "auto", "lynx:alpha,beta", "mass_floor:tau=0..1", *tokens, *sets])
+
+
+def _range(least: int, most: int) -> str:
+  return f"{least}..{most}" if most > least else str(least)
+
+
+def _number(count: float) -> str:
+  return f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
+
+
+def _bytes(count: float) -> str:
+  return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _tied(spec: DecoderSpec) -> str:

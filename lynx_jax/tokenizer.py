@@ -15,6 +15,8 @@ if TYPE_CHECKING:
   import jinja2
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# tiktoken's, Mistral's, and byte-level BPE before tokenizer.json.
+_OTHER_FORMS = ("*.tiktoken", "tekken.json", "vocab.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -33,11 +35,14 @@ class Tokenizer:
 
   @classmethod
   def from_directory(cls, path: Path) -> "Tokenizer | None":
-    """The tokenizer of a checkpoint directory, None if it has none; ValueError for a damaged file."""
+    """The tokenizer of a checkpoint directory, None if it has none; ValueError for a damaged file.
+
+    Without tokenizer.json, a SentencePiece tokenizer.model is converted by transformers (extra `tokenizers`).
+    """
     source = path / "tokenizer.json"
-    if not source.is_file():
+    text = source.read_text(encoding="utf-8") if source.is_file() else _converted(path)
+    if text is None:
       return None
-    text = source.read_text(encoding="utf-8")
     config = _read_config(path)
     named = {name: _content(config[name]) for name in _NAMED_TOKENS if config.get(name) is not None}
     template = _read_template(path, config)
@@ -126,6 +131,32 @@ class Tokenizer:
       return template.render(messages=given, add_generation_prompt=add_generation_prompt, **known)
     except jinja2.TemplateError as error:
       raise ValueError(f"the chat template refuses these messages: {error}") from error
+
+
+def _converted(path: Path) -> str | None:
+  """What tokenizer.json would say, of a tokenizer in another form; None where there is none, ValueError where it fails.
+
+  transformers' generic class keeps SentencePiece's order of merges; those of models rank a run of spaces differently.
+  """
+  remedy = (
+    "write tokenizer.json elsewhere, with transformers: AutoTokenizer.from_pretrained(SRC).save_pretrained(DST); or "
+    "take the file away, to give token ids only"
+  )
+  if not (path / "tokenizer.model").is_file():
+    other = next((file.name for form in _OTHER_FORMS for file in sorted(path.glob(form))), None)
+    if other is not None:
+      raise ValueError(f"{path} has {other} and no tokenizer.json: not supported; {remedy}")
+    return None
+  try:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(path).backend_tokenizer.to_str()
+  except Exception as error:  # transformers raises many kinds, for a damaged file and for a package that it misses
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise ValueError(
+      f"{path} has tokenizer.model and no tokenizer.json, and it cannot be converted here ({reason}): pip install "
+      f"'lynx-jax[tokenizers]', or {remedy}"
+    ) from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

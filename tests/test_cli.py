@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import lynx_jax
-from lynx_jax.bench.released import RELEASED
 from lynx_jax.cli import main
+from lynx_jax.models.released import RELEASED
 from tests.families.cases import OLMOE, checkpoint
 
 

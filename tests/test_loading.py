@@ -14,13 +14,12 @@ import pytest
 import lynx_jax
 from checkpoints_convert import convert
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.families import hub_rules
-from checkpoints_convert.parameters import by_path, parameter_shapes
+from checkpoints_convert.parameters import by_path
 from checkpoints_convert.rules import aligned_empty
-from checkpoints_convert.writer import write_safetensors
 from lynx_jax import loading
+from lynx_jax.bench import random_checkpoint
+from lynx_jax.bench.load_memory import load_memory
 from lynx_jax.models.decoder import abstract_decoder
-from lynx_jax.models.families import spec_from_config
 from tests.checkpoints_convert.tampering import copied, with_tensors
 from tests.families.cases import MIXTRAL, OLMOE, QWEN3_MOE, checkpoint, reference
 
@@ -183,50 +182,24 @@ def test_loading_imports_neither_torch_nor_transformers_nor_orbax():
   assert (done.returncode, done.stdout) == (0, "qwen3_moe\n"), done.stderr
 
 
-_LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000}
-_LARGE |= {"num_experts": 32, "num_experts_per_tok": 4, "intermediate_size": 1024, "num_hidden_layers": 4}
-
-_MEASURE = """
-import resource, sys
-import jax
-import lynx_jax
-from lynx_jax.loading import load
-
-def peak():
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-jax.numpy.zeros(1).block_until_ready()
-before = peak()
-params = load(sys.argv[1], dtype=sys.argv[2] or None)
-jax.block_until_ready(params)
-print(peak() - before, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
-"""
-
-
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-  """A bfloat16 checkpoint of 970 MB, in one file, with random weights."""
-  path = tmp_path_factory.mktemp("large")
-  config = {"model_type": "olmoe", "eos_token_id": None} | _LARGE
-  spec = spec_from_config(config)
-  random = np.random.default_rng(0)
-  arrays = {
-    name: random.integers(0, 2**14, shape, np.uint16).view(ml_dtypes.bfloat16)
-    for name, shape in parameter_shapes(spec).items()
-  }
-  write_safetensors(path, hub_rules(spec), arrays)
-  (path / "config.json").write_text(json.dumps(config))
+def sizeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """A bfloat16 checkpoint of 270 MB in several files, with random weights."""
+  path = tmp_path_factory.mktemp("sizeable") / "model"
+  arguments = ["--layers", "8", "--experts", "4", "--vocab", "500", "--shard-mb", "40"]
+  assert random_checkpoint.main([str(path), *arguments]) == 0
+  assert len(list(path.glob("*.safetensors"))) > 3
   return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("converted", "dtype"), [(False, ""), (False, "float32"), (True, "")])
-def test_the_host_never_holds_the_model_twice(large: Path, tmp_path: Path, converted: bool, dtype: str):
+def test_the_host_never_holds_the_model_twice(sizeable: Path, tmp_path: Path, converted: bool, dtype: str):
   if converted:
-    convert(large, tmp_path / "out")
-  path = tmp_path / "out" if converted else large
-  command = [sys.executable, "-c", _MEASURE, str(path), dtype]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert done.returncode == 0, done.stderr
-  peak, size = map(int, done.stdout.split())
-  assert peak < 1.3 * size
+    convert(sizeable, tmp_path / "out")
+  found = load_memory(tmp_path / "out" if converted else sizeable, dtype)
+  assert found.weights > 200e6
+  assert 0.9 < found.ratio < 1.3
+
+
+def test_the_measurement_sees_a_model_that_is_held_twice(sizeable: Path):
+  assert load_memory(sizeable, loader="tests.loads_twice:load").ratio > 1.8

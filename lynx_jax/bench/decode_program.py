@@ -13,6 +13,8 @@ from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
 
+COMPILED = ("Mixtral-8x7B", "OLMoE-1B-7B", "Qwen3-30B-A3B")
+"""Released models whose whole loops are compiled and reported."""
 STATE = 1
 """Position of the argument whose memory the loop takes over."""
 

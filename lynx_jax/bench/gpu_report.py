@@ -20,13 +20,14 @@ from flax import nnx
 
 import lynx_jax
 from lynx_jax.bench.decode import Row, bench_decode
+from lynx_jax.bench.decode_program import COMPILED
 from lynx_jax.bench.op_speed import OpTime, copy_bandwidth, op_times
-from lynx_jax.bench.released import RELEASED
 from lynx_jax.files import write_json, write_text
 from lynx_jax.models.counts import counts
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.params import Params
+from lynx_jax.models.released import RELEASED
 from lynx_jax.routing import parse_policy
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--out", type=Path, required=True, help="folder for report.md and report.json")
   parser.add_argument("--tests", type=Path, help="pytest's --junitxml file, to count what passed")
-  parser.add_argument("--model", choices=sorted(RELEASED), help="whose decode steps; by default the largest that fits")
+  parser.add_argument("--model", choices=COMPILED, help="whose decode steps; by default the largest that fits")
   parser.add_argument("--tiny", action="store_true", help="small sizes, on whatever this machine has")
   args = parser.parse_args(argv)
   device = jax.devices()[0]
@@ -95,7 +96,7 @@ def _largest(device: Any, name: str | None) -> tuple[str, dict[str, Any]]:
   if name is not None:
     return name, RELEASED[name]
   room = 0.85 * (device.memory_stats() or {}).get("bytes_limit", 0)
-  sizes = {known: counts(spec_from_config(config)).total * 2 for known, config in RELEASED.items()}
+  sizes = {known: counts(spec_from_config(RELEASED[known])).total * 2 for known in COMPILED}
   fitting = [known for known, size in sizes.items() if size < room] or [min(sizes, key=sizes.__getitem__)]
   # Many small experts are what batch-aware routing is for.
   chosen = "Qwen3-30B-A3B" if "Qwen3-30B-A3B" in fitting else max(fitting, key=sizes.__getitem__)

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lynx_jax.bench.decode_program import STATE, decode_program
+from lynx_jax.bench.decode_program import COMPILED, STATE, decode_program
 from lynx_jax.bench.estimate import ITEM_BYTES
-from lynx_jax.bench.released import RELEASED
 from lynx_jax.files import write_text
 from lynx_jax.models.counts import counts
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.released import RELEASED
 from lynx_jax.routing import Lynx, RoutingPolicy
 from pallas_kernels import gates
 from pallas_kernels.append_heads import gate_programs as append_heads
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       print(f"{op} {shape.name}", file=sys.stderr, flush=True)
       ops += [op_figures(op, shape, target) for target in gates.TARGETS]
   loops = []
-  for name in RELEASED:
+  for name in COMPILED:
     for policy in (None, Lynx(3, 2)):
       print(f"decode loop of {name}", file=sys.stderr, flush=True)
       loops.append(loop_figures(name, policy))

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lynx_jax.bench.estimate import GPUS, StepSize, moe_layer_us, step_size, step_time
-from lynx_jax.bench.released import RELEASED
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.released import RELEASED
 from lynx_jax.routing import OEA, Lynx, RoutingPolicy, TopK, lynx_route
 
 PEER_LAUNCHES_OF_EXPERTS = 10

@@ -18,7 +18,7 @@ import numpy as np
 from checkpoints_convert.families import hub_rules
 from checkpoints_convert.parameters import parameter_shapes
 from checkpoints_convert.sources import as_dtype
-from checkpoints_convert.writer import staged, write_config, write_safetensors
+from checkpoints_convert.writer import SHARD_BYTES, staged, write_config, write_safetensors
 from lynx_jax.models.families import spec_from_config
 
 _EXPERT_WIDTH = MappingProxyType(
@@ -27,8 +27,12 @@ _EXPERT_WIDTH = MappingProxyType(
 _EXPERTS = MappingProxyType({"olmoe": "num_experts", "mixtral": "num_local_experts", "qwen3_moe": "num_experts"})
 
 
-def random_checkpoint(out: Path, config: Mapping[str, Any], *, dtype: Any = "bfloat16", seed: int = 0) -> None:
+def random_checkpoint(
+  out: Path, config: Mapping[str, Any], *, dtype: Any = "bfloat16", seed: int = 0, shard_bytes: int = SHARD_BYTES
+) -> None:
   """Writes the Hugging Face directory `out` for `config`: normal weights of deviation 0.02, norms of one.
+
+  Files hold `shard_bytes` at most, or one parameter of the decoder.
 
   Raises:
     ValueError: `config` is not one of a supported family, or `out` exists.
@@ -37,7 +41,7 @@ def random_checkpoint(out: Path, config: Mapping[str, Any], *, dtype: Any = "bfl
   random = np.random.default_rng(seed)
   arrays = {name: _weight(name, shape, kind, random) for name, shape in parameter_shapes(spec).items()}
   with staged(out, force=False) as directory:
-    write_safetensors(directory, hub_rules(spec), arrays)
+    write_safetensors(directory, hub_rules(spec), arrays, shard_bytes)
     write_config(directory, config, kind)
 
 
@@ -82,9 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   ):  # fmt: skip
     whole(flag, default=default)
   parser.add_argument("--dtype", default="bfloat16")
+  whole("--shard-mb", default=SHARD_BYTES // 10**6, help="MB a file, about (default: %(default)s)")
   args = parser.parse_args(argv)
   try:
-    random_checkpoint(args.out, config_of(args), dtype=args.dtype, seed=args.seed)
+    shard_bytes = args.shard_mb * 10**6
+    random_checkpoint(args.out, config_of(args), dtype=args.dtype, seed=args.seed, shard_bytes=shard_bytes)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -4,20 +4,9 @@ import pytest
 
 from lynx_jax.bench.estimate import BANDWIDTH_SHARE, GPUS, moe_layer_us, step_size, step_time
 from lynx_jax.bench.published import checks, size_of
-from lynx_jax.bench.released import RELEASED
 from lynx_jax.models.counts import counts
 from lynx_jax.models.families import spec_from_config
-
-# Billions of parameters, as the models' cards have them, cut to a tenth: total, and used by a token.
-PUBLISHED = {"Mixtral-8x7B": (46.7, 12.9), "OLMoE-1B-7B": (6.9, 1.3), "Qwen3-30B-A3B": (30.5, 3.3)}
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_sizes_are_those_of_the_released_models(name):
-  size = counts(spec_from_config(RELEASED[name]))
-  total, active = PUBLISHED[name]
-  assert size.total / 1e9 == pytest.approx(total, abs=0.1)
-  assert size.active / 1e9 == pytest.approx(active, abs=0.1)
+from lynx_jax.models.released import RELEASED
 
 
 @pytest.mark.parametrize("name", RELEASED)

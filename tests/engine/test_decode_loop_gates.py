@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from lynx_jax.bench.decode_program import STATE, decode_program
-from lynx_jax.bench.released import RELEASED
+from lynx_jax.bench.decode_program import COMPILED, STATE, decode_program
+from lynx_jax.models.released import RELEASED
 from lynx_jax.routing import Lynx
 from pallas_kernels import gates
 
@@ -28,7 +28,7 @@ def compiled(name, policy, target, layers=None):
 
 
 @pytest.mark.parametrize("target", gates.TARGETS)
-@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("name", COMPILED)
 def test_a_layer_is_few_launches_and_lynx_adds_none(name: str, target: str):
   launches = {
     (policy, layers): gates.kernel_launches(compiled(name, policy, target, layers))

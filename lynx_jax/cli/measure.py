@@ -1,0 +1,133 @@
+"""`eval`, `figures` and `bench`: what policies cost and save."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import lynx_jax
+from lynx_jax.cli.options import add_model, batches, load, status
+
+_EVALUATED = ("topk", "auto", "lynx:alpha=3,beta=2", "oea:k0=2", "prune:k0=2")
+
+
+def add_commands(verbs: Any) -> None:
+  """Adds the commands to the parser's verbs."""
+  _add_eval(verbs.add_parser("eval", help="what policies cost: next tokens, multiple choice, exercises"))
+
+  _add_figures(verbs.add_parser("figures", help="measure and draw the Lynx paper's figures on a model"))
+
+  bench = verbs.add_parser("bench", help="measure").add_subparsers(required=True, metavar="WHAT")
+  _add_bench_decode(bench.add_parser("decode", help="decode speed of policies, interleaved in one run"))
+
+
+def _add_bench_decode(parser: argparse.ArgumentParser) -> None:
+  add_model(parser)
+  parser.add_argument("--batch", default="1,4,8,16,32", help="numbers of rows, with commas")
+  parser.add_argument("--policy", action="append", help="may be repeated; the first is the baseline (default: topk)")
+  parser.add_argument("--tokens", choices=("random", "sampled"), default="random", help="what decode steps are fed")
+  parser.add_argument("--prompt-length", type=int, default=32, metavar="N")
+  parser.add_argument("--steps", type=int, default=32, metavar="N", help="decode steps a repeat")
+  parser.add_argument("--repeats", type=int, default=5, metavar="N")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--json", metavar="FILE", help="write the rows as a list of objects")
+  parser.set_defaults(run=_bench_decode)
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+  add_model(parser)
+  parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help=".txt, or .jsonl with source and text")
+  parser.add_argument("--choices", nargs="+", default=[], metavar="FILE", help=".jsonl with source, choices and gold")
+  parser.add_argument("--exercises", nargs="+", default=[], metavar="FILE", help=".jsonl: source, prompt and answer")
+  parser.add_argument("--policy", action="append", help="may be repeated (default: topk, auto, lynx, oea, prune)")
+  parser.add_argument("--batch", default="4,8,16,32", help="numbers of rows, with commas (default: 4,8,16,32)")
+  parser.add_argument("--mix", default="mixed", help="mixed, one-domain, adversarial, with commas (default: mixed)")
+  parser.add_argument(
+    "--windows", type=int, default=8, metavar="N", help="batches of text a mix and batch (default: 8)"
+  )
+  parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens a row of text (default: 128)")
+  parser.add_argument("--prompt-length", type=int, default=0, metavar="N", help="of these, prefilled (default: 0)")
+  parser.add_argument("--limit", type=int, metavar="N", help="questions and exercises a source")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--json", metavar="FILE", help="write the results as one object")
+  parser.set_defaults(run=_eval)
+
+
+def _add_figures(parser: argparse.ArgumentParser) -> None:
+  add_model(parser)
+  parser.add_argument("--out", required=True, metavar="DIR", help="folder for pictures, and what they show as JSON")
+  parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text that quality is judged on")
+  parser.add_argument("--bench-model", metavar="PATH", help="checkpoint that is timed; --model by default")
+  parser.add_argument("--only", metavar="NAME,NAME", help="some of the figures; all by default")
+  parser.add_argument("--batch", type=int, default=16, metavar="N", help="rows that decode together (default: 16)")
+  parser.add_argument("--windows", type=int, default=8, metavar="N", help="batches of text (default: 8)")
+  parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens a row of text (default: 128)")
+  parser.add_argument("--redraw", action="store_true", help="draw again from the JSON files that are there")
+  parser.set_defaults(run=_figures)
+
+
+def _eval(args: argparse.Namespace) -> None:
+  from rich import box
+  from rich.console import Console
+
+  from lynx_jax.evals.command import Evaluation, evaluate, tables
+  from lynx_jax.files import write_json
+
+  evaluation = Evaluation(
+    texts=tuple(map(Path, args.text)), choices=tuple(map(Path, args.choices)),
+    exercises=tuple(map(Path, args.exercises)), batches=tuple(batches(args.batch)), mixes=tuple(args.mix.split(",")),
+    windows=args.windows, length=args.length, prompt_length=args.prompt_length, limit=args.limit, seed=args.seed,
+  )  # fmt: skip
+  policies = [lynx_jax.parse_policy(text) for text in args.policy or _EVALUATED]
+  params = load(args)
+  with status("evaluating") as progress:
+    found = evaluate(params, evaluation, policies, progress=progress)
+  terminal = sys.stdout.isatty()
+  console = Console(width=None if terminal else 180)
+  for table in tables(found):
+    # In a file, a table that Markdown reads.
+    table.box = table.box if terminal else box.MARKDOWN
+    console.print(table)
+  if args.json:
+    write_json(Path(args.json), found)
+
+
+def _figures(args: argparse.Namespace) -> None:
+  from lynx_jax.figures.command import NAMES, Figures, make_figures
+
+  figures = Figures(
+    out=Path(args.out), only=tuple(args.only.split(",")) if args.only else NAMES, texts=tuple(map(Path, args.text)),
+    batch=args.batch, windows=args.windows, length=args.length, redraw=args.redraw,
+  )  # fmt: skip
+  bench = argparse.Namespace(model=args.bench_model or args.model, dtype=args.dtype)
+  with status("figures") as progress:
+    for picture in make_figures(lambda: load(args), lambda: load(bench), figures, progress):
+      print(picture)
+
+
+def _bench_decode(args: argparse.Namespace) -> None:
+  from rich.console import Console
+
+  from lynx_jax.bench.decode import bench_decode
+  from lynx_jax.bench.table import decode_table, fit_lines
+  from lynx_jax.files import write_json
+
+  sizes = batches(args.batch)
+  for name in ("prompt_length", "steps", "repeats"):
+    if getattr(args, name) < 1:
+      raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}: expected at least 1")
+  policies = [lynx_jax.parse_policy(text) for text in args.policy or ["topk"]]
+  params = load(args)
+  with status("measuring") as progress:
+    rows = list(
+      bench_decode(
+        params, sizes, policies, tokens=args.tokens, prompt_length=args.prompt_length, steps=args.steps,
+        repeats=args.repeats, seed=args.seed, progress=progress,
+      )
+    )  # fmt: skip
+  Console(width=None if sys.stdout.isatty() else 140).print(decode_table(rows))
+  for line in fit_lines(rows):
+    print(line)
+  if args.json:
+    write_json(Path(args.json), [dataclasses.asdict(row) for row in rows])

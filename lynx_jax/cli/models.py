@@ -1,0 +1,85 @@
+"""`convert`, `info` and `estimate`: what a checkpoint or a configuration is, and would take."""
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_commands(verbs: Any) -> None:
+  """Adds the commands to the parser's verbs."""
+  convert = verbs.add_parser("convert", help="convert a Hugging Face directory")
+  convert.add_argument("source")
+  convert.add_argument("destination")
+  convert.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
+  convert.add_argument("--to", choices=("orbax", "hf"), default="orbax", help="form to write (default: orbax)")
+  convert.add_argument("--force", action="store_true", help="replace an existing destination")
+  convert.set_defaults(run=_convert)
+
+  info = verbs.add_parser("info", help="describe a model: configuration, parameters, bytes per token, policies")
+  info.add_argument(
+    "path", nargs="?", help="a directory, a config.json, or a released model's name; the embedded model by default"
+  )
+  info.set_defaults(run=_info)
+
+  estimate = verbs.add_parser("estimate", help="a decode step's time on a GPU, from a configuration alone")
+  what = estimate.add_mutually_exclusive_group(required=True)
+  what.add_argument(
+    "--config", metavar="FILE", help="a config.json, or the name of a released model: Qwen3-30B-A3B, ..."
+  )
+  what.add_argument("--check", action="store_true", help="print the estimate beside published measurements")
+  estimate.add_argument("--gpu", choices=("a100", "h100", "h200"), default="h100")
+  estimate.add_argument("--batch", type=int, default=16, metavar="N", help="rows (default: 16)")
+  estimate.add_argument("--active", metavar="N,N", help="distinct experts a layer, the first without a policy")
+  estimate.add_argument("--context", type=int, default=1024, metavar="N", help="tokens in the cache (default: 1024)")
+  estimate.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs that share each layer (default: 1)")
+  estimate.set_defaults(run=_estimate)
+
+
+def _convert(args: argparse.Namespace) -> None:
+  from checkpoints_convert import convert
+  from checkpoints_convert.progress import bars
+
+  with bars() as report:
+    convert(args.source, args.destination, dtype=args.dtype, to=args.to, force=args.force, report=report)
+  print(f"wrote {args.destination}")
+
+
+def _info(args: argparse.Namespace) -> None:
+  from rich.console import Console
+  from rich.table import Table
+
+  from lynx_jax.info import describe
+
+  table = Table(show_header=False, box=None)
+  for name, value in describe(args.path):
+    table.add_row(name, value)
+  Console().print(table)
+
+
+def _estimate(args: argparse.Namespace) -> None:
+  from rich.console import Console
+
+  from lynx_jax.bench.estimate import GPUS, estimates, step_size
+  from lynx_jax.bench.estimate_table import checks_table, estimate_table
+  from lynx_jax.bench.published import checks
+  from lynx_jax.info import read_config
+  from lynx_jax.models.families import spec_from_config
+
+  console = Console(width=None if sys.stdout.isatty() else 140)
+  if args.check:
+    console.print(checks_table(checks()))
+    return
+  for name in ("batch", "context", "gpus"):
+    if getattr(args, name) < 1:
+      raise ValueError(f"--{name} is {getattr(args, name)}: expected at least 1")
+  size = step_size(spec_from_config(read_config(args.config)))
+  try:
+    active = [float(part) for part in args.active.split(",")] if args.active else [size.likely_experts(args.batch)]
+  except ValueError as error:
+    raise ValueError(f"--active is {args.active!r}: expected numbers with commas, such as 48.8,25.1") from error
+  times = estimates(size, GPUS[args.gpu], active, batch=args.batch, context=args.context, gpus=args.gpus)
+  machine = args.gpu.upper() if args.gpus == 1 else f"{args.gpus} {args.gpu.upper()}"
+  title = f"{args.config} on {machine}: a decode step of {args.batch} rows, {args.context} tokens each, bfloat16"
+  console.print(estimate_table(title, size, times, args.batch))
+  if not args.active:
+    print("Experts: tokens that choose independently and evenly. Real text touches fewer; give --active.")

@@ -1,0 +1,47 @@
+"""What several commands share: flags for a model, loading it, a spinner, numbers of rows."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import lynx_jax
+
+if TYPE_CHECKING:
+  from lynx_jax.models.params import Params
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+  """Flags that say which weights, in which dtype."""
+  parser.add_argument("--model", metavar="PATH", help="checkpoint directory; the embedded model by default")
+  parser.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
+
+
+@contextlib.contextmanager
+def status(message: str) -> Iterator[Callable[[str], None]]:
+  """A spinner on standard error while work goes on; silent where that is not a terminal."""
+  from rich.console import Console
+
+  console = Console(stderr=True)
+  if not console.is_terminal:
+    yield lambda message: None
+    return
+  with console.status(message) as status:
+    yield status.update
+
+
+def load(args: argparse.Namespace) -> "Params":
+  """The model of `--model`."""
+  with status(f"loading {args.model or 'the embedded model'}"):
+    return lynx_jax.load(args.model, dtype=args.dtype)
+
+
+def batches(text: str) -> list[int]:
+  """Numbers of rows from text such as `1,4,8`."""
+  try:
+    found = [int(part) for part in text.split(",")]
+  except ValueError:
+    found = []
+  if not found or min(found) < 1:
+    raise ValueError(f"--batch is {text!r}: expected whole numbers of at least 1, with commas, such as 1,4,8")
+  return found

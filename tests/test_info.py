@@ -1,0 +1,65 @@
+"""`info`: of released models, bare configurations and checkpoints; its figures by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lynx_jax.info import describe, read_config
+from lynx_jax.models.released import RELEASED
+from tests.checkpoints_convert.tampering import copied
+from tests.checkpoints_convert.test_formats import fp8_checkpoint
+from tests.families.cases import MIXTRAL, OLMOE, checkpoint
+
+
+def test_a_released_model_is_described_by_its_name():
+  lines = dict(describe("Qwen3-30B-A3B"))
+  assert lines["parameters"] == "30.53B, of which a token uses 3.35B"
+  # Three matrices of 2048 x 768 in bfloat16: 9.44 MB; 128 of them, and the 8 of a token.
+  assert lines["one expert"] == "9.44 MB; a layer's 1.21 GB, of which a token 75.50 MB"
+  assert lines["KV cache per token"] == f"{48 * 2 * 4 * 128 * 2} bytes"
+  assert lines["published for the family"] == "lynx:alpha=3,beta=2 (Qwen3-30B-A3B, arXiv 2411.08982)"
+  for policy in ("auto", "oea:k0=1..7", "prune:k0=1..7", "xshare:budget=8..127"):
+    assert policy in lines["policies"]
+
+
+def test_a_file_and_a_directory_without_weights_are_described_as_the_name(tmp_path: Path):
+  (tmp_path / "config.json").write_text(json.dumps(RELEASED["OLMoE-1B-7B"] | {"torch_dtype": "float32"}))
+  lines = dict(describe("OLMoE-1B-7B"))
+  for where in (tmp_path, tmp_path / "config.json"):
+    found = dict(describe(where))
+    assert found["dtype"] == "float32"
+    assert found["parameters"] == lines["parameters"]
+    assert found["KV cache per token"] == f"{2 * int(lines['KV cache per token'].split()[0])} bytes"
+
+
+def test_a_checkpoint_is_described_from_its_files(tmp_path: Path):
+  assert dict(describe(checkpoint(OLMOE[0], "bfloat16")))["dtype"] == "bfloat16"
+  path, _ = fp8_checkpoint(MIXTRAL[0], tmp_path)
+  assert dict(describe(path))["dtype"] == "bfloat16, stored as fp8"
+
+
+def test_weights_that_do_not_fit_are_an_error(tmp_path: Path):
+  path = copied(MIXTRAL[0], tmp_path)
+  config = json.loads((path / "config.json").read_text()) | {"intermediate_size": 40}
+  (path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match="weights do not fit"):
+    describe(path)
+
+
+def test_policies_that_change_nothing_are_left_out(tmp_path: Path):
+  changes = {"num_experts_per_tok": 64}, {"num_experts_per_tok": 1}
+  found = []
+  for change in changes:
+    (tmp_path / "config.json").write_text(json.dumps(RELEASED["OLMoE-1B-7B"] | change))
+    found.append(dict(describe(tmp_path))["policies"])
+  assert found[0] == "topk only: a token runs every expert"
+  assert "prune" not in found[1]
+  assert "count_vote:keep=1..63" in found[1]
+
+
+def test_what_is_no_model_is_named_with_the_names_that_are_known():
+  with pytest.raises(FileNotFoundError, match=r"nonsense does not exist: .*or one of .*Mixtral-8x7B"):
+    read_config("nonsense")
+  with pytest.raises(FileNotFoundError, match=r"hf download org/name .*Mixtral-8x7B"):
+    describe("org/name")
