@@ -193,9 +193,13 @@ def sizeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("converted", "dtype"), [(False, ""), (False, "float32"), (True, "")])
-def test_the_host_never_holds_the_model_twice(sizeable: Path, tmp_path: Path, converted: bool, dtype: str):
+def test_the_host_never_holds_the_model_twice(
+  sizeable: Path, tmp_path: Path, converted: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+):
   if converted:
     convert(sizeable, tmp_path / "out")
+    # What Orbax's threads give back, glibc keeps for them (docs/LOG.md); this is about what our code holds.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
   found = load_memory(tmp_path / "out" if converted else sizeable, dtype)
   assert found.weights > 200e6
   assert 0.9 < found.ratio < 1.3
