@@ -50,11 +50,13 @@ imports: $(VENV)/.installed-dev
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+NATIVE := hatch_build.py $(wildcard pallas_kernels/native/*.cc pallas_kernels/native/*.h)
+
+$(VENV)/.installed: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-test: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
@@ -62,7 +64,7 @@ $(VENV)/.installed-train: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-gpu: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-gpu: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[cuda$(CUDA),gpu]'
 	@touch $@ $(VENV)/.installed
 

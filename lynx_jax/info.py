@@ -13,6 +13,7 @@ from lynx_jax.models.counts import counts
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
 from lynx_jax.models.spec import DecoderSpec, MoESpec
+from pallas_kernels.native import describe as native_code
 
 
 def read_config(where: str | Path) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def describe(where: str | Path | None) -> list[tuple[str, str]]:
     ("read per step, all experts", _bytes((size.total - size.embedding) * dtype.itemsize)),
     ("KV cache per token", f"{size.kv_per_token * dtype.itemsize} bytes"),
     ("policies", _policies(spec)),
+    ("on this CPU", native_code()),
   ]
   if spec.moe_layers and spec.family in PUBLISHED_KNOBS:
     policy, model = PUBLISHED_KNOBS[spec.family]

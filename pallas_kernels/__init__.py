@@ -6,6 +6,7 @@ from pallas_kernels.cuda_graph import graph_options
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
 from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
+from pallas_kernels.native import describe, use_threads
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
 
@@ -21,13 +22,15 @@ __all__ = [
   "row_matmuls",
   "select_experts",
   "stored_experts",
+  "use_threads",
 ]
 
 
 def explain() -> str:
   """What runs for each op on this machine's default platform, and why other implementations do not."""
-  return "\n".join(
+  lines = [
     line
     for op in (ROW_MATMUL, APPEND_HEADS, DECODE_ATTENTION, SELECT_EXPERTS, EXPERT_FFN, GROUPED_MATMUL)
     for line in op.explain()
-  )
+  ]
+  return "\n".join([*lines, f"on CPUs: {describe()}"])

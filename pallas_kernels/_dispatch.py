@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 GPU = "cuda"
-_NAMES = {"cpu": "on CPUs", GPU: "on NVIDIA GPUs"}
+CPU = "cpu"
+_NAMES = {CPU: "on CPUs", GPU: "on NVIDIA GPUs"}
 
 
 def differentiated_as(run: Callable[..., Any], reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,6 +39,7 @@ class Implementation:
     platforms: where it may be chosen unasked; None is everywhere.
     objection: given the op's arguments, why it cannot take them, or None.
     differentiable: whether it has derivatives; a kernel that has not takes the last implementation's.
+    unavailable: why it cannot run on this machine whatever the arguments are, or None.
   """
 
   name: str
@@ -46,6 +48,7 @@ class Implementation:
   platforms: tuple[str, ...] | None = None
   objection: Callable[..., str | None] = lambda *arrays, **options: None
   differentiable: bool = False
+  unavailable: Callable[[], str | None] = lambda: None
 
   def serves(self, platform: str) -> bool:
     """Whether it may be chosen unasked on `platform`."""
@@ -68,12 +71,15 @@ class Op:
     """
     if implementation is not None:
       return self._named(implementation, *arrays, **options).run(*arrays, **options)
-    on_gpu, elsewhere = (self._best(platform, *arrays, **options) for platform in (GPU, "cpu"))
-    if on_gpu is elsewhere:
-      return elsewhere.run(*arrays, **options)
+    best = {place: self._best(place, *arrays, **options) for place in (GPU, CPU, "default")}
+    if len({candidate.name for candidate in best.values()}) == 1:
+      return best[CPU].run(*arrays, **options)
+    runs = {place: self._with_derivatives(candidate, options) for place, candidate in best.items()}
+    return jax.lax.platform_dependent(*arrays, **runs)
+
+  def _with_derivatives(self, chosen: Implementation, options: dict[str, Any]) -> Callable[..., Any]:
     reference = self.implementations[-1].run
-    kernel = _prepared(on_gpu.run, on_gpu.run if on_gpu.differentiable else reference, tuple(options.items()))
-    return jax.lax.platform_dependent(*arrays, cuda=kernel, default=functools.partial(elsewhere.run, **options))
+    return _prepared(chosen.run, chosen.run if chosen.differentiable else reference, tuple(options.items()))
 
   def _best(self, platform: str, *arrays: Any, **options: Any) -> Implementation:
     for candidate in self.implementations[:-1]:
@@ -93,11 +99,15 @@ class Op:
   def explain(self) -> list[str]:
     """One line an implementation: where it is taken, unless it objects to the arguments, and what it is."""
     here = GPU if jax.default_backend() == "gpu" else jax.default_backend()
-    taken = {platform: next(c for c in self.implementations if c.serves(platform)) for platform in {here, *_NAMES}}
+    reasons = {c.name: c.unavailable() for c in self.implementations}
+    able = [c for c in self.implementations if reasons[c.name] is None]
+    taken = {platform: next(c for c in able if c.serves(platform)) for platform in {here, *_NAMES}}
     lines = []
     for candidate in self.implementations:
       places = [_NAMES.get(platform, f"on {platform}") for platform, best in sorted(taken.items()) if best is candidate]
       verdict = f"runs {' and '.join(places)}" if places else "can be asked for"
+      if reason := reasons[candidate.name]:
+        verdict = f"cannot run: {reason}"
       marker = " (here)" if taken[here] is candidate else ""
       lines.append(f"{self.name}  {candidate.name}: {verdict}{marker}; {candidate.about}")
     return lines

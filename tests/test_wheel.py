@@ -1,6 +1,7 @@
 """The wheel alone, in an environment of its own: it generates with the embedded model."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,6 +23,11 @@ def test_an_installed_wheel_generates_outside_the_tree(tmp_path):
   assert "lynx_jax/embedded/model.safetensors" in names
   assert all(f"{package}/py.typed" in names for package in PACKAGES)
 
+  if shutil.which("c++"):
+    assert "pallas_kernels/native/liblynx.so" in names
+    assert wheel.name.split("-")[2:4] == ["py3", "none"]
+    assert not wheel.name.endswith("-any.whl")
+
   environment = tmp_path / "environment"
   subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
   python = environment / "bin" / "python"
@@ -32,6 +38,11 @@ def test_an_installed_wheel_generates_outside_the_tree(tmp_path):
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith("The man is")
+  explained = subprocess.run(
+    [str(python), "-c", "import pallas_kernels; print(pallas_kernels.explain())"],
+    cwd=tmp_path, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"},
+  ).stdout  # fmt: skip
+  assert ("on CPUs: native code with" in explained) == bool(shutil.which("c++")), explained
   program = "import lynx_jax, sys; print(lynx_jax.__file__, 'torch' in sys.modules)"
   where = subprocess.run([str(python), "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
   assert where.stdout.startswith(str(environment))

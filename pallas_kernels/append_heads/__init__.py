@@ -3,9 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.append_heads.native import append_heads_native, native_objection
 from pallas_kernels.append_heads.reference import append_heads_reference
 from pallas_kernels.append_heads.triton import append_heads_triton, objection
+from pallas_kernels.native import unavailable
 
 __all__ = ["APPEND_HEADS", "append_heads"]
 
@@ -13,6 +15,14 @@ APPEND_HEADS = Op(
   "append_heads",
   (
     Implementation("pallas", append_heads_triton, "norm, rotation and cache update in one kernel", (GPU,), objection),
+    Implementation(
+      "cpu",
+      append_heads_native,
+      "native code that writes into the cache",
+      (CPU,),
+      native_objection,
+      unavailable=unavailable,
+    ),
     Implementation("reference", append_heads_reference, "plain JAX; on CPUs a select over narrow caches"),
   ),
 )
@@ -49,7 +59,7 @@ def append_heads(
     key_norm: likewise of keys.
     norm_eps: added to the mean square.
     clip: bound on magnitudes, or None.
-    implementation: "pallas", "reference", or None for the best on the platform.
+    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
 
   Returns:
     Queries by head, and both caches.

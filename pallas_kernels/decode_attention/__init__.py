@@ -2,9 +2,11 @@
 
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.decode_attention.native import decode_attention_native, native_objection
 from pallas_kernels.decode_attention.reference import decode_attention_reference
 from pallas_kernels.decode_attention.triton import decode_attention_triton, objection
+from pallas_kernels.native import unavailable
 
 __all__ = ["DECODE_ATTENTION", "decode_attention"]
 
@@ -13,6 +15,14 @@ DECODE_ATTENTION = Op(
   (
     Implementation(
       "pallas", decode_attention_triton, "online softmax, split over the sequence, two kernels", (GPU,), objection
+    ),
+    Implementation(
+      "cpu",
+      decode_attention_native,
+      "native code over the positions that a row sees",
+      (CPU,),
+      native_objection,
+      unavailable=unavailable,
     ),
     Implementation("reference", decode_attention_reference, "scores of the whole cache, in plain JAX"),
   ),
@@ -41,7 +51,7 @@ def decode_attention(
     positions: of each row's query, in tokens; the cache holds that position already.
     window: positions a query sees, its own included; None is all before it.
     sinks: a logit for each head that takes part in the softmax and adds no value; None for none.
-    implementation: "pallas", "reference", or None for the best on the platform.
+    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
 
   Returns:
     [B, N, H] in `query`'s dtype; scores and softmax in float32.

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
-from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
 from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
 from pallas_kernels.expert_ffn.capacity import capacity_ffn
-from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu
+from pallas_kernels.expert_ffn.loop import expert_ffn_loop
+from pallas_kernels.expert_ffn.native import expert_ffn_native, native_objection
 from pallas_kernels.expert_ffn.reference import expert_ffn_reference
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.expert_ffn.triton import expert_ffn_triton, objection
+from pallas_kernels.native import unavailable
 
 __all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "tile_rows", "tile_rows_for"]
 
@@ -67,8 +69,18 @@ EXPERT_FFN = Op(
     ),
     Implementation(
       "cpu",
-      _differentiable(_without_tiles(expert_ffn_cpu)),
+      _differentiable(_without_tiles(expert_ffn_native)),
+      "live experts in native code",
+      (CPU,),
+      native_objection,
+      differentiable=True,
+      unavailable=unavailable,
+    ),
+    Implementation(
+      "loop",
+      _differentiable(_without_tiles(expert_ffn_loop)),
       "a loop over live experts and tiles of rows, in plain JAX",
+      differentiable=True,
     ),
     Implementation("reference", _differentiable(_without_tiles(expert_ffn_reference)), "every expert over every row"),
   ),
@@ -106,7 +118,7 @@ def expert_ffn(
     gate_up_bias: added to the first product, gate's part before up's; None for none.
     down_bias: added to the second, and so weighted as its expert is; None for none.
     activation: of float32 gate and up values; static.
-    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
+    implementation: "pallas", "cpu", "loop", "reference", or None for the best on the platform.
 
   Returns:
     [T, D] in `x`'s dtype.

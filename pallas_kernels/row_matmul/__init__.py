@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.native import unavailable
+from pallas_kernels.row_matmul.native import native_objection, row_matmul_native
 from pallas_kernels.row_matmul.reference import row_matmul_reference
 from pallas_kernels.row_matmul.triton import objection, row_matmul_triton
 
@@ -15,6 +17,14 @@ ROW_MATMUL = Op(
   "row_matmul",
   (
     Implementation("pallas", row_matmul_triton, "norm, product and residual in one kernel", (GPU,), objection),
+    Implementation(
+      "cpu",
+      row_matmul_native,
+      "norm, product and residual in native code",
+      (CPU,),
+      native_objection,
+      unavailable=unavailable,
+    ),
     Implementation("reference", row_matmul_reference, "plain JAX, which XLA fuses as it can"),
   ),
 )
@@ -44,7 +54,7 @@ def row_matmul(
     bias: added to every row.
     residual_TO: added to the result.
     dtype: of the result; None is `x`'s.
-    implementation: "pallas", "reference", or None for the best on the platform.
+    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
 
   Returns:
     [T, O], accumulated in float32.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pallas_kernels import append_heads
 
-IMPLEMENTATIONS = ("pallas", "reference")
+IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 # Rows, query heads, groups, width of a head, positions of the cache.
 SIZES = ((1, 2, 1, 16, 4), (5, 6, 3, 8, 7), (3, 4, 4, 16, 9))
 EPS = 1e-3

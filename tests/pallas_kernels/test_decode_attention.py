@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pallas_kernels import decode_attention
 from pallas_kernels.decode_attention.triton import split_count
 
-IMPLEMENTATIONS = ("pallas", "reference")
+IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 # Rows, heads, groups, width of a head, positions of the cache: with one part and with several.
 SIZES = ((1, 4, 1, 16, 12), (3, 6, 2, 16, 40), (2, 4, 4, 32, 600), (1, 8, 1, 16, 1100))
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pallas_kernels import expert_ffn, stored_experts
 from pallas_kernels.activations import ClampedSwiGLU
 from pallas_kernels.bfloat16_bits import from_bits
-from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu, tile_size
+from pallas_kernels.expert_ffn.loop import expert_ffn_loop, tile_size
 from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
 from tests.pallas_kernels.hlo import arrays_made
 
-IMPLEMENTATIONS = ("pallas", "cpu", "reference")
+IMPLEMENTATIONS = ("pallas", "cpu", "loop", "reference")
 # Rows, experts, experts a row, model width, expert width: odd sizes, E not a power of two, T across tile sizes.
 SHAPES = ((1, 4, 2, 8, 16), (7, 5, 2, 33, 17), (16, 6, 3, 24, 40), (70, 3, 2, 16, 8))
 
@@ -218,13 +218,13 @@ def compiled_in_a_loop(layer):
 
 
 def test_no_array_of_the_weights_size_is_made_in_a_decode_loop():
-  assert compiled_in_a_loop(expert_ffn_cpu) == []
+  assert compiled_in_a_loop(expert_ffn_loop) == []
 
 
 def test_the_check_sees_weights_that_are_widened():
   def widening(x, ids, share, gate_up, down, valid):
     wide = [from_bits(weights).astype(jnp.float32) for weights in (gate_up, down)]
-    return expert_ffn_cpu(x.astype(jnp.float32), ids, share, *wide, valid).astype(x.dtype)
+    return expert_ffn_loop(x.astype(jnp.float32), ids, share, *wide, valid).astype(x.dtype)
 
   assert any("f32[16," in line for line in compiled_in_a_loop(widening))
 
@@ -249,5 +249,5 @@ def test_shapes_that_do_not_fit_and_unknown_implementations_are_named():
   inputs = (jnp.ones((3, 8)), jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)))
   with pytest.raises(ValueError, match=r"gate_up \(4, 23, 8\), down .* do not fit: expected \[E, 2F, D\]"):
     expert_ffn(*inputs, gate_up[:, 1:], down)
-  with pytest.raises(ValueError, match="no implementation 'pallsa': choose one of 'pallas', 'cpu', 'reference'"):
+  with pytest.raises(ValueError, match="no implementation 'pallsa': choose one of 'pallas', 'cpu', 'loop', 'ref"):
     expert_ffn(*inputs, gate_up, down, implementation="pallsa")

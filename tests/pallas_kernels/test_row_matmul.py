@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pallas_kernels import row_matmul, row_matmuls
 
-IMPLEMENTATIONS = ("pallas", "reference")
+IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 SIZES = ((1, 32, 16), (5, 48, 80), (2, 16, 6), (16, 64, 48), (33, 96, 32), (64, 32, 128))
 run = jax.jit(row_matmul, static_argnames=("implementation", "norm_eps", "dtype"))
 

@@ -21,7 +21,7 @@ def tile_size(rows: int, top_k: int, experts: int) -> int:
   return 8 if expected <= 8 else min(128, 1 << int(2 * expected - 1).bit_length())
 
 
-def expert_ffn_cpu(
+def expert_ffn_loop(
   x_TD: Float[Array, "T D"],
   ids_TK: Int32[Array, "T K"],
   weights_TK: Float32[Array, "T K"],

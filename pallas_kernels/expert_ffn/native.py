@@ -1,0 +1,65 @@
+"""Live experts natively on the CPU: their weights stream through the processor once, as they lie in memory."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.activations import SWIGLU, Activation, ClampedSwiGLU
+from pallas_kernels.native import native_call, unavailable
+
+_HELD_AS = {"float32": ("float32",), "bfloat16": ("bfloat16", "uint16")}
+
+
+def native_objection(
+  x: jax.Array,
+  weights: jax.Array,
+  gate_up: jax.Array,
+  down: jax.Array,
+  ids: jax.Array,
+  valid: jax.Array,
+  tiles: object,
+  gate_up_bias: jax.Array | None,
+  down_bias: jax.Array | None,
+  *,
+  activation: Activation,
+) -> str | None:
+  """Why the native code cannot take these arguments, or None."""
+  held = _HELD_AS.get(x.dtype.name, ())
+  for bias in (gate_up_bias, down_bias):
+    if bias is not None and bias.dtype != x.dtype:
+      return f"rows of {x.dtype} and biases of {bias.dtype}: one dtype for both"
+  for weight in (gate_up, down):
+    if weight.dtype.name not in held:
+      return f"rows of {x.dtype} and weights of {weight.dtype}: both float32, or both bfloat16 (or its bits)"
+  return unavailable()
+
+
+def expert_ffn_native(
+  x: jax.Array,
+  ids: jax.Array,
+  weights: jax.Array,
+  gate_up: jax.Array,
+  down: jax.Array,
+  valid: jax.Array,
+  gate_up_bias: jax.Array | None = None,
+  down_bias: jax.Array | None = None,
+  *,
+  activation: Activation = SWIGLU,
+  instructions: str | None = None,
+) -> jax.Array:
+  """`expert_ffn` in C++ (pallas_kernels/native/expert_ffn.cc)."""
+  biases = [bias for bias in (gate_up_bias, down_bias) if bias is not None]
+  clamped = isinstance(activation, ClampedSwiGLU)
+  (y,) = native_call(
+    "expert_ffn",
+    (jax.ShapeDtypeStruct(x.shape, x.dtype),),
+    *(x, ids, weights.astype(jnp.float32), valid, gate_up, down, *biases),
+    instructions=instructions,
+    gate_up_bias=int(gate_up_bias is not None),
+    down_bias=int(down_bias is not None),
+    alpha=float(activation.alpha) if clamped else 1.0,
+    limit=float(activation.limit) if clamped else math.inf,
+    shift=1.0 if clamped else 0.0,
+  )
+  return y

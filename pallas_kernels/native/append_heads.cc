@@ -1,0 +1,95 @@
+#include <cmath>
+
+#include "attention.h"
+
+namespace lynx {
+namespace {
+
+// One row of `count` heads, read, normed, clipped and turned as models do it: each step's result rounded to its dtype.
+class HeadsRow {
+ public:
+  HeadsRow(const InstructionSet& set, const AppendHeads& op, const Rows& from, int64_t row, int64_t heads, float* values)
+      : set_(set), op_(op), narrow_(from.narrow), size_(heads * op.head_dim), values_(values) {
+    from.read(set, row * size_, size_, values_);
+  }
+
+  void norm(const void* scale, int64_t scale_size) {
+    if (scale != nullptr && scale_size != op_.head_dim) norm_each(size_, scale);
+    if (op_.clip > 0) {
+      // std::clamp, like these comparisons, leaves NaN as it is.
+      for (int64_t i = 0; i < size_; ++i) values_[i] = std::clamp(values_[i], -op_.clip, op_.clip);
+    }
+    if (scale != nullptr && scale_size == op_.head_dim) norm_each(op_.head_dim, scale);
+  }
+
+  void turn(const float* cosines, const float* sines) {
+    const int64_t half = op_.head_dim / 2;
+    for (float* head = values_; head < values_ + size_; head += op_.head_dim) {
+      for (int64_t i = 0; i < half; ++i) {
+        const float first = head[i], second = head[i + half];
+        head[i] = first * cosines[i] - second * sines[i];
+        head[i + half] = second * cosines[i] + first * sines[i];
+      }
+    }
+  }
+
+ private:
+  void norm_each(int64_t width, const void* scale) {
+    static thread_local Scratch scratch;
+    float* scales = scratch.get<float>(width);
+    Rows{const_cast<void*>(scale), narrow_}.read(set_, 0, width, scales);
+    for (float* part = values_; part < values_ + size_; part += width) {
+      const float mean = set_.dot(part, part, width) / static_cast<float>(width);
+      const float factor = 1.0f / std::sqrt(mean + op_.norm_eps);
+      for (int64_t i = 0; i < width; ++i) part[i] = part[i] * factor * scales[i];
+    }
+    if (!narrow_) return;
+    static thread_local Scratch rounded;
+    uint16_t* bits = rounded.get<uint16_t>(size_);
+    set_.narrow(values_, size_, bits);
+    set_.widen(bits, size_, values_);
+  }
+
+  const InstructionSet& set_;
+  const AppendHeads& op_;
+  const bool narrow_;
+  const int64_t size_;
+  float* values_;
+};
+
+void append_row(const InstructionSet& set, const AppendHeads& op, int64_t row) {
+  const int64_t half = op.head_dim / 2;
+  static thread_local Scratch scratch;
+  float* cosines = scratch.get<float>(2 * half + std::max(op.heads, op.groups) * op.head_dim);
+  float *sines = cosines + half, *values = sines + half;
+  for (int64_t i = 0; i < half; ++i) {
+    cosines[i] = std::cos(op.angles[row * half + i]);
+    sines[i] = std::sin(op.angles[row * half + i]);
+  }
+  HeadsRow query(set, op, op.query, row, op.heads, values);
+  query.norm(op.query_norm, op.query_norm_size);
+  query.turn(cosines, sines);
+  op.new_query.write(set, row * op.heads * op.head_dim, op.heads * op.head_dim, values);
+  const int64_t position = op.positions[row];
+  if (position < 0 || position >= op.capacity) return;
+  const auto keep = [&](const Rows& cache) {
+    for (int64_t g = 0; g < op.groups; ++g) {
+      const int64_t at = ((row * op.groups + g) * op.capacity + position) * op.head_dim;
+      cache.write(set, at, op.head_dim, values + g * op.head_dim);
+    }
+  };
+  HeadsRow key(set, op, op.key, row, op.groups, values);
+  key.norm(op.key_norm, op.key_norm_size);
+  key.turn(cosines, sines);
+  keep(op.cache_key);
+  HeadsRow(set, op, op.value, row, op.groups, values).norm(nullptr, 0);
+  keep(op.cache_value);
+}
+
+}  // namespace
+
+void append_heads(const InstructionSet& set, const AppendHeads& op) {
+  for_each(op.batch, 2, [&](int64_t row) { append_row(set, op, row); });
+}
+
+}  // namespace lynx

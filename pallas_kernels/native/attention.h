@@ -1,0 +1,36 @@
+#pragma once
+
+#include "rows.h"
+
+namespace lynx {
+
+// What a step does between its projections and attention: queries and keys normed, clipped and turned by their
+// positions, keys and values written into the cache, which is the caller's to change.
+struct AppendHeads {
+  int64_t batch, heads, groups, capacity, head_dim;
+  Rows query, key, value;       // [batch, heads * head_dim], [batch, groups * head_dim] twice
+  Rows cache_key, cache_value;  // [batch, groups, capacity, head_dim]
+  const int32_t* positions;     // [batch]; one outside the cache is not written
+  const float* angles;          // [batch, head_dim / 2], in radians
+  const void* query_norm;       // scale [head_dim], or [heads * head_dim] over the whole projection, or null
+  const void* key_norm;
+  int64_t query_norm_size, key_norm_size;
+  float norm_eps;
+  float clip;      // 0 for none
+  Rows new_query;  // [batch, heads, head_dim]
+};
+
+// Softmax(query @ key.T / sqrt(head_dim)) @ value over the positions of a row up to its own.
+struct DecodeAttention {
+  int64_t batch, heads, groups, capacity, head_dim;
+  Rows query, key, value;    // [batch, heads, head_dim], [batch, groups, capacity, head_dim] twice
+  const int32_t* positions;  // [batch]
+  int64_t window;            // positions that a query sees, its own included; 0 for all
+  const float* sinks;        // [heads], or null
+  Rows mixed;                // [batch, heads, head_dim]
+};
+
+void append_heads(const InstructionSet& set, const AppendHeads& op);
+void decode_attention(const InstructionSet& set, const DecodeAttention& op);
+
+}  // namespace lynx

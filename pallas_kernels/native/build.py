@@ -1,0 +1,127 @@
+"""Builds the native library with the machine's C++ compiler; needs nothing but Python's standard library.
+
+`python -m pallas_kernels.native.build` builds it in place, after a change of its sources.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+
+SOURCE = Path(__file__).parent
+LIBRARY = "liblynx.so"
+REASON = "not_built.txt"
+
+_SETS: Mapping[str, tuple[int, tuple[str, ...]]] = MappingProxyType(
+  {
+    "avx512_bf16": (
+      16,
+      ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mavx512bf16", "-mavx512vnni"),
+    ),
+    "avx512": (16, ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")),
+    "avx2": (8, ("-mavx2", "-mfma")),
+    "portable": (4, ()),
+  }
+)
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-psabi")
+
+
+class BuildError(RuntimeError):
+  """There is no compiler, or it failed; the message is one line."""
+
+
+def compiler(preferred: str | None = None) -> str:
+  """The C++ compiler to use.
+
+  Raises:
+    BuildError: there is none.
+  """
+  names = [preferred] if preferred else ["c++", "g++", "clang++"]
+  for name in names:
+    if shutil.which(name):
+      return name
+  raise BuildError(f"no C++ compiler (looked for {', '.join(names)})")
+
+
+def objects() -> list[tuple[str, str, tuple[str, ...]]]:
+  """What is compiled: object name, source file, flags of its own."""
+  names = tuple(_SETS) if platform.machine().lower() in ("x86_64", "amd64") else ("portable",)
+  sets = [
+    (f"products_{name}", "products.cc", (f"-DLYNX_SET={name}", f"-DLYNX_LANES={_SETS[name][0]}", *_SETS[name][1]))
+    for name in names
+  ]
+  rest = [(path.stem, path.name, ()) for path in sorted(SOURCE.glob("*.cc")) if path.name != "products.cc"]
+  return sets + rest
+
+
+def build(
+  target: Path,
+  *,
+  cxx: str | None = None,
+  flags: Sequence[str] = (),
+  extra_sources: Sequence[Path] = (),
+  link: Sequence[str] = ("-shared",),
+) -> None:
+  """Compiles and links everything into `target`, all of it or nothing.
+
+  Args:
+    target: the file to make.
+    cxx: the compiler; None looks for one.
+    flags: of every compilation and of the link, after the usual ones.
+    extra_sources: files to compile beside those of this directory.
+    link: how to link; a program has none of the default.
+
+  Raises:
+    BuildError: no compiler, or it failed.
+  """
+  cxx = compiler(cxx)
+  with tempfile.TemporaryDirectory() as folder:
+    work = [*objects(), *((f"extra_{path.stem}", str(path), ("-I", str(SOURCE))) for path in extra_sources)]
+    files = [str(Path(folder) / f"{name}.o") for name, _, _ in work]
+    commands = [
+      [cxx, *_FLAGS, *own, *flags, "-c", str(SOURCE / source), "-o", file]
+      for (_, source, own), file in zip(work, files, strict=True)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+      list(threads.map(_run, commands))
+    made = Path(folder) / target.name
+    _run([cxx, *files, *link, "-pthread", *flags, "-o", str(made)])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed into place, so that a process that has the old file open keeps it whole.
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copyfile(made, beside)
+    beside.chmod(0o755)
+    beside.replace(target)
+
+
+def build_or_say_why(folder: Path, *, cxx: str | None = None) -> Path:
+  """Leaves one of two files in `folder`, and returns it: the library, or the reason why there is none."""
+  library, reason = folder / LIBRARY, folder / REASON
+  try:
+    build(library, cxx=cxx)
+  except BuildError as error:
+    library.unlink(missing_ok=True)
+    reason.write_text(f"{error}\n")
+    return reason
+  reason.unlink(missing_ok=True)
+  return library
+
+
+def _run(command: Sequence[str]) -> None:
+  try:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+  except OSError as error:
+    raise BuildError(f"{command[0]} cannot be run: {error}") from error
+  except subprocess.CalledProcessError as error:
+    lines = [line for line in error.stderr.splitlines() if "error" in line.lower()] or error.stderr.splitlines()
+    raise BuildError(f"{command[0]} failed: {lines[0].strip() if lines else 'no message'}") from error
+
+
+if __name__ == "__main__":
+  made = build_or_say_why(SOURCE)
+  print(made if made.name == LIBRARY else made.read_text().strip())

@@ -1,0 +1,168 @@
+#include "expert_ffn.h"
+
+#include <vector>
+
+namespace lynx {
+namespace {
+
+// Assignments taken at a time, so that scratch memory does not follow the length of a prompt.
+constexpr int64_t kMostSlots = 8192;
+
+struct Live {
+  int64_t expert, first, count;  // its assignments, as places in the sorted order
+};
+
+// One block of rows. Assignments are sorted by expert, in row order; place_of[t * top_k + k] is where one went, or -1.
+class Block {
+ public:
+  Block(const InstructionSet& set, const ExpertFfn& op, int64_t first_row, int64_t rows)
+      : set_(set), op_(op), products_(set.products[static_cast<int>(op.gate_up.type)]), first_row_(first_row),
+        rows_(rows) {}
+
+  void run() {
+    group();
+    pack_rows();
+    gate_and_up();
+    pack_hidden();
+    down();
+    combine();
+  }
+
+ private:
+  int64_t assignment(int64_t row, int64_t k) const { return (first_row_ + row) * op_.top_k + k; }
+
+  void group() {
+    std::vector<int64_t> count(op_.experts);
+    place_of_.assign(rows_ * op_.top_k, -1);
+    const auto each = [&](auto body) {
+      for (int64_t t = 0; t < rows_; ++t) {
+        if (!op_.valid[first_row_ + t]) continue;
+        for (int64_t k = 0; k < op_.top_k; ++k) {
+          const int32_t expert = op_.ids[assignment(t, k)];
+          if (expert >= 0 && expert < op_.experts) body(t, k, expert);
+        }
+      }
+    };
+    each([&](int64_t, int64_t, int32_t expert) { ++count[expert]; });
+    for (int64_t e = 0; e < op_.experts; ++e) {
+      if (count[e] > 0) live_.push_back({e, slots_, count[e]});
+      slots_ += count[e];
+      count[e] = slots_ - count[e];
+    }
+    row_of_.resize(slots_);
+    each([&](int64_t t, int64_t k, int32_t expert) {
+      row_of_[count[expert]] = t;
+      place_of_[t * op_.top_k + k] = count[expert]++;
+    });
+  }
+
+  void pack_rows() {
+    const int64_t bytes = products_.packed_bytes(op_.width);
+    static thread_local Scratch scratch;
+    char* packed = scratch.get<char>(rows_ * bytes);
+    for_each(rows_, 8, [&](int64_t t) {
+      if (!op_.valid[first_row_ + t]) return;
+      static thread_local Scratch wide;
+      float* row = wide.get<float>(op_.width);
+      op_.x.read(set_, (first_row_ + t) * op_.width, op_.width, row);
+      products_.pack(row, op_.width, packed + t * bytes);
+    });
+    packed_.resize(slots_);
+    for (int64_t s = 0; s < slots_; ++s) packed_[s] = packed + row_of_[s] * bytes;
+  }
+
+  void gate_and_up() {
+    const int64_t width = op_.width, f = op_.expert_width;
+    static thread_local Scratch scratch;
+    hidden_ = scratch.get<float>(slots_ * f);
+    const int64_t chunk = std::min(kMostChunk / 2, chunk_outs(live() * f, 2 * width * weight_bytes(op_.gate_up.type)));
+    const int64_t chunks = (f + chunk - 1) / chunk;
+    const auto gate_row = [&](int64_t item) {
+      return live_[item / chunks].expert * 2 * f + item % chunks * chunk;
+    };
+    parallel(live() * chunks, [&](int64_t item, int64_t following) {
+      float gate[kRowBlock * kMostChunk / 2], up[kRowBlock * kMostChunk / 2];
+      const Live& work = live_[item / chunks];
+      const int64_t first = item % chunks * chunk, outs = std::min(chunk, f - first);
+      const int64_t gate_at = gate_row(item), up_at = gate_at + f;
+      const void* gate_from = op_.gate_up.row(gate_at, width);
+      const void* up_from = op_.gate_up.row(up_at, width);
+      const void* next = following < 0 ? nullptr : op_.gate_up.row(gate_row(following), width);
+      for (int64_t s = 0; s < work.count; s += kRowBlock) {
+        const int64_t rows = std::min(kRowBlock, work.count - s);
+        const void* const* packed = packed_.data() + work.first + s;
+        products_.multiply(gate_from, outs, op_.gate_up.scale(gate_at), packed, rows, width, gate, outs, up_from);
+        products_.multiply(up_from, outs, op_.gate_up.scale(up_at), packed, rows, width, up, outs, next);
+        add_bias(set_, op_.gate_up_bias, op_.x.narrow, gate_at, rows, outs, gate, outs);
+        add_bias(set_, op_.gate_up_bias, op_.x.narrow, up_at, rows, outs, up, outs);
+        for (int64_t t = 0; t < rows; ++t) {
+          set_.swiglu(gate + t * outs, up + t * outs, outs, op_.activation, hidden_ + (work.first + s + t) * f + first);
+        }
+      }
+    });
+  }
+
+  void pack_hidden() {
+    const int64_t f = op_.expert_width, bytes = products_.packed_bytes(f);
+    static thread_local Scratch scratch;
+    char* packed = scratch.get<char>(slots_ * bytes);
+    for_each(slots_, 8, [&](int64_t s) { products_.pack(hidden_ + s * f, f, packed + s * bytes); });
+    for (int64_t s = 0; s < slots_; ++s) packed_[s] = packed + s * bytes;
+  }
+
+  void down() {
+    const int64_t width = op_.width, f = op_.expert_width;
+    static thread_local Scratch scratch;
+    results_ = scratch.get<float>(slots_ * width);
+    const int64_t chunk = chunk_outs(live() * width, f * weight_bytes(op_.down.type));
+    const int64_t chunks = (width + chunk - 1) / chunk;
+    const auto row = [&](int64_t item) { return live_[item / chunks].expert * width + item % chunks * chunk; };
+    parallel(live() * chunks, [&](int64_t item, int64_t following) {
+      const Live& work = live_[item / chunks];
+      const int64_t first = item % chunks * chunk, outs = std::min(chunk, width - first);
+      const void* next = following < 0 ? nullptr : op_.down.row(row(following), f);
+      for (int64_t s = 0; s < work.count; s += kRowBlock) {
+        const int64_t rows = std::min(kRowBlock, work.count - s);
+        float* y = results_ + (work.first + s) * width + first;
+        products_.multiply(op_.down.row(row(item), f), outs, op_.down.scale(row(item)),
+                           packed_.data() + work.first + s, rows, f, y, width, next);
+        add_bias(set_, op_.down_bias, op_.x.narrow, row(item), rows, outs, y, width);
+      }
+    });
+  }
+
+  void combine() {
+    for_each(rows_, 4, [&](int64_t t) {
+      static thread_local Scratch scratch;
+      float* sum = scratch.get<float>(op_.width);
+      std::memset(sum, 0, 4 * op_.width);
+      for (int64_t k = 0; k < op_.top_k; ++k) {
+        const int64_t place = place_of_[t * op_.top_k + k];
+        if (place >= 0) set_.add_scaled(op_.weights[assignment(t, k)], results_ + place * op_.width, op_.width, sum);
+      }
+      op_.y.write(set_, (first_row_ + t) * op_.width, op_.width, sum);
+    });
+  }
+
+  int64_t live() const { return static_cast<int64_t>(live_.size()); }
+
+  const InstructionSet& set_;
+  const ExpertFfn& op_;
+  const Products& products_;
+  const int64_t first_row_, rows_;
+  int64_t slots_ = 0;
+  std::vector<Live> live_;
+  std::vector<int64_t> row_of_, place_of_;
+  std::vector<const void*> packed_;
+  float* hidden_ = nullptr;
+  float* results_ = nullptr;
+};
+
+}  // namespace
+
+void expert_ffn(const InstructionSet& set, const ExpertFfn& op) {
+  const int64_t block = std::max<int64_t>(1, kMostSlots / op.top_k);
+  for (int64_t row = 0; row < op.rows; row += block) Block(set, op, row, std::min(block, op.rows - row)).run();
+}
+
+}  // namespace lynx

@@ -1,0 +1,171 @@
+// The library's C interface: XLA's custom calls, and a few functions for Python.
+#include <exception>
+
+#include "attention.h"
+#include "expert_ffn.h"
+#include "read_bandwidth.h"
+#include "row_matmul.h"
+#include "xla_ffi.h"
+
+#define LYNX_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace lynx {
+namespace {
+
+Rows rows_of(const ffi::Buffer& buffer) { return {buffer.data, buffer.dtype == ffi::kBfloat16}; }
+
+// An int8 weight is followed by its scales among a call's arguments.
+Weight weight_of(const ffi::Call& call, int64_t& next) {
+  const ffi::Buffer& buffer = call.arg(next++);
+  if (buffer.dtype == ffi::kInt8) return {buffer.data, WeightType::kInt8, call.data<float>(next++)};
+  const bool wide = buffer.dtype == ffi::kFloat32;
+  return {buffer.data, wide ? WeightType::kFloat32 : WeightType::kBfloat16, nullptr};
+}
+
+const void* optional(const ffi::Call& call, const char* name, int64_t& next) {
+  return call.attribute<int64_t>(name, 0) ? call.arg(next++).data : nullptr;
+}
+
+// Runs body(instruction set), and turns what it throws into XLA's error.
+template <class Body>
+ffi::Error* run(ffi::CallFrame* frame, const Body& body) {
+  return ffi::handle(frame, [&](const ffi::Call& call) -> ffi::Error* {
+    const InstructionSet* set = instruction_set(static_cast<int>(call.attribute<int64_t>("instructions", 0)));
+    if (set == nullptr) return call.error("lynx: this processor lacks the instruction set that was asked for");
+    try {
+      body(call, *set);
+    } catch (const std::exception& exception) {
+      return call.error(exception.what());
+    }
+    return nullptr;
+  });
+}
+
+}  // namespace
+}  // namespace lynx
+
+LYNX_EXPORT lynx::ffi::Error* lynx_expert_ffn(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    ExpertFfn op{};
+    const ffi::Buffer& x = call.arg(0);
+    op.rows = x.dims[0];
+    op.width = x.dims[1];
+    op.x = rows_of(x);
+    op.ids = call.data<int32_t>(1);
+    op.top_k = call.arg(1).dims[1];
+    op.weights = call.data<float>(2);
+    op.valid = call.data<bool>(3);
+    op.experts = call.arg(4).dims[0];
+    op.expert_width = call.arg(4).dims[1] / 2;
+    int64_t next = 4;
+    op.gate_up = weight_of(call, next);
+    op.down = weight_of(call, next);
+    op.gate_up_bias = optional(call, "gate_up_bias", next);
+    op.down_bias = optional(call, "down_bias", next);
+    op.activation = {call.attribute<float>("alpha", 1), call.attribute<float>("limit", 0),
+                     call.attribute<float>("shift", 0)};
+    op.y = rows_of(call.result(0));
+    expert_ffn(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_row_matmul(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    RowMatmul op{};
+    const ffi::Buffer& x = call.arg(0);
+    op.rows = x.dims[0];
+    op.inner = x.dims[1];
+    op.x = rows_of(x);
+    op.norm_eps = call.attribute<float>("norm_eps", 0);
+    int64_t next = 1;
+    op.norm_scale = optional(call, "norm", next);
+    op.residual = optional(call, "residual", next);
+    // One bit a product.
+    const int64_t biases = call.attribute<int64_t>("biases", 0);
+    for (int64_t i = 0; i < call.results(); ++i) {
+      const ffi::Buffer& y = call.result(i);
+      const Weight weight = weight_of(call, next);
+      const void* bias = biases >> i & 1 ? call.arg(next++).data : nullptr;
+      op.products.push_back({weight, y.dims[1], bias, rows_of(y)});
+    }
+    row_matmul(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_append_heads(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    AppendHeads op{};
+    op.query = rows_of(call.arg(0));
+    op.key = rows_of(call.arg(1));
+    op.value = rows_of(call.arg(2));
+    const ffi::Buffer& cache = call.result(1);
+    op.batch = cache.dims[0];
+    op.groups = cache.dims[1];
+    op.capacity = cache.dims[2];
+    op.head_dim = cache.dims[3];
+    op.heads = call.arg(0).dims[1] / op.head_dim;
+    // The caches are arguments 3 and 4 as well: the results have their memory.
+    op.cache_key = rows_of(cache);
+    op.cache_value = rows_of(call.result(2));
+    op.positions = call.data<int32_t>(5);
+    op.angles = call.data<float>(6);
+    op.norm_eps = call.attribute<float>("norm_eps", 0);
+    op.clip = call.attribute<float>("clip", 0);
+    int64_t next = 7;
+    const auto norm = [&](const char* name, const void*& scale, int64_t& size) {
+      scale = optional(call, name, next);
+      if (scale != nullptr) size = call.arg(next - 1).dims[0];
+    };
+    norm("query_norm", op.query_norm, op.query_norm_size);
+    norm("key_norm", op.key_norm, op.key_norm_size);
+    op.new_query = rows_of(call.result(0));
+    append_heads(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_decode_attention(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    DecodeAttention op{};
+    op.query = rows_of(call.arg(0));
+    op.batch = call.arg(0).dims[0];
+    op.heads = call.arg(0).dims[1];
+    op.key = rows_of(call.arg(1));
+    op.groups = call.arg(1).dims[1];
+    op.capacity = call.arg(1).dims[2];
+    op.head_dim = call.arg(1).dims[3];
+    op.value = rows_of(call.arg(2));
+    op.positions = call.data<int32_t>(3);
+    op.window = call.attribute<int64_t>("window", 0);
+    int64_t next = 4;
+    op.sinks = static_cast<const float*>(optional(call, "sinks", next));
+    op.mixed = rows_of(call.result(0));
+    decode_attention(set, op);
+  });
+}
+
+LYNX_EXPORT double lynx_read_bandwidth(int64_t bytes, int passes) {
+  return lynx::read_bandwidth(bytes, passes);
+}
+
+LYNX_EXPORT const char* lynx_instruction_set(int index) {
+  const lynx::InstructionSet* set = lynx::instruction_set(index);
+  return set == nullptr ? nullptr : set->name;
+}
+
+LYNX_EXPORT int lynx_thread_count() { return lynx::thread_count(); }
+
+LYNX_EXPORT void lynx_set_thread_count(int count) { lynx::set_thread_count(count); }
+
+// 1 where a loop over the threads runs each of its items once.
+LYNX_EXPORT int lynx_self_test() {
+  int64_t items[1000] = {};
+  lynx::parallel(1000, [&](int64_t item, int64_t) { items[item] += item; });
+  for (int64_t item = 0; item < 1000; ++item) {
+    if (items[item] != item) return 0;
+  }
+  return 1;
+}

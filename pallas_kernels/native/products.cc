@@ -1,0 +1,434 @@
+// Built once for each instruction set, with LYNX_SET its name and LYNX_LANES the float32 lanes of a vector. Nothing of
+// the C++ library is used: an inline function of it, built here with wider instructions, could be the one that the
+// linker keeps for all.
+#include "products.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace lynx {
+namespace {
+
+constexpr int kLanes = LYNX_LANES;
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
+
+template <class Vector>
+inline Vector load(const void* from) {
+  Vector vector;
+  memcpy(&vector, from, sizeof(vector));
+  return vector;
+}
+
+template <class Vector>
+inline void store(void* to, Vector vector) {
+  memcpy(to, &vector, sizeof(vector));
+}
+
+inline float as_float(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline uint32_t as_bits(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+
+inline Bits round_to_bfloat16(Floats x) {
+  const Bits bits = (Bits)x;
+  const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const Bits is_nan = (Bits)(x != x);
+  return ((rounded & ~is_nan) | (bits & is_nan) | (is_nan & 0x00400000u)) >> 16;
+}
+
+inline uint16_t round_to_bfloat16(float x) {
+  const uint32_t bits = as_bits(x);
+  if (x != x) return (uint16_t)((bits >> 16) | 0x40);
+  return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+void narrow(const float* x, int64_t count, uint16_t* out) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    store(out + i, __builtin_convertvector(round_to_bfloat16(load<Floats>(x + i)), Halves));
+  }
+  for (; i < count; ++i) out[i] = round_to_bfloat16(x[i]);
+}
+
+// The lanes' sum, halves onto halves: the same order always.
+inline float sum(Floats vector) {
+#if defined(__AVX512F__)
+  if (kLanes == 16) return _mm512_reduce_add_ps((__m512)vector);
+#endif
+  float lanes[kLanes];
+  store(lanes, vector);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+inline float sum(Ints vector) { return sum(__builtin_convertvector(vector, Floats)); }
+
+// Each of the following says how one type of weight meets a packed row, a block of kBlock values at a time.
+
+#if defined(__AVX512BF16__)
+struct Bfloat16 {
+  typedef uint16_t Weight;
+  typedef __m512bh Block;
+  typedef Floats Sum;
+  static constexpr int kBlock = 32;
+  static constexpr int kPackedBlock = 64;
+  static constexpr int kHeader = 0;
+
+  static Block weights(const uint16_t* from) { return load<Block>(from); }
+  static Sum add(Sum sum, Block weights, const char* row) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, weights, load<Block>(row));
+  }
+  static void pack(const float* row, int64_t inner, char* packed) {
+    narrow(row, inner, reinterpret_cast<uint16_t*>(packed));
+  }
+};
+#else
+// Weights are widened two at a time, those at even places and those at odd ones; rows lie packed likewise.
+struct Bfloat16 {
+  typedef uint16_t Weight;
+  typedef Bits Block;
+  typedef Floats Sum;
+  static constexpr int kBlock = 2 * kLanes;
+  static constexpr int kPackedBlock = 8 * kLanes;
+  static constexpr int kHeader = 0;
+
+  static Block weights(const uint16_t* from) { return load<Bits>(from); }
+  static Sum add(Sum sum, Block weights, const char* row) {
+    sum += (Floats)(weights << 16) * load<Floats>(row);
+    return sum + (Floats)(weights & 0xffff0000u) * load<Floats>(row + 4 * kLanes);
+  }
+  static void pack(const float* row, int64_t inner, char* packed) {
+    for (int64_t i = 0; i < inner; ++i) {
+      const float rounded = as_float((uint32_t)round_to_bfloat16(row[i]) << 16);
+      const int64_t place = i / kBlock * kBlock + i % 2 * kLanes + i % kBlock / 2;
+      memcpy(packed + 4 * place, &rounded, 4);
+    }
+  }
+};
+#endif
+
+struct Float32 {
+  typedef float Weight;
+  typedef Floats Block;
+  typedef Floats Sum;
+  static constexpr int kBlock = kLanes;
+  static constexpr int kPackedBlock = 4 * kLanes;
+  static constexpr int kHeader = 0;
+
+  static Block weights(const float* from) { return load<Floats>(from); }
+  static Sum add(Sum sum, Block weights, const char* row) { return sum + weights * load<Floats>(row); }
+  static void pack(const float* row, int64_t inner, char* packed) { memcpy(packed, row, 4 * inner); }
+};
+
+// Rows as 16-bit integers, so that sums are exact in 32 bits: the largest of a row gets as many bits as its length
+// leaves. A packed row begins with its scale.
+struct Int8 {
+  typedef int8_t Weight;
+#if defined(__AVX512VNNI__)
+  typedef __m512i Block;
+  static Block weights(const int8_t* from) { return _mm512_cvtepi8_epi16(load<__m256i>(from)); }
+  static Ints add(Ints sum, Block weights, const char* row) {
+    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, weights, load<__m512i>(row));
+  }
+#elif defined(__AVX512BW__)
+  typedef __m512i Block;
+  static Block weights(const int8_t* from) { return _mm512_cvtepi8_epi16(load<__m256i>(from)); }
+  static Ints add(Ints sum, Block weights, const char* row) {
+    return sum + (Ints)_mm512_madd_epi16(weights, load<__m512i>(row));
+  }
+#elif defined(__AVX2__)
+  typedef __m256i Block;
+  static Block weights(const int8_t* from) { return _mm256_cvtepi8_epi16(load<__m128i>(from)); }
+  static Ints add(Ints sum, Block weights, const char* row) {
+    return sum + (Ints)_mm256_madd_epi16(weights, load<__m256i>(row));
+  }
+#else
+  typedef int8_t Narrow __attribute__((vector_size(kLanes)));
+  typedef int16_t Short __attribute__((vector_size(2 * kLanes)));
+  struct Block {
+    Ints first, second;
+  };
+  static Block weights(const int8_t* from) {
+    return {__builtin_convertvector(load<Narrow>(from), Ints), __builtin_convertvector(load<Narrow>(from + kLanes), Ints)};
+  }
+  static Ints add(Ints sum, Block weights, const char* row) {
+    sum += weights.first * __builtin_convertvector(load<Short>(row), Ints);
+    return sum + weights.second * __builtin_convertvector(load<Short>(row + 2 * kLanes), Ints);
+  }
+#endif
+  typedef Ints Sum;
+  static constexpr int kBlock = 2 * kLanes;
+  static constexpr int kPackedBlock = 4 * kLanes;
+  static constexpr int kHeader = 64;
+
+  static void pack(const float* row, int64_t inner, char* packed) {
+    const int64_t blocks = (inner + kBlock - 1) / kBlock;
+    const int64_t bound = 0x7fffffff / (2 * 127 * blocks);
+    const float most = bound < 32767 ? (float)bound : 32767.0f;
+    float largest = 0;
+    bool finite = true;
+    for (int64_t i = 0; i < inner; ++i) {
+      const float size = as_float(as_bits(row[i]) & 0x7fffffffu);
+      largest = size > largest ? size : largest;
+      finite &= size - size == 0;
+    }
+    // A row that is not finite gives NaN.
+    const float scale = finite ? largest / most : as_float(0x7fc00000u);
+    const float factor = finite && largest > 0 ? most / largest : 0;
+    memcpy(packed, &scale, 4);
+    int16_t* to = reinterpret_cast<int16_t*>(packed + kHeader);
+    for (int64_t i = 0; finite && i < inner; ++i) {
+      const float scaled = row[i] * factor;
+      to[i] = (int16_t)(scaled + (scaled < 0 ? -0.5f : 0.5f));
+    }
+  }
+};
+
+template <class Type>
+int64_t packed_bytes(int64_t inner) {
+  const int64_t bytes = Type::kHeader + (inner + Type::kBlock - 1) / Type::kBlock * Type::kPackedBlock;
+  return (bytes + 63) / 64 * 64;
+}
+
+template <class Type>
+void pack(const float* row, int64_t inner, void* packed) {
+  // Zeros past the end, where the last block of a weight has zeros as well.
+  char* to = static_cast<char*>(packed);
+  const int64_t whole = inner / Type::kBlock * Type::kPackedBlock;
+  memset(to + Type::kHeader + whole, 0, packed_bytes<Type>(inner) - Type::kHeader - whole);
+  Type::pack(row, inner, to);
+}
+
+// Outs x Rows sums in registers. Reads of one thread are `Outs` streams next to each other; each line is asked for
+// `ahead` bytes before it is used, since hardware prefetchers stop at every page.
+template <class Type, int Outs, int Rows>
+inline void tile(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t inner,
+                 float* y, int64_t y_stride, const char* ahead) {
+  typedef typename Type::Weight Weight;
+  typename Type::Sum sums[Outs][Rows] = {};
+  const char* rows[Rows];
+  for (int t = 0; t < Rows; ++t) rows[t] = static_cast<const char*>(packed[t]) + Type::kHeader;
+  const int64_t blocks = inner / Type::kBlock;
+  for (int64_t block = 0; block < blocks; ++block) {
+    typename Type::Block weights[Outs];
+#pragma GCC unroll 8
+    for (int o = 0; o < Outs; ++o) {
+      const int64_t at = o * inner + block * Type::kBlock;
+      weights[o] = Type::weights(weight + at);
+      __builtin_prefetch(ahead + at * (int64_t)sizeof(Weight));
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < Rows; ++t) {
+      const char* row = rows[t] + block * Type::kPackedBlock;
+#pragma GCC unroll 8
+      for (int o = 0; o < Outs; ++o) sums[o][t] = Type::add(sums[o][t], weights[o], row);
+    }
+  }
+  if (const int64_t rest = inner % Type::kBlock) {
+    for (int o = 0; o < Outs; ++o) {
+      Weight last[Type::kBlock] = {};
+      memcpy(last, weight + o * inner + blocks * Type::kBlock, rest * sizeof(Weight));
+      const typename Type::Block weights = Type::weights(last);
+      for (int t = 0; t < Rows; ++t) sums[o][t] = Type::add(sums[o][t], weights, rows[t] + blocks * Type::kPackedBlock);
+    }
+  }
+  for (int t = 0; t < Rows; ++t) {
+    float scale = 1;
+    if (Type::kHeader) memcpy(&scale, packed[t], 4);
+    for (int o = 0; o < Outs; ++o) {
+      const float product = sum(sums[o][t]);
+      y[t * y_stride + o] = Type::kHeader ? product * (scale * scales[o]) : product;
+    }
+  }
+}
+
+// Vector registers: 32, or 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kMostRows = 6;
+#else
+constexpr int kMostRows = 3;
+#endif
+
+template <class Type, int Outs>
+inline void tiles(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t rows,
+                  int64_t inner, float* y, int64_t y_stride, const char* ahead) {
+  for (int64_t t = 0; t < rows;) {
+    // Evenly, so that no group is of one row and reads the weights for that alone.
+    const int64_t groups = (rows - t + kMostRows - 1) / kMostRows;
+    const int64_t take = (rows - t + groups - 1) / groups;
+    const auto run = [&](auto tile) { tile(weight, scales, packed + t, inner, y + t * y_stride, y_stride, ahead); };
+    switch (take) {
+      case 1: run(tile<Type, Outs, 1>); break;
+      case 2: run(tile<Type, Outs, 2>); break;
+      case 3: run(tile<Type, Outs, 3>); break;
+#if defined(__AVX512F__) || defined(__aarch64__)
+      case 4: run(tile<Type, Outs, 4>); break;
+      case 5: run(tile<Type, Outs, 5>); break;
+      case 6: run(tile<Type, Outs, 6>); break;
+#endif
+    }
+    t += take;
+  }
+}
+
+template <class Type>
+void multiply(const void* weight, int64_t outs, const float* scales, const void* const* packed, int64_t rows,
+              int64_t inner, float* y, int64_t y_stride, const void* following) {
+  typedef typename Type::Weight Weight;
+  constexpr int kOuts = 4;
+  const Weight* from = static_cast<const Weight*>(weight);
+  int64_t o = 0;
+  for (; o + kOuts <= outs; o += kOuts) {
+    const Weight* here = from + o * inner;
+    const Weight* next = o + 2 * kOuts <= outs || following == nullptr ? here + kOuts * inner
+                                                                       : static_cast<const Weight*>(following);
+    tiles<Type, kOuts>(here, scales + (Type::kHeader ? o : 0), packed, rows, inner, y + o, y_stride,
+                       reinterpret_cast<const char*>(next));
+  }
+  for (; o < outs; ++o) {
+    const Weight* here = from + o * inner;
+    tiles<Type, 1>(here, scales + (Type::kHeader ? o : 0), packed, rows, inner, y + o, y_stride,
+                   reinterpret_cast<const char*>(here + inner));
+  }
+}
+
+// e to the x within 2e-7 of its size, for x in [-87, 88]: 2 to the n, times a polynomial of what is left.
+inline Floats exponential(Floats x) {
+  x = x < -87.0f ? Floats{} - 87.0f : x;
+  x = x > 88.0f ? Floats{} + 88.0f : x;
+  const Floats shifted = x * 1.44269504088896341f + 12582912.0f;
+  const Floats n = shifted - 12582912.0f;
+  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const Bits power = ((Bits)shifted << 23) + 0x3f800000u;
+  return p * (Floats)power;
+}
+
+// Runs `body` over whole vectors, and over one more that is filled up with zeros.
+template <class Body>
+inline void for_vectors(int64_t count, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, (int)kLanes);
+  if (i < count) body(i, (int)(count - i));
+}
+
+inline Floats load_some(const float* from, int count) {
+  if (count == kLanes) return load<Floats>(from);
+  Floats vector = {};
+  memcpy(&vector, from, 4 * count);
+  return vector;
+}
+
+void swiglu(const float* gate, const float* up, int64_t count, Activation activation, float* out) {
+  const Floats limit = Floats{} + activation.limit;
+  for_vectors(count, [&](int64_t i, int some) {
+    Floats g = load_some(gate + i, some), u = load_some(up + i, some);
+    g = g > limit ? limit : g;
+    u = u > limit ? limit : u;
+    u = u < -limit ? -limit : u;
+    const Floats y = g / (1.0f + exponential(-activation.alpha * g)) * (u + activation.shift);
+    memcpy(out + i, &y, 4 * some);
+  });
+}
+
+void add_scaled(float factor, const float* x, int64_t count, float* y) {
+  for_vectors(count, [&](int64_t i, int some) {
+    const Floats sum = load_some(y + i, some) + factor * load_some(x + i, some);
+    memcpy(y + i, &sum, 4 * some);
+  });
+}
+
+float exponentials(float* x, int64_t count, float from) {
+  Floats total = {};
+  for_vectors(count, [&](int64_t i, int some) {
+    Floats y = exponential(load_some(x + i, some) - from);
+    for (int lane = some; lane < kLanes; ++lane) y[lane] = 0;
+    memcpy(x + i, &y, 4 * some);
+    total += y;
+  });
+  return sum(total);
+}
+
+inline Floats load_row(const void* rows, bool narrow, int64_t at) {
+  if (!narrow) return load<Floats>(static_cast<const float*>(rows) + at);
+  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+  const Halves halves = load<Halves>(static_cast<const uint16_t*>(rows) + at);
+  return (Floats)(__builtin_convertvector(halves, Bits) << 16);
+}
+
+// Some vectors of the sum stay in registers while rows pass.
+template <int Vectors>
+inline void add_columns(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y,
+                        int64_t first) {
+  Floats sums[Vectors];
+  for (int v = 0; v < Vectors; ++v) sums[v] = load<Floats>(y + first + v * kLanes);
+  for (int64_t r = 0; r < count; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) sums[v] += factors[r] * load_row(rows, narrow, r * width + first + v * kLanes);
+  }
+  for (int v = 0; v < Vectors; ++v) store(y + first + v * kLanes, sums[v]);
+}
+
+void add_rows(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y) {
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes) add_columns<4>(rows, narrow, count, width, factors, y, i);
+  for (; i + kLanes <= width; i += kLanes) add_columns<1>(rows, narrow, count, width, factors, y, i);
+  for (; i < width; ++i) {
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t at = r * width + i;
+      y[i] += factors[r] * (narrow ? as_float((uint32_t)static_cast<const uint16_t*>(rows)[at] << 16)
+                                   : static_cast<const float*>(rows)[at]);
+    }
+  }
+}
+
+float dot(const float* x, const float* y, int64_t count) {
+  Floats total = {};
+  for_vectors(count, [&](int64_t i, int some) { total += load_some(x + i, some) * load_some(y + i, some); });
+  return sum(total);
+}
+
+void widen(const uint16_t* from, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = as_float((uint32_t)from[i] << 16);
+}
+
+template <class Type>
+constexpr Products products() {
+  return {packed_bytes<Type>, pack<Type>, multiply<Type>};
+}
+
+constexpr const char* kName =
+#define LYNX_TEXT(name) #name
+#define LYNX_TEXT_OF(name) LYNX_TEXT(name)
+    LYNX_TEXT_OF(LYNX_SET);
+
+}  // namespace
+
+extern const InstructionSet LYNX_SET;
+const InstructionSet LYNX_SET = {
+    kName,      {products<Bfloat16>(), products<Float32>(), products<Int8>()}, swiglu, add_scaled,
+    exponentials, add_rows, dot, widen, narrow,
+};
+
+}  // namespace lynx

@@ -1,0 +1,52 @@
+// Products of few rows with a weight stored [out, in]: the inner loops, one set an instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace lynx {
+
+enum class WeightType { kBfloat16, kFloat32, kInt8 };
+constexpr int kWeightTypes = 3;
+
+struct Activation {
+  float alpha, limit, shift;
+};
+
+// One instruction set's loops over one type of weight. Rows are packed first: copied into the form and the precision
+// that the weight's products take, which is bfloat16, float32, or 16-bit integers under one scale a row.
+struct Products {
+  // Bytes of a packed row, a multiple of 64.
+  int64_t (*packed_bytes)(int64_t inner);
+  void (*pack)(const float* row, int64_t inner, void* packed);
+  // y[t * y_stride + o] = sum over i of weight[o * inner + i] * row[t][i], times scales[o] where weights are int8, for o in
+  // [0, outs) and t in [0, rows); summed in float32 (exactly, for int8) in an order that depends on `inner` alone. Fetches
+  // the start of `following`, which the same thread reads next, on the way; it may be null.
+  void (*multiply)(const void* weight, int64_t outs, const float* scales, const void* const* packed, int64_t rows,
+                   int64_t inner, float* y, int64_t y_stride, const void* following);
+};
+
+struct InstructionSet {
+  const char* name;
+  Products products[kWeightTypes];
+  // out = gate * sigmoid(alpha * gate) * (up + shift), gate bounded above by `limit` and up on both sides.
+  void (*swiglu)(const float* gate, const float* up, int64_t count, Activation activation, float* out);
+  // y[o] += factor * x[o]
+  void (*add_scaled)(float factor, const float* x, int64_t count, float* y);
+  // Replaces each x by e to the (x - from), and returns their sum.
+  float (*exponentials)(float* x, int64_t count, float from);
+  // y[i] += sum over r of factors[r] * rows[r * width + i], rows in bfloat16 or in float32.
+  void (*add_rows)(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y);
+  float (*dot)(const float* x, const float* y, int64_t count);
+  void (*widen)(const uint16_t* bfloat16, int64_t count, float* out);
+  // Rounds to nearest, ties to even; NaN stays NaN.
+  void (*narrow)(const float* x, int64_t count, uint16_t* bfloat16);
+};
+
+constexpr int64_t weight_bytes(WeightType type) {
+  return type == WeightType::kBfloat16 ? 2 : type == WeightType::kFloat32 ? 4 : 1;
+}
+
+// The instruction sets that were built and that this processor has, the best first; null past the last.
+const InstructionSet* instruction_set(int index);
+
+}  // namespace lynx

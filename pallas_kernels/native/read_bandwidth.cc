@@ -1,0 +1,59 @@
+#include "read_bandwidth.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+#include "threads.h"
+
+namespace lynx {
+namespace {
+
+constexpr int64_t kPart = 1 << 20;
+
+typedef uint64_t Line __attribute__((vector_size(64)));
+
+uint64_t sum_of(const char* part) {
+  Line sums[4] = {};
+  for (int64_t at = 0; at < kPart; at += sizeof(sums)) {
+    Line lines[4];
+    std::memcpy(lines, part + at, sizeof(lines));
+    for (int i = 0; i < 4; ++i) {
+      __builtin_prefetch(part + at + 4096 + i * 64);
+      sums[i] += lines[i];
+    }
+  }
+  const Line total = sums[0] + sums[1] + sums[2] + sums[3];
+  return total[0] ^ total[7];
+}
+
+}  // namespace
+
+double read_bandwidth(int64_t bytes, int passes) {
+  constexpr size_t kHugePage = 2 << 20;
+  const int64_t parts = std::max<int64_t>(1, bytes / kPart);
+  const size_t size = (static_cast<size_t>(parts) * kPart + kHugePage - 1) / kHugePage * kHugePage;
+  char* memory = static_cast<char*>(std::aligned_alloc(kHugePage, size));
+  if (memory == nullptr) return 0;
+#if defined(MADV_HUGEPAGE)
+  madvise(memory, size, MADV_HUGEPAGE);
+#endif
+  parallel(parts, [&](int64_t part, int64_t) { std::memset(memory + part * kPart, static_cast<int>(part), kPart); });
+  double best = 0;
+  std::atomic<uint64_t> used{0};
+  for (int pass = 0; pass < passes; ++pass) {
+    const auto start = std::chrono::steady_clock::now();
+    parallel(parts, [&](int64_t part, int64_t) { used += sum_of(memory + part * kPart); });
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    best = std::max(best, static_cast<double>(parts * kPart) / seconds.count());
+  }
+  std::free(memory);
+  // Depends on what was read, so that reading cannot be left out.
+  return used == 1 ? 0 : best;
+}
+
+}  // namespace lynx

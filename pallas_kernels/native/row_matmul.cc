@@ -1,0 +1,76 @@
+#include "row_matmul.h"
+
+#include <cmath>
+
+namespace lynx {
+namespace {
+
+struct Chunk {
+  const RowMatmul::Product* product;
+  int64_t first, outs;
+};
+
+std::vector<Chunk> cut(const RowMatmul& op) {
+  int64_t total = 0;
+  for (const auto& product : op.products) total += product.outs;
+  std::vector<Chunk> chunks;
+  for (const auto& product : op.products) {
+    const int64_t size = chunk_outs(total, op.inner * weight_bytes(product.weight.type));
+    for (int64_t o = 0; o < product.outs; o += size) chunks.push_back({&product, o, std::min(size, product.outs - o)});
+  }
+  return chunks;
+}
+
+void pack_row(const InstructionSet& set, const RowMatmul& op, const Products& products, int64_t t, char* packed) {
+  static thread_local Scratch scratch;
+  float* row = scratch.get<float>(2 * op.inner);
+  op.x.read(set, t * op.inner, op.inner, row);
+  if (op.norm_scale != nullptr) {
+    float* scale = row + op.inner;
+    Rows{const_cast<void*>(op.norm_scale), op.x.narrow}.read(set, 0, op.inner, scale);
+    const float factor = 1.0f / std::sqrt(set.dot(row, row, op.inner) / static_cast<float>(op.inner) + op.norm_eps);
+    for (int64_t i = 0; i < op.inner; ++i) row[i] = row[i] * factor * scale[i];
+  }
+  products.pack(row, op.inner, packed);
+}
+
+void write(const InstructionSet& set, const RowMatmul& op, const Chunk& chunk, int64_t t, float* sums) {
+  const RowMatmul::Product& product = *chunk.product;
+  float added[kMostChunk];
+  const int64_t at = t * product.outs + chunk.first;
+  const auto add = [&](const void* values, int64_t from) {
+    if (values == nullptr) return;
+    Rows{const_cast<void*>(values), op.x.narrow}.read(set, from, chunk.outs, added);
+    set.add_scaled(1.0f, added, chunk.outs, sums);
+  };
+  add(product.bias, chunk.first);
+  add(op.residual, at);
+  product.y.write(set, at, chunk.outs, sums);
+}
+
+}  // namespace
+
+void row_matmul(const InstructionSet& set, const RowMatmul& op) {
+  const Products& products = set.products[static_cast<int>(op.products[0].weight.type)];
+  const int64_t bytes = products.packed_bytes(op.inner);
+  static thread_local Scratch scratch;
+  char* packed = scratch.get<char>(op.rows * bytes);
+  for_each(op.rows, 4, [&](int64_t t) { pack_row(set, op, products, t, packed + t * bytes); });
+  std::vector<const void*> rows(op.rows);
+  for (int64_t t = 0; t < op.rows; ++t) rows[t] = packed + t * bytes;
+  const std::vector<Chunk> chunks = cut(op);
+  const auto weights = [&](const Chunk& chunk) { return chunk.product->weight.row(chunk.first, op.inner); };
+  parallel(static_cast<int64_t>(chunks.size()), [&](int64_t item, int64_t following) {
+    float sums[kRowBlock * kMostChunk];
+    const Chunk& chunk = chunks[item];
+    const void* next = following < 0 ? nullptr : weights(chunks[following]);
+    for (int64_t t = 0; t < op.rows; t += kRowBlock) {
+      const int64_t count = std::min(kRowBlock, op.rows - t);
+      products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scale(chunk.first), rows.data() + t, count,
+                        op.inner, sums, chunk.outs, next);
+      for (int64_t row = 0; row < count; ++row) write(set, op, chunk, t + row, sums + row * chunk.outs);
+    }
+  });
+}
+
+}  // namespace lynx

@@ -1,0 +1,91 @@
+// What the operations share: scratch memory, rows in and out of their dtypes, and how a weight's outputs are cut up.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "products.h"
+#include "threads.h"
+
+namespace lynx {
+
+// Rows of a product that stay in the second-level cache while weights pass.
+constexpr int64_t kRowBlock = 96;
+constexpr int64_t kMostChunk = 64;
+
+// A buffer that keeps its memory from call to call, one a thread and purpose.
+class Scratch {
+ public:
+  ~Scratch() { std::free(memory_); }
+
+  template <class T>
+  T* get(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    if (bytes > size_) {
+      std::free(memory_);
+      memory_ = std::aligned_alloc(64, bytes);
+      size_ = memory_ == nullptr ? 0 : bytes;
+      if (memory_ == nullptr) throw std::bad_alloc();
+    }
+    return static_cast<T*>(memory_);
+  }
+
+ private:
+  void* memory_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Rows of float32 or bfloat16.
+struct Rows {
+  void* data;
+  bool narrow;
+
+  void read(const InstructionSet& set, int64_t at, int64_t count, float* out) const {
+    if (narrow) set.widen(static_cast<const uint16_t*>(data) + at, count, out);
+    else std::memcpy(out, static_cast<const float*>(data) + at, 4 * count);
+  }
+  void write(const InstructionSet& set, int64_t at, int64_t count, const float* from) const {
+    if (narrow) set.narrow(from, count, static_cast<uint16_t*>(data) + at);
+    else std::memcpy(static_cast<float*>(data) + at, from, 4 * count);
+  }
+};
+
+// y[t * stride + o] += bias[at + o] for t in [0, rows) and o in [0, outs), outs at most kMostChunk; none where it is null.
+inline void add_bias(const InstructionSet& set, const void* bias, bool narrow, int64_t at, int64_t rows, int64_t outs,
+                     float* y, int64_t stride) {
+  if (bias == nullptr) return;
+  float added[kMostChunk];
+  Rows{const_cast<void*>(bias), narrow}.read(set, at, outs, added);
+  for (int64_t t = 0; t < rows; ++t) set.add_scaled(1.0f, added, outs, y + t * stride);
+}
+
+struct Weight {
+  const void* data;
+  WeightType type;
+  const float* scales;  // one an output; null unless int8
+
+  const char* row(int64_t row, int64_t inner) const {
+    return static_cast<const char*>(data) + row * inner * weight_bytes(type);
+  }
+  const float* scale(int64_t row) const { return scales == nullptr ? nullptr : scales + row; }
+};
+
+// Outputs a chunk of work takes: about 64 KB of weights, fewer where that would leave threads idle.
+inline int64_t chunk_outs(int64_t outs, int64_t row_bytes) {
+  const int64_t by_size = 65536 / std::max<int64_t>(row_bytes, 1);
+  const int64_t by_threads = outs / (4 * thread_count());
+  return std::clamp<int64_t>(std::min(by_size, by_threads) / 4 * 4, 4, kMostChunk);
+}
+
+// body(i) for i in [0, count), in parallel once there are more than `grain`.
+template <class Function>
+void for_each(int64_t count, int64_t grain, const Function& body) {
+  parallel((count + grain - 1) / grain, [&](int64_t item, int64_t) {
+    for (int64_t i = item * grain; i < std::min(count, (item + 1) * grain); ++i) body(i);
+  });
+}
+
+}  // namespace lynx

@@ -1,0 +1,172 @@
+#include "threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace lynx {
+namespace {
+
+// Between two loops of a decode step lie some tens of microseconds of other work; waking a sleeper costs as much.
+constexpr int kSpins = 2000;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+int allowed_processors() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set) > 0 ? CPU_COUNT(&set) : 1;
+#endif
+  const unsigned count = std::thread::hardware_concurrency();
+  return count > 0 ? static_cast<int>(count) : 1;
+}
+
+std::atomic<int> chosen_count{0};
+
+class Pool {
+ public:
+  explicit Pool(int workers) {
+    threads_.reserve(workers);
+    try {
+      for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+    } catch (...) {
+      stop();
+      throw;
+    }
+  }
+
+  ~Pool() { stop(); }
+
+  int workers() const { return static_cast<int>(threads_.size()); }
+
+  void run(int64_t count, Body body, const void* context) {
+    count_ = count;
+    body_ = body;
+    context_ = context;
+    next_ = 0;
+    open_ = true;
+    announce();
+    take_items();
+    // A worker joins by counting itself in and then looking whether the loop is open, so none can join after this.
+    open_ = false;
+    for (int spins = 0; joined_ != 0; ++spins) {
+      if (spins < kSpins) pause(); else sched_yield();
+    }
+  }
+
+ private:
+  void stop() {
+    stopping_ = true;
+    announce();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void announce() {
+    ++generation_;
+    if (sleepers_ > 0) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      wake_.notify_all();
+    }
+  }
+
+  void take_items() {
+    int64_t item = next_.fetch_add(1, std::memory_order_relaxed);
+    while (item < count_) {
+      const int64_t following = next_.fetch_add(1, std::memory_order_relaxed);
+      body_(context_, item, following < count_ ? following : -1);
+      item = following;
+    }
+  }
+
+  void work() {
+    uint64_t seen = 0;
+    while (true) {
+      for (int spins = 0; generation_ == seen && spins < kSpins; ++spins) pause();
+      if (generation_ == seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        ++sleepers_;
+        wake_.wait(lock, [&] { return generation_ != seen; });
+        --sleepers_;
+      }
+      seen = generation_;
+      if (stopping_) return;
+      ++joined_;
+      if (open_) take_items();
+      --joined_;
+    }
+  }
+
+  // Sequentially consistent where not said otherwise: announce() and work() each write one and then read another.
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> sleepers_{0};
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<int> joined_{0};
+  std::atomic<bool> open_{false};
+  std::atomic<bool> stopping_{false};
+  int64_t count_ = 0;
+  Body body_ = nullptr;
+  const void* context_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> threads_;
+};
+
+// Both are never destroyed: other threads may still run loops while the process ends.
+std::mutex* pool_mutex = new std::mutex;
+Pool* pool = nullptr;
+
+// A forked child has none of the threads, and perhaps a locked mutex: it starts over, and leaks what it inherited.
+void forget_pool() {
+  pool_mutex = new std::mutex;
+  pool = nullptr;
+}
+
+}  // namespace
+
+int thread_count() {
+  const int chosen = chosen_count;
+  if (chosen > 0) return chosen;
+  static const int allowed = allowed_processors();
+  return allowed;
+}
+
+void set_thread_count(int count) { chosen_count = count > 0 ? count : 0; }
+
+void parallel_for(int64_t count, Body body, const void* context) {
+  const int threads = thread_count();
+  if (threads > 1 && count > 1) {
+    std::unique_lock<std::mutex> lock(*pool_mutex, std::try_to_lock);
+    if (lock.owns_lock()) {
+      static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+      (void)registered;
+      if (pool != nullptr && pool->workers() != threads - 1) {
+        delete pool;
+        pool = nullptr;
+      }
+      try {
+        if (pool == nullptr) pool = new Pool(threads - 1);
+      } catch (const std::exception&) {
+        // The process may have no more threads.
+      }
+      if (pool != nullptr) {
+        pool->run(count, body, context);
+        return;
+      }
+    }
+  }
+  for (int64_t item = 0; item < count; ++item) body(context, item, item + 1 < count ? item + 1 : -1);
+}
+
+}  // namespace lynx

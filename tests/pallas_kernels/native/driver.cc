@@ -1,0 +1,182 @@
+// Runs the native operations on random shapes against slow statements of them, under a sanitizer: every instruction set
+// of this processor, one to three threads, several callers at once.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "expert_ffn.h"
+#include "row_matmul.h"
+
+namespace {
+
+using namespace lynx;
+
+struct Random {
+  std::mt19937 engine;
+  float normal() { return std::normal_distribution<float>()(engine); }
+  int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine); }
+};
+
+// A weight in one of the three types, in a buffer of exactly its size, and what its numbers are.
+struct Numbers {
+  std::vector<char> held;
+  std::vector<float> values, scales;
+  WeightType type;
+
+  Numbers(Random& random, WeightType type, int64_t outs, int64_t inner)
+      : held(outs * inner * weight_bytes(type)), values(outs * inner), scales(outs), type(type) {
+    for (int64_t o = 0; o < outs; ++o) {
+      scales[o] = 0.01f * static_cast<float>(1 + o % 3);
+      for (int64_t i = 0; i < inner; ++i) {
+        const int64_t at = o * inner + i;
+        const float value = random.normal() * 0.3f;
+        if (type == WeightType::kFloat32) {
+          values[at] = value;
+          std::memcpy(held.data() + 4 * at, &value, 4);
+        } else if (type == WeightType::kBfloat16) {
+          uint16_t bits;
+          instruction_set(0)->narrow(&value, 1, &bits);
+          instruction_set(0)->widen(&bits, 1, &values[at]);
+          std::memcpy(held.data() + 2 * at, &bits, 2);
+        } else {
+          const int8_t whole = static_cast<int8_t>(random.between(-127, 127));
+          values[at] = whole * scales[o];
+          std::memcpy(held.data() + at, &whole, 1);
+        }
+      }
+    }
+  }
+
+  Weight weight() const { return {held.data(), type, type == WeightType::kInt8 ? scales.data() : nullptr}; }
+};
+
+void check(bool close, const char* what, const char* set) {
+  if (close) return;
+  std::fprintf(stderr, "%s is wrong with %s\n", what, set);
+  std::exit(1);
+}
+
+// Weights in bfloat16 take rows rounded to it.
+float rounded(float x, WeightType type) {
+  if (type != WeightType::kBfloat16) return x;
+  uint16_t bits;
+  instruction_set(0)->narrow(&x, 1, &bits);
+  instruction_set(0)->widen(&bits, 1, &x);
+  return x;
+}
+
+void check_row_matmul(Random& random, const InstructionSet& set, WeightType type) {
+  const int64_t rows = random.between(1, 9), inner = random.between(1, 150), outs = random.between(1, 40);
+  const Numbers weight(random, type, outs, inner);
+  std::vector<float> x(rows * inner), y(rows * outs), bias(outs);
+  for (float& value : x) value = random.normal();
+  for (float& value : bias) value = random.normal();
+  RowMatmul op{};
+  op.rows = rows;
+  op.inner = inner;
+  op.x = {x.data(), false};
+  op.products.push_back({weight.weight(), outs, bias.data(), {y.data(), false}});
+  row_matmul(set, op);
+  for (int64_t t = 0; t < rows; ++t) {
+    for (int64_t o = 0; o < outs; ++o) {
+      double sum = bias[o], size = 1;
+      for (int64_t i = 0; i < inner; ++i) {
+        const double product = static_cast<double>(rounded(x[t * inner + i], type)) * weight.values[o * inner + i];
+        sum += product;
+        size += std::fabs(product);
+      }
+      check(std::fabs(y[t * outs + o] - sum) <= 2e-4 * size, "row_matmul", set.name);
+    }
+  }
+}
+
+void check_expert_ffn(Random& random, const InstructionSet& set, WeightType type) {
+  const int64_t rows = random.between(1, 20), experts = random.between(2, 6), top_k = random.between(1, 2);
+  const int64_t width = random.between(1, 70), f = random.between(1, 50);
+  const Numbers gate_up(random, type, experts * 2 * f, width), down(random, type, experts * width, f);
+  std::vector<float> x(rows * width), y(rows * width), weights(rows * top_k);
+  std::vector<int32_t> ids(rows * top_k);
+  // std::vector<bool> has no addresses.
+  std::unique_ptr<bool[]> valid(new bool[rows]);
+  const bool crowded = random.between(0, 2) == 0, nobody = random.between(0, 5) == 0;
+  for (int64_t t = 0; t < rows; ++t) {
+    valid[t] = !nobody && random.between(0, 3) > 0;
+    for (int64_t k = 0; k < top_k; ++k) {
+      ids[t * top_k + k] = static_cast<int32_t>(crowded ? k : (t + k) % experts);
+      weights[t * top_k + k] = 0.5f + 0.1f * static_cast<float>(k);
+    }
+    for (int64_t i = 0; i < width; ++i) x[t * width + i] = valid[t] ? random.normal() : NAN;
+  }
+  ExpertFfn op{};
+  op.rows = rows;
+  op.width = width;
+  op.experts = experts;
+  op.expert_width = f;
+  op.top_k = top_k;
+  op.x = {x.data(), false};
+  op.y = {y.data(), false};
+  op.ids = ids.data();
+  op.weights = weights.data();
+  op.valid = valid.get();
+  op.gate_up = gate_up.weight();
+  op.down = down.weight();
+  op.activation = {1, INFINITY, 0};
+  expert_ffn(set, op);
+  for (int64_t t = 0; t < rows; ++t) {
+    std::vector<double> expected(width);
+    double size = 1;
+    for (int64_t k = 0; k < top_k && valid[t]; ++k) {
+      const int64_t e = ids[t * top_k + k];
+      std::vector<float> hidden(f);
+      for (int64_t o = 0; o < f; ++o) {
+        double gate = 0, up = 0;
+        for (int64_t i = 0; i < width; ++i) {
+          const double value = rounded(x[t * width + i], type);
+          gate += value * gate_up.values[(e * 2 * f + o) * width + i];
+          up += value * gate_up.values[(e * 2 * f + f + o) * width + i];
+        }
+        hidden[o] = rounded(static_cast<float>(gate / (1 + std::exp(-gate)) * up), type);
+      }
+      for (int64_t d = 0; d < width; ++d) {
+        for (int64_t o = 0; o < f; ++o) {
+          const double product = static_cast<double>(hidden[o]) * down.values[(e * width + d) * f + o];
+          expected[d] += weights[t * top_k + k] * product;
+          size = std::fmax(size, std::fabs(product) * static_cast<double>(f));
+        }
+      }
+    }
+    for (int64_t d = 0; d < width; ++d) {
+      // A hidden value may round to the other neighbour, one part in 256.
+      check(std::fabs(y[t * width + d] - expected[d]) <= 4e-3 * size, "expert_ffn", set.name);
+      check(valid[t] || y[t * width + d] == 0, "a row that is not valid", set.name);
+    }
+  }
+}
+
+void check_all(uint32_t seed) {
+  Random random{std::mt19937(seed)};
+  for (int index = 0; const InstructionSet* set = instruction_set(index); ++index) {
+    for (int type = 0; type < kWeightTypes; ++type) {
+      for (int round = 0; round < 6; ++round) {
+        check_row_matmul(random, *set, static_cast<WeightType>(type));
+        check_expert_ffn(random, *set, static_cast<WeightType>(type));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (int threads = 1; threads <= 3; ++threads) {
+    set_thread_count(threads);
+    std::thread other([] { check_all(1); });
+    check_all(static_cast<uint32_t>(1 + threads));
+    other.join();
+  }
+  std::puts("all equal");
+}
