@@ -13,6 +13,7 @@ from checkpoints_convert.sources import as_dtype, open_source
 from lynx_jax.models.params import Params
 from lynx_jax.tokenizer import Tokenizer
 from pallas_kernels import stored_experts
+from pallas_kernels.huge_pages import in_huge_pages
 
 _EXPERT_WEIGHTS = (".ffn.gate_up", ".ffn.down")
 
@@ -61,5 +62,7 @@ def checkpoint_directory(path: str | os.PathLike[str] | None) -> Path:
 def _to_device(name: str, array: np.ndarray) -> jax.Array:
   if name.endswith(_EXPERT_WEIGHTS) and array.ndim == 3:
     array = stored_experts(array, jax.default_backend())
-  # On the CPU this takes the buffer over without a copy; the caller holds no other reference to it.
+  if jax.default_backend() == "cpu":
+    # device_put takes such a buffer over without a copy.
+    array = in_huge_pages(array)
   return jax.device_put(array)

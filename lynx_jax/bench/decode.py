@@ -26,6 +26,7 @@ from lynx_jax.models.ffn import MoE
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, format_policy
 from lynx_jax.routing.select import route_to_tiles
+from pallas_kernels.native import read_bandwidth
 
 Tokens = Literal["random", "sampled"]
 
@@ -46,6 +47,8 @@ class Row:
     routing_ms: time to choose experts in a step, all layers, measured on its own.
     retained_mass: mean probability kept.
     speedup: step time of the first policy at this batch, over this one's.
+    read_bandwidth: bytes a second that the machine read on the same threads, measured between the batches of the same
+      run; None where there is no native code to measure it.
   """
 
   policy: str
@@ -59,6 +62,12 @@ class Row:
   routing_ms: float
   retained_mass: float
   speedup: float
+  read_bandwidth: float | None
+
+  @property
+  def read_fraction(self) -> float | None:
+    """How much of the memory's read bandwidth a step reaches."""
+    return None if self.read_bandwidth is None else self.bytes_per_second / self.read_bandwidth
 
 
 @functools.partial(jax.jit, static_argnames=("policy",), donate_argnames=("state",), compiler_options=graph_options())
@@ -107,6 +116,7 @@ def bench_decode(
     for policy, run in runs.items():
       progress(f"batch {batch}: compiling {format_policy(policy)}")
       reports[policy] = run.warm_up()
+    bandwidth = read_bandwidth() if jax.default_backend() == "cpu" else None
     times: dict[RoutingPolicy, list[float]] = {policy: [] for policy in policies}
     for repeat in range(repeats):
       progress(f"batch {batch}: repeat {repeat + 1} of {repeats}")
@@ -115,7 +125,8 @@ def bench_decode(
     medians = {policy: statistics.median(times[policy]) / steps for policy in policies}
     for policy in policies:
       routing = _routing_seconds(params, batch, policy, seed)
-      yield _row(params, batch, policy, medians[policy], medians[policies[0]], reports[policy], routing)
+      first = medians[policies[0]]
+      yield _row(params, batch, policy, medians[policy], first, reports[policy], routing, bandwidth)
 
 
 class _Run:
@@ -233,6 +244,7 @@ def _row(
   first_seconds: float,
   routing: RoutingReport | None,
   routing_seconds: float,
+  bandwidth: float | None,
 ) -> Row:
   size = params.decoder.embedding[...].dtype.itemsize
   read = counts(params.spec).always_read * size + (routing.expert_bytes if routing else 0.0)
@@ -248,4 +260,5 @@ def _row(
     routing_ms=routing_seconds * 1e3,
     retained_mass=float(np.mean(routing.retained_mass)) if routing else 1.0,
     speedup=first_seconds / seconds,
+    read_bandwidth=bandwidth,
   )

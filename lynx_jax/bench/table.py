@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from lynx_jax.bench.decode import Row
+from pallas_kernels.native import threads_used
 
 
 def decode_table(rows: Sequence[Row]) -> Table:
@@ -14,7 +15,8 @@ def decode_table(rows: Sequence[Row]) -> Table:
   table = Table(title="Decode; times are medians, speed-ups against the first policy of the batch")
   table.add_column("policy", no_wrap=True)
   for heading in (
-    "batch", "tokens/s", "step ms", "experts", "own", "expert MB", "GB/s", "routing ms", "mass kept", "speed-up",
+    "batch", "tokens/s", "step ms", "experts", "own", "expert MB", "GB/s", "of read", "routing ms", "mass kept",
+    "speed-up",
   ):  # fmt: skip
     table.add_column(heading, justify="right")
   for index, row in enumerate(rows):
@@ -28,12 +30,21 @@ def decode_table(rows: Sequence[Row]) -> Table:
       f"{row.own_experts:.1f}",
       f"{row.expert_bytes / 1e6:.1f}",
       f"{row.bytes_per_second / 1e9:.1f}",
+      "" if row.read_fraction is None else f"{row.read_fraction:.0%}",
       f"{row.routing_ms:.3f}",
       f"{row.retained_mass:.3f}",
       f"{row.speedup:.2f}x",
       end_section=last,
     )
   return table
+
+
+def bandwidth_line(rows: Sequence[Row]) -> str | None:
+  """What "of read" is a share of: the memory's read bandwidth, as measured beside each batch."""
+  measured = [row.read_bandwidth / 1e9 for row in rows if row.read_bandwidth is not None]
+  if not measured:
+    return None
+  return f"memory read at {min(measured):.1f} to {max(measured):.1f} GB/s on the same {threads_used()} threads"
 
 
 def fit_lines(rows: Sequence[Row]) -> list[str]:

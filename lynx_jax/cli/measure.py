@@ -110,7 +110,7 @@ def _bench_decode(args: argparse.Namespace) -> None:
   from rich.console import Console
 
   from lynx_jax.bench.decode import bench_decode
-  from lynx_jax.bench.table import decode_table, fit_lines
+  from lynx_jax.bench.table import bandwidth_line, decode_table, fit_lines
   from lynx_jax.files import write_json
 
   sizes = batches(args.batch)
@@ -127,7 +127,7 @@ def _bench_decode(args: argparse.Namespace) -> None:
       )
     )  # fmt: skip
   Console(width=None if sys.stdout.isatty() else 140).print(decode_table(rows))
-  for line in fit_lines(rows):
+  for line in filter(None, (bandwidth_line(rows), *fit_lines(rows))):
     print(line)
   if args.json:
     write_json(Path(args.json), [dataclasses.asdict(row) for row in rows])
