@@ -42,7 +42,7 @@ def draw(run: Path, out: Path) -> None:
     loads.plot(at, smooth[:, 0], color=colour)
     loads.plot(at, smooth[:, 1], color=colour, label=f"layer {layer}")
   loads.axhline(1, color="0.6", linewidth=0.8)
-  loads.set(xlabel="step", ylabel="load of the least and most used expert, of an even share")
+  loads.set(xlabel="step", ylabel="least and most used expert, of an even share")
   loads.legend(fontsize="small")
   figure.savefig(out, dpi=120)
   plt.close(figure)
