@@ -1,14 +1,15 @@
 """Rules, as data, that carry a checkpoint's tensors to a decoder's parameters, and back.
 
 A layout says how named arrays lie inside one array: a name is the array itself, `Stack` and `Join` combine
-layouts, `Transpose` turns one. A `Rule` lays one array out twice: over parameters (its target) and over
-checkpoint tensors (its source). Swapping the two is its inverse, so that both directions are one function.
+layouts, `Transpose` turns one, `Merge` and `Interleave` hold a named array whose entries lie in another order. A
+`Rule` lays one array out twice: over parameters (its target) and over checkpoint tensors (its source). Swapping the
+two is its inverse, so that both directions are one function.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from checkpoints_convert.errors import CheckpointError
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[str, Shape]
-Layout: TypeAlias = "str | Stack | Join | Transpose"
+Layout: TypeAlias = "str | Stack | Join | Transpose | Merge | Interleave"
 
 # jaxlib uses host memory in place, without a copy, where it starts at a multiple of this many bytes.
 _ALIGNMENT = 64
@@ -46,11 +47,47 @@ class Transpose:
   part: Layout
 
 
-def views(layout: Layout, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-  """Each name of the layout, with its part of `array`: a view, so that writing to it writes there."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Merge:
+  """A named array whose first axis is `count` runs, one after another, which here are an axis of their own."""
+
+  part: str
+  count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Interleave:
+  """A named array along whose `axis` two runs alternate, which here lie one after the other.
+
+  Every `group` entries are two such runs; None takes the whole axis as one group.
+  """
+
+  part: str
+  axis: int
+  group: int | None = None
+
+
+class Part(NamedTuple):
+  """A named array inside another: `view` writes through, in an order that reshapes to the named array's `shape`."""
+
+  name: str
+  view: np.ndarray
+  shape: Shape
+
+  def fill(self, named: np.ndarray) -> None:
+    """Puts the named array in its place."""
+    self.view[...] = named.reshape(self.view.shape)
+
+  def copy_to(self, named: np.ndarray) -> None:
+    """Takes the named array from its place; `named` is contiguous."""
+    named.reshape(self.view.shape)[...] = self.view
+
+
+def views(layout: Layout, array: np.ndarray) -> Iterator[Part]:
+  """Each name of the layout, with its part of `array`."""
   match layout:
     case str():
-      yield layout, array
+      yield Part(layout, array, array.shape)
     case Stack(parts):
       if len(parts) != len(array):
         raise ValueError(f"a Stack of {len(parts)} arrays cannot be laid out in shape {array.shape}")
@@ -65,6 +102,25 @@ def views(layout: Layout, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]
         yield from views(part, piece)
     case Transpose(part):
       yield from views(part, array.swapaxes(-1, -2))
+    case Merge(part, count):
+      if array.ndim < 2 or len(array) != count:
+        raise ValueError(f"a Merge of {count} runs cannot be laid out in shape {array.shape}")
+      yield Part(part, array, (count * array.shape[1], *array.shape[2:]))
+    case Interleave(part, axis, group):
+      axis %= array.ndim
+      group = group or array.shape[axis]
+      if group % 2 or array.shape[axis] % group:
+        raise ValueError(f"an Interleave of groups of {group} does not fill axis {axis} of {array.shape}")
+      halves = (*array.shape[:axis], array.shape[axis] // group, 2, group // 2, *array.shape[axis + 1 :])
+      yield Part(part, _split_axis(array, axis, halves).swapaxes(axis + 1, axis + 2), array.shape)
+
+
+def _split_axis(array: np.ndarray, axis: int, shape: Shape) -> np.ndarray:
+  """`array` with one axis cut into several: always a view, unlike a reshape of what is not contiguous."""
+  ahead, strides = array.strides[axis], list(array.strides)
+  cut = shape[axis : axis + len(shape) - array.ndim + 1]
+  strides[axis : axis + 1] = [ahead * int(np.prod(cut[index + 1 :])) for index in range(len(cut))]
+  return np.lib.stride_tricks.as_strided(array, shape, strides, writeable=array.flags.writeable)
 
 
 def names(layout: Layout) -> Iterator[str]:
@@ -77,6 +133,8 @@ def names(layout: Layout) -> Iterator[str]:
         yield from names(part)
     case Transpose(part):
       yield from names(part)
+    case Merge(part) | Interleave(part):
+      yield part
 
 
 def shape(layout: Layout, shapes: Shapes) -> Shape:
@@ -92,6 +150,11 @@ def shape(layout: Layout, shapes: Shapes) -> Shape:
     case Transpose(part):
       *batch, rows, columns = shape(part, shapes)
       return (*batch, columns, rows)
+    case Merge(part, count):
+      rows, *rest = shapes[part]
+      return (count, rows // count, *rest)
+    case Interleave(part):
+      return shapes[part]
 
 
 def describe(layout: Layout) -> str:
@@ -105,6 +168,10 @@ def describe(layout: Layout) -> str:
       return f"join along axis {axis} of ({', '.join(describe(part) for part in parts)})"
     case Transpose(part):
       return f"transpose of {describe(part)}"
+    case Merge(part, count):
+      return f"{part} cut into {count}"
+    case Interleave(part, axis):
+      return f"{part}, whose halves alternate along axis {axis}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,7 +196,7 @@ class Rule:
   def source_shapes(self, target_shapes: Shapes) -> dict[str, Shape]:
     """Shape that each tensor of the source must have."""
     whole = np.broadcast_to(np.False_, shape(self.target, target_shapes))
-    return {name: view.shape for name, view in views(self.source, whole)}
+    return {part.name: part.shape for part in views(self.source, whole)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -222,15 +289,15 @@ def carry(
   """Each name of the rule's target with its array in `dtype`, filled from `read(name)` tensor by tensor."""
   if isinstance(rule.target, str):
     array = aligned_empty(target_shapes[rule.target], dtype)
-    for name, view in views(rule.source, array):
-      view[...] = read(name)
+    for part in views(rule.source, array):
+      part.fill(read(part.name))
     yield rule.target, array
     return
   assert isinstance(rule.source, str)
-  for name, view in views(rule.target, read(rule.source)):
-    array = aligned_empty(view.shape, dtype)
-    array[...] = view
-    yield name, array
+  for part in views(rule.target, read(rule.source)):
+    array = aligned_empty(part.shape, dtype)
+    part.copy_to(array)
+    yield part.name, array
 
 
 def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:

@@ -40,7 +40,7 @@ from lynx_jax.files import write_json
 from lynx_jax.models.decoder import Decoder, run_causal
 from lynx_jax.models.families import mixtral, qwen3_moe
 from lynx_jax.models.ffn import ExpertTrace
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
+from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec, RopeSpec
 from lynx_jax.routing import Router
 
 FORMS = ("fine", "coarse")
@@ -70,7 +70,9 @@ class Training:
 def tiny_spec(vocab: int, stop_ids: tuple[int, ...], context: int, form: str = "fine") -> DecoderSpec:
   """The embedded model in Qwen3-MoE's form (21M parameters, 4.6M active), or a coarse one in Mixtral's (12M, 4.6M)."""
   fine = form == "fine"
-  attention = AttentionSpec(heads=8, kv_heads=4, head_dim=32, rope_theta=10_000.0, qk_norm="head" if fine else "none")
+  attention = AttentionSpec(
+    heads=8, kv_heads=4, head_dim=32, rope=RopeSpec(theta=10_000.0), qk_norm="head" if fine else "none"
+  )
   experts, top_k, expert_width = (32, 4, 128) if fine else (8, 2, 256)
   ffn = MoESpec(experts=experts, top_k=top_k, expert_width=expert_width, router=Router(renormalize=True))
   return DecoderSpec(

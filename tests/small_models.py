@@ -9,7 +9,7 @@ from flax import nnx
 
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MoESpec
+from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MoESpec, RopeSpec
 from lynx_jax.routing import Router
 
 VOCAB = 97
@@ -17,7 +17,7 @@ VOCAB = 97
 
 def small_spec(**changes) -> DecoderSpec:
   """A dense layer and one of experts; `changes` replace fields of the spec."""
-  attention = AttentionSpec(heads=4, kv_heads=2, head_dim=8, rope_theta=1e4, qk_norm="head")
+  attention = AttentionSpec(heads=4, kv_heads=2, head_dim=8, rope=RopeSpec(theta=1e4), qk_norm="head")
   experts = MoESpec(experts=8, top_k=2, expert_width=24, router=Router(renormalize=True))
   layer = LayerSpec(attention=attention, ffn=experts)
   dense = LayerSpec(attention=attention, ffn=DenseSpec(width=40))

@@ -2,36 +2,51 @@
 
 from collections.abc import Callable
 
-from checkpoints_convert.rules import Duplicate, Ignored, Join, Rule, RuleTable, Stack
+from checkpoints_convert.rules import Duplicate, Ignored, Interleave, Join, Rule, RuleTable, Stack
 from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec
 
 FfnRules = Callable[[int, LayerSpec], tuple[Rule, ...]]
 
-_FREQUENCIES = Ignored(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "rotary frequencies")
 _PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
 
 
-def decoder_rules(spec: DecoderSpec, ffn: FfnRules) -> RuleTable:
-  """The rules of a whole decoder, those of each layer's feed-forward part given by `ffn(index, layer)`."""
-  embedding = "model.embed_tokens.weight"
-  rules = [Rule("embedding", embedding), Rule("final_norm.scale", "model.norm.weight")]
+def decoder_rules(spec: DecoderSpec, ffn: FfnRules, *, prefix: str = "", pairs: bool = False) -> RuleTable:
+  """The rules of a whole decoder, those of each layer's feed-forward part given by `ffn(index, layer)`.
+
+  `prefix` comes before every tensor's name. `pairs` says that rotary positions turn neighbours of a head in the file.
+  """
+  embedding = f"{prefix}model.embed_tokens.weight"
+  rules = [Rule("embedding", embedding), *_norm(spec, "final_norm", f"{prefix}model.norm")]
   for index, layer in enumerate(spec.layers):
-    ours, theirs = f"layers.{index}", f"model.layers.{index}"
-    rules.append(Rule(f"{ours}.attention_norm.scale", f"{theirs}.input_layernorm.weight"))
-    rules += _attention(f"{ours}.attention", f"{theirs}.self_attn", layer.attention)
-    rules.append(Rule(f"{ours}.ffn_norm.scale", f"{theirs}.post_attention_layernorm.weight"))
+    ours, theirs = f"layers.{index}", f"{prefix}model.layers.{index}"
+    rules += _norm(spec, f"{ours}.attention_norm", f"{theirs}.input_layernorm")
+    rules += _attention(f"{ours}.attention", f"{theirs}.self_attn", layer.attention, pairs)
+    rules += _norm(spec, f"{ours}.ffn_norm", f"{theirs}.post_attention_layernorm")
     rules += ffn(index, layer)
-  head = Duplicate("lm_head.weight", of=embedding) if spec.tied else Rule("head", "lm_head.weight")
-  frequencies = Ignored(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "rotary frequencies, computed here")
-  return (*rules, head, frequencies)
+  head = f"{prefix}lm_head.weight"
+  if spec.head_bias:
+    rules.append(Rule("head_bias", f"{prefix}lm_head.bias"))
+  frequencies = Ignored(r".*model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "rotary frequencies, computed here")
+  return (*rules, Duplicate(head, of=embedding) if spec.tied else Rule("head", head), frequencies)
 
 
-def _attention(ours: str, theirs: str, spec: AttentionSpec) -> list[Rule]:
-  rules = [Rule(f"{ours}.{name}", f"{theirs}.{proj}.weight") for name, proj in _PROJECTIONS.items()]
-  if spec.bias:
-    rules += [Rule(f"{ours}.{name}_bias", f"{theirs}.{proj}.bias") for name, proj in _PROJECTIONS.items()]
-  if spec.qk_norm != "none":
+def _norm(spec: DecoderSpec, ours: str, theirs: str) -> list[Rule]:
+  rules = [Rule(f"{ours}.scale", f"{theirs}.weight")]
+  return [*rules, Rule(f"{ours}.bias", f"{theirs}.bias")] if spec.norm_bias else rules
+
+
+def _attention(ours: str, theirs: str, spec: AttentionSpec, pairs: bool) -> list[Rule]:
+  rules = []
+  for name, proj in _PROJECTIONS.items():
+    turned = pairs and name in ("query", "key") and spec.rope is not None
+    biased = spec.output_bias if name == "output" else spec.qkv_bias
+    for parameter, kind in ((name, "weight"), (f"{name}_bias", "bias"))[: 2 if biased else 1]:
+      tensor = f"{theirs}.{proj}.{kind}"
+      rules.append(Rule(f"{ours}.{parameter}", Interleave(tensor, 0, spec.head_dim) if turned else tensor))
+  if spec.qk_norm in ("head", "projection"):
     rules += [Rule(f"{ours}.{name}_norm.scale", f"{theirs}.{name[0]}_norm.weight") for name in ("query", "key")]
+  if spec.sinks:
+    rules.append(Rule(f"{ours}.sinks", f"{theirs}.sinks"))
   return rules
 
 
@@ -52,10 +67,10 @@ def experts_apart(ours: str, theirs: str, count: int, gate: str, up: str, down: 
   )
 
 
-def experts_fused(ours: str, theirs: str) -> tuple[Rule, ...]:
+def experts_fused(ours: str, theirs: str, router: str = "gate.weight") -> tuple[Rule, ...]:
   """A router and experts as transformers 5 holds them: two tensors a layer."""
   return (
-    Rule(f"{ours}.router", f"{theirs}.gate.weight"),
+    Rule(f"{ours}.router", f"{theirs}.{router}"),
     Rule(f"{ours}.gate_up", f"{theirs}.experts.gate_up_proj"),
     Rule(f"{ours}.down", f"{theirs}.experts.down_proj"),
   )

@@ -88,7 +88,7 @@ def step_size(spec: DecoderSpec) -> StepSize:
     moe_layers=len(spec.moe_layers),
     experts=ffn.experts,
     top_k=ffn.top_k,
-    expert=3 * spec.width * ffn.expert_width,
+    expert=size.experts // (len(spec.moe_layers) * ffn.experts),
     always=size.always_read - head,
     head=head,
     kv_per_token=size.kv_per_token,

@@ -104,12 +104,12 @@ def _cases(shape: ModelShape, rows: int, capacity: int) -> Iterator[tuple[str, s
   cache = [draw(rows, groups, capacity, shape.head_dim) for _ in range(2)]
   positions = jnp.full((rows,), capacity - 1, jnp.int32)
   query, key, value = (draw(rows, count * shape.head_dim) for count in (heads, groups, groups))
-  angles = draw(rows, shape.head_dim // 2, dtype=jnp.float32)
+  turn = draw(rows, shape.head_dim // 2, dtype=jnp.float32)
   moved = 2 * bytes_of(query, key, value)
   # Nothing gives these caches away, so each call copies them: few positions keep that small.
   short = [part[:, :, :16] for part in cache]
   at = jnp.full((rows,), 15, jnp.int32)
-  yield "append_heads", f"T={rows}", append_heads, (query, key, value, *short, at, angles), moved
+  yield "append_heads", f"T={rows}", append_heads, (query, key, value, *short, at, turn, turn), moved
   by_head = query.reshape(rows, heads, shape.head_dim)
   yield "decode_attention", f"T={rows}, C={capacity}", decode_attention, (by_head, *cache, positions), bytes_of(*cache)
 

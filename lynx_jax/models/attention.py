@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from lynx_jax.models.linear import normal
-from lynx_jax.models.norms import RMSNorm
-from lynx_jax.models.rope import rotary_angles
-from lynx_jax.models.spec import AttentionSpec
-from pallas_kernels import append_heads, decode_attention, row_matmul, row_matmuls
+from lynx_jax.models.linear import bias, normal, normed_matmuls
+from lynx_jax.models.linear import value as _array
+from lynx_jax.models.norms import Norm, RMSNorm
+from lynx_jax.models.rope import Turn, rotary_turn
+from lynx_jax.models.spec import AttentionSpec, Temperature
+from pallas_kernels import append_heads, decode_attention, row_matmul
 from pallas_kernels.append_heads.reference import split_heads
 from pallas_kernels.rotary import rotate
 
@@ -27,59 +28,63 @@ class KeyValueCache(NamedTuple):
 
 
 class Attention(nnx.Module):
-  """Projections of one layer: query [N*H, D], key and value [G*H, D], output [D, N*H]."""
+  """Projections of one layer: query [N*H, D], key and value [G*H, D], output [D, N*H]; sinks [N]."""
 
   def __init__(self, width: int, spec: AttentionSpec, eps: float, *, rngs: nnx.Rngs, dtype: jnp.dtype):
     query_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     self.spec = spec
+    self.eps = eps
     self.query = normal(rngs, (query_width, width), dtype)
     self.key = normal(rngs, (kv_width, width), dtype)
     self.value = normal(rngs, (kv_width, width), dtype)
     self.output = normal(rngs, (width, query_width), dtype)
-
-    def bias(size: int) -> nnx.Param | None:
-      return nnx.Param(jnp.zeros((size,), dtype)) if spec.bias else None
-
-    self.query_bias, self.key_bias = bias(query_width), bias(kv_width)
-    self.value_bias, self.output_bias = bias(kv_width), bias(width)
-    widths = {"none": None, "head": (spec.head_dim, spec.head_dim), "projection": (query_width, kv_width)}
-    norms = widths[spec.qk_norm]
+    self.query_bias = bias(query_width, dtype=dtype, where=spec.qkv_bias)
+    self.key_bias, self.value_bias = (bias(kv_width, dtype=dtype, where=spec.qkv_bias) for _ in range(2))
+    self.output_bias = bias(width, dtype=dtype, where=spec.output_bias)
+    self.sinks = bias(spec.heads, dtype=dtype, where=spec.sinks)
+    norms = {"head": (spec.head_dim, spec.head_dim), "projection": (query_width, kv_width)}.get(spec.qk_norm)
     self.query_norm = None if norms is None else RMSNorm(norms[0], eps, dtype=dtype)
     self.key_norm = None if norms is None else RMSNorm(norms[1], eps, dtype=dtype)
 
   def project_in(
-    self, x_TD: Float[Array, "T D"], norm: RMSNorm
+    self, x_TD: Float[Array, "T D"], norm: Norm
   ) -> tuple[Float[Array, "T NH"], Float[Array, "T GH"], Float[Array, "T GH"]]:
     """Queries, keys and values of normed rows, heads side by side: before their own norms and positions."""
-    query, key, value = row_matmuls(
-      x_TD,
-      (self.query[...], self.key[...], self.value[...]),
-      norm_scale=norm.scale[...],
-      norm_eps=norm.eps,
-      biases=(_value(self.query_bias), _value(self.key_bias), _value(self.value_bias)),
-    )
+    weights, biases = (self.query, self.key, self.value), (self.query_bias, self.key_bias, self.value_bias)
+    query, key, value = normed_matmuls(x_TD, norm, weights, biases)
     return query, key, value
 
+  def _norms(self) -> tuple[jax.Array | None, jax.Array | None]:
+    """Scales of the norms of queries and keys. Turning keeps a head's norm, so that `l2` may come before it as well."""
+    if self.spec.qk_norm == "l2":
+      ones = jnp.ones((self.spec.head_dim,), jnp.float32)
+      return ones, ones
+    if self.query_norm is None or self.key_norm is None:
+      return None, None
+    return self.query_norm.scale[...], self.key_norm.scale[...]
+
   def heads(
-    self, projected: tuple[jax.Array, jax.Array, jax.Array], positions_BL: Int[Array, "B L"]
+    self, projected: tuple[jax.Array, jax.Array, jax.Array], positions_BL: Int[Array, "B L"], turn: Turn
   ) -> tuple[Float[Array, "B L N H"], Float[Array, "B L G H"], Float[Array, "B L G H"]]:
     """Projected rows by head, normed, clipped and turned by their positions."""
-    angles = rotary_angles(positions_BL, self.spec.head_dim, self.spec.rope_theta)
-    norms = (self.query_norm, self.key_norm, None)
+    spec = self.spec
     query, key, value = (
-      split_heads(
-        x.reshape(*positions_BL.shape, -1), self.spec.head_dim, _scale(norm), norm.eps if norm else 0.0, self.spec.clip
-      )
-      for x, norm in zip(projected, norms, strict=True)
+      split_heads(x.reshape(*positions_BL.shape, -1), spec.head_dim, scale, self.eps, spec.clip)
+      for x, scale in zip(projected, (*self._norms(), None), strict=True)
     )
-    return rotate(query, angles), rotate(key, angles), value
+    return rotate(query, *turn), rotate(key, *turn), value
 
   def attend_prompts(
     self, projected: tuple[jax.Array, jax.Array, jax.Array], positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"]
   ) -> tuple[Float[Array, "T NH"], KeyValueCache]:
     """Rows of L positions attend to themselves, causally; returns the heads' results, and a cache of L positions."""
-    query, key, value = self.heads(projected, positions_BL)
-    mixed = causal_attention(query, key, value, lengths_B, self.spec.window)
+    spec = self.spec
+    turn = rotary_turn(positions_BL, lengths_B, spec.head_dim, spec.rope)
+    query, key, value = self.heads(projected, positions_BL, turn)
+    query = _warmed(query, positions_BL, spec.temperature)
+    mixed = causal_attention(
+      query, key, value, lengths_B, spec.window, chunk=spec.chunk, scale=spec.scale, sinks=_array(self.sinks)
+    )
     return mixed.reshape(positions_BL.size, -1), KeyValueCache(key.swapaxes(1, 2), value.swapaxes(1, 2))
 
   def attend_cached(
@@ -87,31 +92,40 @@ class Attention(nnx.Module):
   ) -> tuple[Float[Array, "B NH"], KeyValueCache]:
     """One position a row is written to the cache and attends to all up to it; the cache's memory is taken over."""
     spec = self.spec
-    angles = rotary_angles(positions_B[:, None], spec.head_dim, spec.rope_theta)[:, 0]
+    turn = rotary_turn(positions_B[:, None], positions_B + 1, spec.head_dim, spec.rope)
+    query_norm, key_norm = self._norms()
     query, key, value = append_heads(
       *projected,
       *cache,
       positions_B,
-      angles,
-      query_norm=_scale(self.query_norm),
-      key_norm=_scale(self.key_norm),
-      norm_eps=self.query_norm.eps if self.query_norm else 0.0,
+      turn.cos[:, 0],
+      turn.sin[:, 0],
+      query_norm=query_norm,
+      key_norm=key_norm,
+      norm_eps=self.eps,
       clip=spec.clip,
     )
-    mixed = decode_attention(query, key, value, positions_B, window=spec.window)
+    query = _warmed(query, positions_B, spec.temperature)
+    mixed = decode_attention(
+      query, key, value, positions_B,
+      window=spec.window, chunk=spec.chunk, scale=spec.scale, sinks=_array(self.sinks),
+    )  # fmt: skip
     return mixed.reshape(positions_B.shape[0], -1), KeyValueCache(key, value)
 
-  def project_out(self, mixed_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"]) -> Float[Array, "T D"]:
-    """The heads' results mapped back to the model width and added to the residual stream."""
-    return row_matmul(mixed_TX, self.output[...], bias=_value(self.output_bias), residual_TO=residual_TD)
+  def project_out(self, mixed_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"] | None) -> Float[Array, "T D"]:
+    """The heads' results mapped back to the model width, and added to the residual stream where one is given."""
+    return row_matmul(mixed_TX, self.output[...], bias=_array(self.output_bias), residual_TO=residual_TD)
 
 
-def _value(param: nnx.Param | None) -> jax.Array | None:
-  return None if param is None else param[...]
-
-
-def _scale(norm: RMSNorm | None) -> jax.Array | None:
-  return None if norm is None else norm.scale[...]
+def _warmed(
+  query: Float[Array, "*rows N H"], positions: Int[Array, "*rows"], temperature: Temperature | None
+) -> Float[Array, "*rows N H"]:
+  """Queries scaled by the logarithm of their positions (arXiv 2501.19399)."""
+  if temperature is None:
+    return query
+  steps = jnp.floor((positions.astype(jnp.float32) + 1.0) / temperature.floor)
+  growth = 1.0 + temperature.gain * jnp.log1p(steps)
+  return (query.astype(jnp.float32) * growth[..., None, None]).astype(query.dtype)
 
 
 def _attend(
@@ -119,6 +133,8 @@ def _attend(
   key_BGCH: Float[Array, "B G C H"],
   value_BGCH: Float[Array, "B G C H"],
   visible_BLC: Bool[Array, "B L C"],
+  scale: float | None,
+  sinks_N: Float[Array, "N"] | None,
 ) -> Float[Array, "B L N H"]:
   """Scaled dot-product attention; scores and softmax in float32. A query that sees nothing gets finite values.
 
@@ -130,9 +146,13 @@ def _attend(
   query_ZMH = query_BLGRH.transpose(0, 2, 3, 1, 4).reshape(b * groups, rest * length, width)
   key_ZCH, value_ZCH = (x.reshape(b * groups, capacity, width) for x in (key_BGCH, value_BGCH))
   scores_ZMC = jnp.einsum("zmh,zch->zmc", query_ZMH, key_ZCH, preferred_element_type=jnp.float32)
-  scores: Float32[Array, "B G R L C"] = scores_ZMC.reshape(b, groups, rest, length, capacity) * width**-0.5
-  scores = jnp.where(visible_BLC[:, None, None], scores, jnp.finfo(jnp.float32).min)
-  share_ZMC = jax.nn.softmax(scores, axis=-1).astype(value_BGCH.dtype).reshape(scores_ZMC.shape)
+  scores: Float32[Array, "B G R L C"] = scores_ZMC.reshape(b, groups, rest, length, capacity)
+  scores = jnp.where(visible_BLC[:, None, None], scores * (scale or width**-0.5), jnp.finfo(jnp.float32).min)
+  if sinks_N is not None:
+    sinks = sinks_N.astype(jnp.float32).reshape(1, groups, rest, 1, 1)
+    scores = jnp.concatenate([scores, jnp.broadcast_to(sinks, (*scores.shape[:-1], 1))], axis=-1)
+  share = jax.nn.softmax(scores, axis=-1)[..., :capacity]
+  share_ZMC = share.astype(value_BGCH.dtype).reshape(scores_ZMC.shape)
   mixed_ZMH = jnp.einsum("zmc,zch->zmh", share_ZMC, value_ZCH, preferred_element_type=jnp.float32)
   mixed = mixed_ZMH.reshape(b, groups, rest, length, width).transpose(0, 3, 1, 2, 4)
   return mixed.reshape(b, length, groups * rest, width).astype(query_BLGRH.dtype)
@@ -144,8 +164,15 @@ def causal_attention(
   value_BLGH: Float[Array, "B L G H"],
   lengths_B: Int[Array, "B"],
   window: int | None,
+  *,
+  chunk: int | None = None,
+  scale: float | None = None,
+  sinks: Float[Array, "N"] | None = None,
 ) -> Float[Array, "B L N H"]:
-  """Each position attends to itself and those before it, inside its row's length and the window."""
+  """Each position attends to itself and those before it, inside its row's length, the window and its chunk.
+
+  `chunk`, `scale` and `sinks` as for `decode_attention`.
+  """
   b, length, heads, width = query_BLNH.shape
   groups = key_BLGH.shape[2]
   query = query_BLNH.reshape(b, length, groups, heads // groups, width)
@@ -156,7 +183,10 @@ def causal_attention(
     visible = keys_at[None, :] <= queries_at[:, None]
     if window is not None:
       visible &= keys_at[None, :] > queries_at[:, None] - window
-    return _attend(query_block, key, value, visible[None] & (keys_at[None, :] < lengths_B[:, None])[:, None, :])
+    if chunk is not None:
+      visible &= keys_at[None, :] // chunk == queries_at[:, None] // chunk
+    visible = visible[None] & (keys_at[None, :] < lengths_B[:, None])[:, None, :]
+    return _attend(query_block, key, value, visible, scale, sinks)
 
   if length <= _QUERY_BLOCK or length % _QUERY_BLOCK:
     return block(query, keys_at)

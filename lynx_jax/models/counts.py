@@ -28,7 +28,7 @@ class Counts:
 
   @property
   def always_read(self) -> int:
-    """Parameters that every decode step reads, whichever experts run: attention, routers, norms, head."""
+    """Parameters that every decode step reads, whichever experts run: attention, shared experts, norms, head, ..."""
     return self.total - self.experts - self.embedding
 
 
@@ -40,6 +40,8 @@ def counts(spec: DecoderSpec) -> Counts:
   for layer in spec.layers:
     if isinstance(layer.ffn, MoESpec):
       one = 3 * spec.width * layer.ffn.expert_width
+      if layer.ffn.bias:
+        one += 2 * layer.ffn.expert_width + spec.width
       experts += layer.ffn.experts * one
       idle += (layer.ffn.experts - layer.ffn.top_k) * one
   return Counts(

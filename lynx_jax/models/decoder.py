@@ -10,41 +10,47 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from lynx_jax.models.attention import Attention
 from lynx_jax.models.ffn import Dense, ExpertTrace, MoE
-from lynx_jax.models.linear import normal
-from lynx_jax.models.norms import RMSNorm
+from lynx_jax.models.linear import bias, normal, normed_matmul
+from lynx_jax.models.norms import Norm, make_norm
 from lynx_jax.models.spec import DecoderSpec, LayerSpec, MoESpec
 from lynx_jax.routing.select import Route, route_to_tiles
-from pallas_kernels import row_matmul
 
 
 class Layer(nnx.Module):
   """Attention and a feed-forward part, each behind its norm and added to the residual stream."""
 
-  def __init__(self, width: int, spec: LayerSpec, eps: float, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-    self.attention_norm = RMSNorm(width, eps, dtype=dtype)
-    self.attention = Attention(width, spec.attention, eps, rngs=rngs, dtype=dtype)
-    self.ffn_norm = RMSNorm(width, eps, dtype=dtype)
-    ffn = MoE if isinstance(spec.ffn, MoESpec) else Dense
-    self.ffn = ffn(width, spec.ffn, rngs=rngs, dtype=dtype)  # pyright: ignore[reportArgumentType]
+  def __init__(self, spec: DecoderSpec, layer: LayerSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    width = spec.width
+    self.attention_norm = _norm(spec, dtype)
+    self.attention = Attention(width, layer.attention, spec.norm_eps, rngs=rngs, dtype=dtype)
+    self.ffn_norm = _norm(spec, dtype)
+    ffn = MoE if isinstance(layer.ffn, MoESpec) else Dense
+    self.ffn = ffn(width, layer.ffn, rngs=rngs, dtype=dtype)  # pyright: ignore[reportArgumentType]
 
 
 class Decoder(nnx.Module):
-  """Embedding [V, D], layers, final norm, and a head [V, D] unless it is the embedding."""
+  """Embedding [V, D], layers, final norm, and a head [V, D] unless it is the embedding, with a bias [V] or without."""
 
   def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
     dtype = jnp.dtype(dtype)
     self.spec = spec
     self.embedding = normal(rngs, (spec.vocab, spec.width), dtype)
-    self.layers = nnx.List([Layer(spec.width, layer, spec.norm_eps, rngs=rngs, dtype=dtype) for layer in spec.layers])
-    self.final_norm = RMSNorm(spec.width, spec.norm_eps, dtype=dtype)
+    self.layers = nnx.List([Layer(spec, layer, rngs=rngs, dtype=dtype) for layer in spec.layers])
+    self.final_norm = _norm(spec, dtype)
     self.head = None if spec.tied else normal(rngs, (spec.vocab, spec.width), dtype)
+    self.head_bias = bias(spec.vocab, dtype=dtype, where=spec.head_bias)
 
   def logits(self, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
     """Scores of the next token, in float32."""
     weight = self.embedding if self.head is None else self.head
-    rows, norm = hidden.reshape(-1, hidden.shape[-1]), self.final_norm
-    scores = row_matmul(rows, weight[...], norm_scale=norm.scale[...], norm_eps=norm.eps, dtype="float32")
-    return scores.reshape(*hidden.shape[:-1], -1)
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    scores = normed_matmul(rows, self.final_norm, weight, self.head_bias, dtype="float32")
+    scores = scores.reshape(*hidden.shape[:-1], -1)
+    return scores if self.spec.logits_divisor == 1.0 else scores / self.spec.logits_divisor
+
+
+def _norm(spec: DecoderSpec, dtype: jnp.dtype) -> Norm:
+  return make_norm(spec.norm, spec.width, spec.norm_eps, bias=spec.norm_bias, dtype=dtype)
 
 
 def abstract_decoder(spec: DecoderSpec, dtype: Any = jnp.float32) -> Decoder:
@@ -71,16 +77,21 @@ def run_layers(
   capacity: int | None = None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """Runs every layer over `token_ids`; returns the hidden states, what `mix` remembered, and the experts' traces."""
-  x, shape = decoder.embedding[...][token_ids.reshape(-1)], token_ids.shape
+  x, shape, spec = decoder.embedding[...][token_ids.reshape(-1)], token_ids.shape, decoder.spec
+  if spec.embedding_multiplier != 1.0:
+    x = x * spec.embedding_multiplier
   remembered, traces = [], []
   for index, layer in enumerate(decoder.layers):
     with jax.named_scope(f"layer_{index}"):
       with jax.named_scope("attention"):
         mixed, kept = mix(index, layer.attention, layer.attention.project_in(x, layer.attention_norm))
         remembered.append(kept)
-        x = layer.attention.project_out(mixed, x)
+        if spec.residual_multiplier == 1.0:
+          x = layer.attention.project_out(mixed, x)
+        else:
+          x = x + layer.attention.project_out(mixed, None) * spec.residual_multiplier
       y, trace = layer.ffn(x, layer.ffn_norm, valid.reshape(-1), route=route, capacity=capacity)
-      x = x + y
+      x = x + (y if spec.residual_multiplier == 1.0 else y * spec.residual_multiplier)
       if trace is not None:
         traces.append(trace)
   return x.reshape(*shape, -1), remembered, traces

@@ -1,10 +1,55 @@
-"""Fresh weights."""
+"""Fresh weights, and products of normed rows with them."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
+
+from lynx_jax.models.norms import Norm, RMSNorm
+from pallas_kernels import row_matmuls
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, scale: float = 0.02) -> nnx.Param:
   """A parameter drawn from a normal distribution of standard deviation `scale`."""
   return nnx.Param(scale * jax.random.normal(rngs.params(), shape, dtype))
+
+
+def bias(*shape: int, dtype: jnp.dtype, where: bool) -> nnx.Param | None:
+  """A parameter of zeros, `where` there is one."""
+  return nnx.Param(jnp.zeros(shape, dtype)) if where else None
+
+
+def value(param: nnx.Param | None) -> jax.Array | None:
+  """The parameter's array, if there is a parameter."""
+  return None if param is None else param[...]
+
+
+def normed_matmuls(
+  x_TD: Float[Array, "T D"],
+  norm: Norm,
+  weights: Sequence[nnx.Param],
+  biases: Sequence[nnx.Param | None] | None = None,
+  *,
+  dtype: str | None = None,
+) -> tuple[Float[Array, "T _"], ...]:
+  """norm(x) @ weight.T + bias for each weight [O, D]; a root mean square goes into the products' own launch."""
+  arrays = [weight[...] for weight in weights]
+  added = None if biases is None else [value(param) for param in biases]
+  if isinstance(norm, RMSNorm):
+    return row_matmuls(x_TD, arrays, norm_scale=norm.scale[...], norm_eps=norm.eps, biases=added, dtype=dtype)
+  return row_matmuls(norm(x_TD), arrays, biases=added, dtype=dtype)
+
+
+def normed_matmul(
+  x_TD: Float[Array, "T D"],
+  norm: Norm,
+  weight_OD: nnx.Param,
+  bias_O: nnx.Param | None = None,
+  *,
+  dtype: str | None = None,
+) -> Float[Array, "T O"]:
+  """`normed_matmuls` with one weight."""
+  (y,) = normed_matmuls(x_TD, norm, [weight_OD], [bias_O], dtype=dtype)
+  return y

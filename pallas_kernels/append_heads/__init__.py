@@ -35,7 +35,8 @@ def append_heads(
   cache_key: Float[Array, "B G C H"],
   cache_value: Float[Array, "B G C H"],
   positions: Int32[Array, "B"],
-  angles: Float32[Array, "B half"],
+  cos: Float32[Array, "B half"],
+  sin: Float32[Array, "B half"],
   *,
   query_norm: Float[Array, "_"] | None = None,
   key_norm: Float[Array, "_"] | None = None,
@@ -54,7 +55,8 @@ def append_heads(
     cache_key: keys so far; its memory is taken over where the caller gives it away.
     cache_value: values so far, likewise.
     positions: where each row writes, in tokens; a position outside the cache is not written.
-    angles: of rotation, in radians.
+    cos: what rotation multiplies pairs by, real parts: a cosine, times a magnitude where a model has one.
+    sin: imaginary parts.
     query_norm: scale of an RMS norm of queries: [H] for each head, [N * H] over the projection, None for none.
     key_norm: likewise of keys.
     norm_eps: added to the mean square.
@@ -71,5 +73,5 @@ def append_heads(
   head_dim = cache_key.shape[3]
   if query.shape[1] % head_dim or key.shape[1] != cache_key.shape[1] * head_dim:
     raise ValueError(f"query {query.shape} and key {key.shape} do not fit a cache {cache_key.shape}, [B, G, C, H]")
-  arrays = (query, key, value, cache_key, cache_value, positions.astype(jnp.int32), angles, query_norm, key_norm)
-  return APPEND_HEADS(implementation, *arrays, norm_eps=norm_eps, clip=clip)
+  arrays = (query, key, value, cache_key, cache_value, positions.astype(jnp.int32))
+  return APPEND_HEADS(implementation, *arrays, cos, sin, query_norm, key_norm, norm_eps=norm_eps, clip=clip)

@@ -30,10 +30,10 @@ def _arguments(shape: ModelShape, rows: int, normed: bool) -> tuple[jax.ShapeDty
   width, groups, heads = shape.head_dim, shape.kv_heads, shape.heads
   cache = bf16(rows, groups, 1024, width)
   positions = jax.ShapeDtypeStruct((rows,), jnp.int32)
-  angles = jax.ShapeDtypeStruct((rows, width // 2), jnp.float32)
+  turn = jax.ShapeDtypeStruct((rows, width // 2), jnp.float32)
   key = bf16(rows, groups * width)
   norms = (bf16(width), bf16(width)) if normed else ()
-  return (bf16(rows, heads * width), key, key, cache, cache, positions, angles, *norms)
+  return (bf16(rows, heads * width), key, key, cache, cache, positions, turn, turn, *norms)
 
 
 def _plain(*args: Any) -> Any:
@@ -41,4 +41,4 @@ def _plain(*args: Any) -> Any:
 
 
 def _normed(*args: Any) -> Any:
-  return append_heads(*args[:7], query_norm=args[7], key_norm=args[8], norm_eps=1e-6)
+  return append_heads(*args[:8], query_norm=args[8], key_norm=args[9], norm_eps=1e-6)

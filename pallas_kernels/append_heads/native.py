@@ -12,7 +12,8 @@ def native_objection(
   cache_key: jax.Array,
   cache_value: jax.Array,
   positions: jax.Array,
-  angles: jax.Array,
+  cos: jax.Array,
+  sin: jax.Array,
   query_norm: jax.Array | None,
   key_norm: jax.Array | None,
   *,
@@ -23,8 +24,8 @@ def native_objection(
   for array in (query, key, value, cache_key, cache_value, query_norm, key_norm):
     if array is not None and (array.dtype != query.dtype or array.dtype.name not in ("float32", "bfloat16")):
       return f"queries of {query.dtype} with {array.dtype}: all float32, or all bfloat16"
-  if cache_value.shape != cache_key.shape or 2 * angles.shape[1] != cache_key.shape[3]:
-    return f"caches {cache_key.shape} and {cache_value.shape} under {angles.shape[1]} angles: equal, and whole heads"
+  if cache_value.shape != cache_key.shape or 2 * cos.shape[1] != cache_key.shape[3]:
+    return f"caches {cache_key.shape} and {cache_value.shape} under {cos.shape[1]} cosines: equal, and whole heads"
   return unavailable()
 
 
@@ -35,7 +36,8 @@ def append_heads_native(
   cache_key: jax.Array,
   cache_value: jax.Array,
   positions: jax.Array,
-  angles: jax.Array,
+  cos: jax.Array,
+  sin: jax.Array,
   query_norm: jax.Array | None,
   key_norm: jax.Array | None,
   *,
@@ -51,7 +53,7 @@ def append_heads_native(
   new_query, keys, values = native_call(
     "append_heads",
     (turned, *caches),
-    *(query, key, value, cache_key, cache_value, positions, angles, *norms),
+    *(query, key, value, cache_key, cache_value, positions, cos, sin, *norms),
     instructions=instructions,
     aliases={3: 1, 4: 2},
     norm_eps=float(norm_eps),

@@ -14,7 +14,8 @@ def append_heads_reference(
   cache_key: jax.Array,
   cache_value: jax.Array,
   positions: jax.Array,
-  angles: jax.Array,
+  cos: jax.Array,
+  sin: jax.Array,
   query_norm: jax.Array | None,
   key_norm: jax.Array | None,
   *,
@@ -23,8 +24,8 @@ def append_heads_reference(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`append_heads` in plain JAX."""
   head_dim = cache_key.shape[3]
-  query = rotate(split_heads(query, head_dim, query_norm, norm_eps, clip), angles)
-  key = rotate(split_heads(key, head_dim, key_norm, norm_eps, clip), angles)
+  query = rotate(split_heads(query, head_dim, query_norm, norm_eps, clip), cos, sin)
+  key = rotate(split_heads(key, head_dim, key_norm, norm_eps, clip), cos, sin)
   value = split_heads(value, head_dim, None, norm_eps, clip)
   return query, _append(cache_key, key, positions), _append(cache_value, value, positions)
 

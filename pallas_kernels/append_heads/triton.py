@@ -11,7 +11,7 @@ from pallas_kernels.pallas_call import call
 
 
 def objection(
-  query, key, value, cache_key, cache_value, positions, angles, query_norm, key_norm, *, norm_eps, clip
+  query, key, value, cache_key, cache_value, positions, cos, sin, query_norm, key_norm, *, norm_eps, clip
 ) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
   head_dim = cache_key.shape[3]
@@ -29,7 +29,8 @@ def append_heads_triton(
   cache_key: jax.Array,
   cache_value: jax.Array,
   positions: jax.Array,
-  angles: jax.Array,
+  cos: jax.Array,
+  sin: jax.Array,
   query_norm: jax.Array | None,
   key_norm: jax.Array | None,
   *,
@@ -39,7 +40,7 @@ def append_heads_triton(
   """`append_heads` in one launch."""
   rows, head_dim = query.shape[0], cache_key.shape[3]
   inputs = {"cache_key": cache_key, "cache_value": cache_value, "query": query, "key": key, "value": value}
-  inputs |= {"positions": positions, "angles": angles, "query_norm": query_norm, "key_norm": key_norm}
+  inputs |= {"positions": positions, "cos": cos, "sin": sin, "query_norm": query_norm, "key_norm": key_norm}
   given = {name: array for name, array in inputs.items() if array is not None}
   return tuple(
     call(
@@ -62,9 +63,8 @@ def _kernel(*refs, names: tuple[str, ...], norm_eps: float, clip: float | None):
   given, (query_out, key_out, value_out) = dict(zip(names, refs, strict=False)), refs[len(names) :]
   row, part = pl.program_id(0), pl.program_id(1)
   position = given["positions"][row]
-  half = given["angles"].shape[1]
-  angle = plgpu.load(given["angles"].at[row, jnp.arange(half)])
-  cos, sin = jnp.cos(angle)[None, :], jnp.sin(angle)[None, :]
+  half = given["cos"].shape[1]
+  cos, sin = (plgpu.load(given[name].at[row, jnp.arange(half)])[None, :] for name in ("cos", "sin"))
   heads = functools.partial(_heads, row=row, half=half, norm_eps=norm_eps, clip=clip)
 
   def turned(x_ref, norm_ref) -> tuple[jax.Array, jax.Array]:

@@ -36,10 +36,12 @@ def decode_attention(
   positions: Int32[Array, "B"],
   *,
   window: int | None = None,
+  chunk: int | None = None,
+  scale: float | None = None,
   sinks: Float[Array, "N"] | None = None,
   implementation: str | None = None,
 ) -> Float[Array, "B N H"]:
-  """Softmax(query @ key.T / sqrt(H)) @ value over the positions of a row up to its own.
+  """Softmax(query @ key.T * scale) @ value over the positions of a row up to its own.
 
   Only the positions that a row sees are read; a long sequence is split, so that few rows keep a whole GPU busy
   (flash-decoding, after arXiv 2205.14135).
@@ -50,6 +52,8 @@ def decode_attention(
     value: the cache's values.
     positions: of each row's query, in tokens; the cache holds that position already.
     window: positions a query sees, its own included; None is all before it.
+    chunk: a query sees no position before the multiple of `chunk` that its own follows; None is no such bound.
+    scale: what scores are multiplied by; None is 1 / sqrt(H).
     sinks: a logit for each head that takes part in the softmax and adds no value; None for none.
     implementation: "pallas", "cpu", "reference", or None for the best on the platform.
 
@@ -62,4 +66,5 @@ def decode_attention(
   """
   if query.shape[1] % key.shape[1]:
     raise ValueError(f"{query.shape[1]} query heads are no multiple of {key.shape[1]} groups of keys")
-  return DECODE_ATTENTION(implementation, query, key, value, positions, sinks, window=window)
+  arrays = (query, key, value, positions, sinks)
+  return DECODE_ATTENTION(implementation, *arrays, window=window, chunk=chunk, scale=scale or query.shape[2] ** -0.5)

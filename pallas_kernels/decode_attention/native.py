@@ -14,6 +14,8 @@ def native_objection(
   sinks: jax.Array | None,
   *,
   window: int | None,
+  chunk: int | None,
+  scale: float,
 ) -> str | None:
   """Why the native code cannot take these arguments, or None."""
   for array in (key, value):
@@ -32,6 +34,8 @@ def decode_attention_native(
   sinks: jax.Array | None,
   *,
   window: int | None,
+  chunk: int | None,
+  scale: float,
   instructions: str | None = None,
 ) -> jax.Array:
   """`decode_attention` in C++ (pallas_kernels/native/decode_attention.cc)."""
@@ -42,6 +46,8 @@ def decode_attention_native(
     *(query, key, value, positions, *extra),
     instructions=instructions,
     window=int(window or 0),
+    chunk=int(chunk or 0),
+    scale=float(scale),
     sinks=len(extra),
   )
   return mixed

@@ -12,6 +12,8 @@ def decode_attention_reference(
   sinks: jax.Array | None,
   *,
   window: int | None,
+  chunk: int | None,
+  scale: float,
 ) -> jax.Array:
   """`decode_attention` over whole arrays.
 
@@ -24,10 +26,12 @@ def decode_attention_reference(
   visible = at[None, :] <= positions[:, None]
   if window is not None:
     visible &= at[None, :] > positions[:, None] - window
+  if chunk is not None:
+    visible &= at[None, :] >= positions[:, None] // chunk * chunk
   query_ZMH = query.reshape(rows * groups, heads // groups, width)
   key_ZCH, value_ZCH = (x.reshape(rows * groups, capacity, width) for x in (key, value))
   scores = jnp.einsum("zmh,zch->zmc", query_ZMH, key_ZCH, preferred_element_type=jnp.float32)
-  scores = scores.reshape(rows, heads, capacity) * width**-0.5
+  scores = scores.reshape(rows, heads, capacity) * scale
   scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
   if sinks is None:
     share = jax.nn.softmax(scores, axis=-1)

@@ -18,7 +18,7 @@ _PROGRAMS, _LEAST_PART = 264, 128
 _LEAST_QUERIES = 16
 
 
-def objection(query, key, value, positions, sinks, *, window) -> str | None:
+def objection(query, key, value, positions, sinks, *, window, chunk, scale) -> str | None:
   """Why the kernels cannot take these arguments, or None."""
   head_dim = query.shape[2]
   if head_dim < 16 or head_dim & (head_dim - 1):
@@ -44,11 +44,13 @@ def decode_attention_triton(
   sinks: jax.Array | None,
   *,
   window: int | None,
+  chunk: int | None,
+  scale: float,
 ) -> jax.Array:
   """`decode_attention` in one launch, or in two where the sequence is split."""
   rows, heads, width = query.shape
   groups, capacity = key.shape[1:3]
-  span = capacity if window is None else min(window, capacity)
+  span = min(bound for bound in (capacity, window, chunk) if bound is not None)
   parts = split_count(rows, groups, span)
   whole = jax.ShapeDtypeStruct(query.shape, query.dtype)
   partial_shapes = [
@@ -57,7 +59,9 @@ def decode_attention_triton(
   ]
   extra = () if sinks is None else (sinks,)
   results = call(
-    functools.partial(_attend_kernel, window=window, parts=parts, sinks=sinks is not None),
+    functools.partial(
+      _attend_kernel, window=window, chunk=chunk, scale=scale, parts=parts, sinks=sinks is not None
+    ),
     positions, query, key, value, *(extra if parts == 1 else ()),
     grid=(rows * groups, parts),
     out_shape=[whole] if parts == 1 else partial_shapes,
@@ -79,7 +83,18 @@ def decode_attention_triton(
   return mixed
 
 
-def _attend_kernel(positions_ref, query_ref, key_ref, value_ref, *refs, window: int | None, parts: int, sinks: bool):
+def _attend_kernel(
+  positions_ref,
+  query_ref,
+  key_ref,
+  value_ref,
+  *refs,
+  window: int | None,
+  chunk: int | None,
+  scale: float,
+  parts: int,
+  sinks: bool,
+):
   row, group = pl.program_id(0) // key_ref.shape[1], pl.program_id(0) % key_ref.shape[1]
   part = pl.program_id(1)
   (_, heads, width), capacity = query_ref.shape, key_ref.shape[2]
@@ -95,6 +110,8 @@ def _attend_kernel(positions_ref, query_ref, key_ref, value_ref, *refs, window: 
   position = positions_ref[row]
   end = jnp.minimum(position + 1, capacity)
   first = 0 if window is None else jnp.maximum(0, position + 1 - window)
+  if chunk is not None:
+    first = jnp.maximum(first, position // chunk * chunk)
   block = 64 if width <= 128 else 32
   share = pl.cdiv(pl.cdiv(end - first, parts), block) * block
   low = first + part * share
@@ -105,7 +122,7 @@ def _attend_kernel(positions_ref, query_ref, key_ref, value_ref, *refs, window: 
     at = low + index * block + jnp.arange(block)
     at_in = jnp.minimum(at, high - 1)
     keys = plgpu.load(key_ref.at[row, group, at_in[:, None], column[None, :]])
-    scores = jnp.dot(query, keys.T, precision=exact, preferred_element_type=jnp.float32) * width**-0.5
+    scores = jnp.dot(query, keys.T, precision=exact, preferred_element_type=jnp.float32) * scale
     scores = jnp.where((at < high)[None, :], scores, -jnp.inf)
     new_top = jnp.maximum(top, jnp.max(scores, axis=1))
     shares, shrink = jnp.exp(scores - new_top[:, None]), jnp.exp(top - new_top)

@@ -60,12 +60,8 @@ class HeadsRow {
 void append_row(const InstructionSet& set, const AppendHeads& op, int64_t row) {
   const int64_t half = op.head_dim / 2;
   static thread_local Scratch scratch;
-  float* cosines = scratch.get<float>(2 * half + std::max(op.heads, op.groups) * op.head_dim);
-  float *sines = cosines + half, *values = sines + half;
-  for (int64_t i = 0; i < half; ++i) {
-    cosines[i] = std::cos(op.angles[row * half + i]);
-    sines[i] = std::sin(op.angles[row * half + i]);
-  }
+  float* values = scratch.get<float>(std::max(op.heads, op.groups) * op.head_dim);
+  const float *cosines = op.cosines + row * half, *sines = op.sines + row * half;
   HeadsRow query(set, op, op.query, row, op.heads, values);
   query.norm(op.query_norm, op.query_norm_size);
   query.turn(cosines, sines);

@@ -11,7 +11,7 @@ struct AppendHeads {
   Rows query, key, value;       // [batch, heads * head_dim], [batch, groups * head_dim] twice
   Rows cache_key, cache_value;  // [batch, groups, capacity, head_dim]
   const int32_t* positions;     // [batch]; one outside the cache is not written
-  const float* angles;          // [batch, head_dim / 2], in radians
+  const float *cosines, *sines;  // [batch, head_dim / 2]: what pairs are multiplied by, as complex numbers
   const void* query_norm;       // scale [head_dim], or [heads * head_dim] over the whole projection, or null
   const void* key_norm;
   int64_t query_norm_size, key_norm_size;
@@ -20,12 +20,14 @@ struct AppendHeads {
   Rows new_query;  // [batch, heads, head_dim]
 };
 
-// Softmax(query @ key.T / sqrt(head_dim)) @ value over the positions of a row up to its own.
+// Softmax(query @ key.T * scale) @ value over the positions of a row up to its own.
 struct DecodeAttention {
   int64_t batch, heads, groups, capacity, head_dim;
   Rows query, key, value;    // [batch, heads, head_dim], [batch, groups, capacity, head_dim] twice
   const int32_t* positions;  // [batch]
   int64_t window;            // positions that a query sees, its own included; 0 for all
+  int64_t chunk;             // a query sees none before the multiple of it that its own follows; 0 for no such bound
+  float scale;
   const float* sinks;        // [heads], or null
   Rows mixed;                // [batch, heads, head_dim]
 };

@@ -9,7 +9,8 @@ namespace {
 void attend(const InstructionSet& set, const DecodeAttention& op, int64_t row, int64_t group) {
   const int64_t width = op.head_dim, rest = op.heads / op.groups;
   const int64_t end = std::clamp<int64_t>(op.positions[row] + 1, 0, op.capacity);
-  const int64_t first = op.window > 0 ? std::clamp<int64_t>(op.positions[row] + 1 - op.window, 0, end) : 0;
+  int64_t first = op.window > 0 ? std::clamp<int64_t>(op.positions[row] + 1 - op.window, 0, end) : 0;
+  if (op.chunk > 0) first = std::clamp<int64_t>(op.positions[row] / op.chunk * op.chunk, first, end);
   const int64_t seen = end - first, first_head = row * op.heads + group * rest;
   const WeightType type = op.key.narrow ? WeightType::kBfloat16 : WeightType::kFloat32;
   const Products& products = set.products[static_cast<int>(type)];
@@ -28,13 +29,12 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t row, i
   const int64_t size = weight_bytes(type);
   const char* keys = static_cast<const char*>(op.key.data) + at * size;
   products.multiply(keys, seen, nullptr, queries, rest, width, scores, seen, nullptr);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(width));
   for (int64_t r = 0; r < rest; ++r) {
     float* own = scores + r * seen;
     const float sink = op.sinks == nullptr ? -INFINITY : op.sinks[group * rest + r];
     float top = sink;
     for (int64_t c = 0; c < seen; ++c) {
-      own[c] *= scale;
+      own[c] *= op.scale;
       top = std::fmax(top, own[c]);
     }
     float total = set.exponentials(own, seen, top);

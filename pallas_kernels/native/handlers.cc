@@ -111,10 +111,11 @@ LYNX_EXPORT lynx::ffi::Error* lynx_append_heads(lynx::ffi::CallFrame* frame) {
     op.cache_key = rows_of(cache);
     op.cache_value = rows_of(call.result(2));
     op.positions = call.data<int32_t>(5);
-    op.angles = call.data<float>(6);
+    op.cosines = call.data<float>(6);
+    op.sines = call.data<float>(7);
     op.norm_eps = call.attribute<float>("norm_eps", 0);
     op.clip = call.attribute<float>("clip", 0);
-    int64_t next = 7;
+    int64_t next = 8;
     const auto norm = [&](const char* name, const void*& scale, int64_t& size) {
       scale = optional(call, name, next);
       if (scale != nullptr) size = call.arg(next - 1).dims[0];
@@ -140,6 +141,8 @@ LYNX_EXPORT lynx::ffi::Error* lynx_decode_attention(lynx::ffi::CallFrame* frame)
     op.value = rows_of(call.arg(2));
     op.positions = call.data<int32_t>(3);
     op.window = call.attribute<int64_t>("window", 0);
+    op.chunk = call.attribute<int64_t>("chunk", 0);
+    op.scale = call.attribute<float>("scale", 1);
     int64_t next = 4;
     op.sinks = static_cast<const float*>(optional(call, "sinks", next));
     op.mixed = rows_of(call.result(0));

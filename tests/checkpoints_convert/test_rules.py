@@ -14,7 +14,9 @@ from checkpoints_convert.readers import SafetensorsReader
 from checkpoints_convert.rules import (
   Duplicate,
   Ignored,
+  Interleave,
   Join,
+  Merge,
   Rule,
   Stack,
   Transpose,
@@ -37,7 +39,7 @@ def plans(draw: st.DrawFn):
   """A shape, and how to cut it up: nested tuples that begin with stack, join, transpose or name."""
 
   def plan(shape, depth):
-    kinds = ["name", "join", "transpose"] + ["stack"] * (len(shape) > 2)
+    kinds = ["name", "join", "transpose"] + ["stack"] * (len(shape) > 2 and shape[0] > 0)
     kind = draw(st.sampled_from(kinds)) if depth else "name"
     if kind == "stack":
       return kind, [plan(shape[1:], depth - 1) for _ in range(shape[0])]
@@ -71,12 +73,47 @@ def layout_of(plan, counter=None):
 def test_the_parts_of_a_layout_fill_the_whole_once(drawn):
   whole, layout = drawn[0], layout_of(drawn[1])
   array = np.zeros(whole, np.int64)
-  parts = dict(views(layout, array))
+  parts = {part.name: part.view for part in views(layout, array)}
   assert list(parts) == list(names(layout))
   for part in parts.values():
     part += 1
   assert (array == 1).all()
-  assert shape(layout, {name: part.shape for name, part in parts.items()}) == whole
+  assert shape(layout, {part.name: part.shape for part in views(layout, array)}) == whole
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_interleaved_halves_are_put_one_after_the_other(turned):
+  named = np.arange(24).reshape(2, 12)
+  by_half = np.concatenate([named[:, 0::2], named[:, 1::2]], axis=1)
+  by_group = np.concatenate([np.concatenate([x[:, 0::2], x[:, 1::2]], 1) for x in np.split(named, 3, axis=1)], axis=1)
+  for group, expected in ((None, by_half), (4, by_group)):
+    whole = np.zeros((12, 2) if turned else (2, 12), np.int64)
+    layout = Interleave("x", axis=-1, group=group)
+    (part,) = views(Transpose(layout) if turned else layout, whole)
+    assert part.shape == named.shape
+    part.fill(named)
+    np.testing.assert_array_equal(whole.T if turned else whole, expected)
+    back = np.zeros_like(named)
+    part.copy_to(back)
+    np.testing.assert_array_equal(back, named)
+
+
+def test_merged_runs_become_an_axis_and_back():
+  named, whole = np.arange(24).reshape(6, 4), np.zeros((2, 4, 3), np.int64)
+  (part,) = views(Transpose(Merge("x", 2)), whole)
+  assert part.shape == (6, 4)
+  part.fill(named)
+  np.testing.assert_array_equal(whole[1], named[3:].T)
+  back = np.zeros_like(named)
+  part.copy_to(back)
+  np.testing.assert_array_equal(back, named)
+  assert shape(Transpose(Merge("x", 2)), {"x": (6, 4)}) == (2, 4, 3)
+
+
+@pytest.mark.parametrize("layout", [Merge("x", 4), Interleave("x", 1), Interleave("x", 0, group=4)])
+def test_orders_that_do_not_fit_are_errors(layout):
+  with pytest.raises(ValueError, match=r"cannot be laid out|does not fill"):
+    list(views(layout, np.zeros((6, 3))))
 
 
 @hypothesis.given(plans(), st.sampled_from(["float32", "bfloat16"]))
@@ -202,6 +239,8 @@ def test_the_spelling_is_told_by_the_names():
 
 
 def test_a_layout_is_described_in_a_line():
+  assert describe(Transpose(Interleave("a", 2))) == "transpose of a, whose halves alternate along axis 2"
+  assert describe(Merge("a", 4)) == "a cut into 4"
   layout = Stack((Join(("a", Transpose("b")), axis=1), Join(("c", "d"), axis=1)))
   assert describe(layout) == "stack of 2 such as join along axis 1 of (a, transpose of b)"
 

@@ -21,11 +21,15 @@ def written_config(case: Case) -> dict[str, Any]:
 
 
 class FamilySuite:
-  """Subclasses give their cases, the keys that a config.json cannot do without, and settings to refuse."""
+  """Subclasses give their cases, the keys that a config.json cannot do without, and settings to refuse.
+
+  `renormalizes` is what a router does where no key says it.
+  """
 
   cases: ClassVar[tuple[Case, ...]]
   required: ClassVar[tuple[str, ...]]
   refused: ClassVar[tuple[tuple[str, Any], ...]]
+  renormalizes: ClassVar[bool] = True
 
   @property
   def config(self) -> dict[str, Any]:
@@ -40,8 +44,10 @@ class FamilySuite:
   def test_older_spellings_mean_the_same(self, case: Case):
     config = written_config(case)
     older = dict(config)
-    rope = older.pop("rope_parameters")
-    older |= {"rope_theta": rope["rope_theta"], "rope_scaling": None}
+    rope = dict(older.pop("rope_parameters"))
+    older |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": None}
+    if (kind := rope.pop("rope_type")) != "default":
+      older["rope_scaling"] = rope | {"type": kind}
     for new, old in (("num_local_experts", "num_experts"), ("num_experts", "num_local_experts")):
       if new in config:
         older[old] = older.pop(new)
@@ -50,17 +56,18 @@ class FamilySuite:
   def test_absent_keys_take_the_defaults_of_transformers(self):
     case = self.cases[0]
     minimal = {name: value for name, value in self.config.items() if name in self.required}
-    minimal["num_attention_heads"] = 8  # as many as the most key and value heads of any family's defaults
+    minimal["num_attention_heads"] = 16  # as many as the most key and value heads of any family's defaults
     theirs = type(case.config())(**minimal)
     spec = spec_from_config({"model_type": case.family, **minimal, "eos_token_id": None})
     attention, ffn = spec.layers[0].attention, spec.layers[0].ffn
     assert attention.kv_heads == theirs.num_key_value_heads
-    assert attention.rope_theta == theirs.rope_parameters["rope_theta"]
-    assert attention.bias == getattr(theirs, "attention_bias", False)
+    assert attention.rope.theta == theirs.rope_parameters["rope_theta"]
+    assert attention.output_bias == getattr(theirs, "attention_bias", False)
+    assert attention.qkv_bias == getattr(theirs, "qkv_bias", attention.output_bias)
     assert attention.clip == getattr(theirs, "clip_qkv", None)
-    assert attention.window == getattr(theirs, "sliding_window", None)
-    assert attention.head_dim == theirs.hidden_size // theirs.num_attention_heads
-    assert ffn.router.renormalize == getattr(theirs, "norm_topk_prob", True)
+    assert attention.window == (getattr(theirs, "sliding_window", None) or None)
+    assert attention.head_dim == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
+    assert ffn.router.renormalize == getattr(theirs, "norm_topk_prob", self.renormalizes)
     assert (spec.norm_eps, spec.tied) == (theirs.rms_norm_eps, theirs.tie_word_embeddings)
     assert spec.context == theirs.max_position_embeddings
 
@@ -86,10 +93,10 @@ class FamilySuite:
 
 REFUSED_BY_ALL = (
   ("hidden_act", "gelu"),
-  ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
+  ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}),
   ("rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}),
-  ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
-  ("rope_scaling", {"type": "linear", "factor": 2.0}),
+  ("rope_parameters", {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 2]}),
+  ("rope_scaling", {"type": "ntk", "factor": 2.0}),
   ("partial_rotary_factor", 0.5),
 )
 REQUIRED_BY_ALL = (

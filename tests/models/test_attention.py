@@ -13,16 +13,15 @@ from lynx_jax.models.attention import causal_attention
 HEADS, WIDTH = 4, 16
 
 
-def by_numpy(query, key, value, visible):
+def by_numpy(query, key, value, visible, scale=WIDTH**-0.5, sinks=None):
   """One query and head at a time: query [B, L, N, H], key and value [B, C, G, H], visible [B, L, C]."""
   query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
   mixed = np.zeros_like(query)
   for b, at, head in np.ndindex(query.shape[:3]):
     group = head * key.shape[2] // query.shape[2]
     seen = np.flatnonzero(visible[b, at])
-    scores = key[b, seen, group] @ query[b, at, head] / np.sqrt(query.shape[-1])
-    share = np.exp(scores - scores.max())
-    mixed[b, at, head] = share / share.sum() @ value[b, seen, group]
+    share = np.exp(key[b, seen, group] @ query[b, at, head] * scale)
+    mixed[b, at, head] = share / (share.sum() + (0 if sinks is None else np.exp(sinks[head]))) @ value[b, seen, group]
   return mixed
 
 
@@ -53,6 +52,18 @@ def test_causal_attention(dtype, rows, groups, window):
   for row, end in enumerate(lengths):
     np.testing.assert_allclose(np.asarray(mixed[row, :end], np.float64), expected[row, :end], **tolerance(dtype))
   assert np.isfinite(np.asarray(mixed, np.float32)).all()
+
+
+def test_chunks_sinks_and_a_scale():
+  query, key, value = drawn(2, 12, 2, jnp.float32)
+  at, lengths = np.arange(12), np.asarray([12, 7], np.int32)
+  visible = (at[None] <= at[:, None]) & (at[None] // 5 == at[:, None] // 5)
+  sinks = jnp.asarray([-1.0, 0.0, 0.5, 2.0], jnp.float32)
+  more = {"chunk": 5, "scale": 0.4, "sinks": sinks}
+  mixed = causal_attention(query, key, value, jnp.asarray(lengths), None, **more)
+  expected = by_numpy(query, key, value, np.broadcast_to(visible, (2, 12, 12)), 0.4, sinks)
+  for row, end in enumerate(lengths):
+    np.testing.assert_allclose(mixed[row, :end], expected[row, :end], rtol=1e-5, atol=1e-5)
 
 
 def test_a_long_prompt_is_taken_in_blocks_of_queries_with_the_same_result(monkeypatch):

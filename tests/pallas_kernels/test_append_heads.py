@@ -29,9 +29,9 @@ def heads_by_numpy(x, width, norm, clip):
   return normed(x) if norm is not None and len(norm) == width else x
 
 
-def turned_by_numpy(x, angles):
+def turned_by_numpy(x, angles, magnitude):
   pairs = x[..., : x.shape[2] // 2] + 1j * x[..., x.shape[2] // 2 :]
-  pairs = pairs * np.exp(1j * np.asarray(angles, np.float64))[:, None]
+  pairs = pairs * magnitude * np.exp(1j * np.asarray(angles, np.float64))[:, None]
   return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
@@ -61,13 +61,15 @@ class TestAppendHeads:
     # A position outside the cache is not written.
     positions = random.integers(0, capacity + 1, size=rows).astype(np.int32)
     angles = random.uniform(0, 6, size=(rows, width // 2)).astype(np.float32)
+    magnitude = np.float32(data.draw(st.sampled_from([1.0, 1.25])))
+    turn = np.cos(angles) * magnitude, np.sin(angles) * magnitude
     turned, *grown = compiled(implementation, clip)(
-      query, key, value, *caches, positions, angles, query_norm=query_norm, key_norm=key_norm
+      query, key, value, *caches, positions, *turn, query_norm=query_norm, key_norm=key_norm
     )
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
-    expected = turned_by_numpy(heads_by_numpy(query, width, query_norm, clip), angles)
+    expected = turned_by_numpy(heads_by_numpy(query, width, query_norm, clip), angles, magnitude)
     np.testing.assert_allclose(np.asarray(turned, np.float64), expected, **tolerance)
-    new_key = turned_by_numpy(heads_by_numpy(key, width, key_norm, clip), angles)
+    new_key = turned_by_numpy(heads_by_numpy(key, width, key_norm, clip), angles, magnitude)
     for before, after, new in zip(caches, grown, (new_key, heads_by_numpy(value, width, None, clip)), strict=True):
       assert after.dtype == dtype
       written = np.arange(capacity)[None] == positions[:, None]
@@ -89,5 +91,6 @@ def test_widths_that_do_not_fit_are_named(own_errors):
       cache,
       cache,
       jnp.zeros(2, jnp.int32),
+      jnp.zeros((2, 8)),
       jnp.zeros((2, 8)),
     )

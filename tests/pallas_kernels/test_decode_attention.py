@@ -17,14 +17,15 @@ IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 SIZES = ((1, 4, 1, 16, 12), (3, 6, 2, 16, 40), (2, 4, 4, 32, 600), (1, 8, 1, 16, 1100))
 
 
-def by_numpy(query, key, value, positions, window, sinks):
+def by_numpy(query, key, value, positions, window, chunk, scale, sinks):
   query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
   mixed = np.zeros_like(query)
   for row, head in np.ndindex(query.shape[:2]):
     group = head * key.shape[1] // query.shape[1]
     end = min(positions[row] + 1, key.shape[2])
     first = 0 if window is None else max(0, positions[row] + 1 - window)
-    scores = key[row, group, first:end] @ query[row, head] / np.sqrt(query.shape[2])
+    first = max(first, positions[row] // chunk * chunk) if chunk else first
+    scores = key[row, group, first:end] @ query[row, head] * (scale or query.shape[2] ** -0.5)
     top = scores.max() if sinks is None else max(scores.max(), sinks[head])
     share = np.exp(scores - top)
     total = share.sum() + (0 if sinks is None else np.exp(sinks[head] - top))
@@ -33,8 +34,9 @@ def by_numpy(query, key, value, positions, window, sinks):
 
 
 @functools.cache
-def compiled(implementation, window):
-  return jax.jit(functools.partial(decode_attention, window=window, implementation=implementation))
+def compiled(implementation, window, chunk, scale):
+  bounds = {"window": window, "chunk": chunk, "scale": scale}
+  return jax.jit(functools.partial(decode_attention, **bounds, implementation=implementation))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -45,7 +47,7 @@ class TestDecodeAttention:
   def test_equals_the_definition(self, implementation, dtype, data):
     rows, heads, groups, width, capacity = data.draw(st.sampled_from(SIZES))
     random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
-    window = data.draw(st.sampled_from([None, 5, 300]))
+    bounds = data.draw(st.sampled_from([(None, None, None), (5, None, None), (300, None, None), (None, 16, 0.3)]))
     query = jnp.asarray(random.normal(size=(rows, heads, width)), dtype)
     key, value = (jnp.asarray(random.normal(size=(rows, groups, capacity, width)), dtype) for _ in range(2))
     positions = random.integers(0, capacity, size=rows).astype(np.int32)
@@ -55,9 +57,9 @@ class TestDecodeAttention:
     # What lies past a row's position may hold anything.
     past = np.arange(capacity)[None] > positions[:, None]
     key, value = (jnp.where(past[:, None, :, None], jnp.asarray(1e4, dtype), x) for x in (key, value))
-    mixed = compiled(implementation, window)(query, key, value, jnp.asarray(positions), sinks=sinks)
+    mixed = compiled(implementation, *bounds)(query, key, value, jnp.asarray(positions), sinks=sinks)
     assert mixed.dtype == dtype
-    expected = by_numpy(query, key, value, positions, window, sinks)
+    expected = by_numpy(query, key, value, positions, *bounds, sinks)
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
     np.testing.assert_allclose(np.asarray(mixed, np.float64), expected, rtol=tolerance, atol=tolerance)
 

@@ -1,7 +1,7 @@
 """Reads a `config.json` field by field, so that nothing in it is guessed or silently ignored."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _MISSING = object()
@@ -47,33 +47,6 @@ class Fields:
     )
 
 
-def rope_theta(fields: Fields, default: float) -> float:
-  """Base of the rotary frequencies, from `rope_parameters` (transformers 5) or `rope_theta` (older files).
-
-  Raises ValueError for every rotary embedding but the default one: yarn, linear, part of a head, ...
-  """
-  found: float = fields.optional("rope_theta", None)
-  # As in transformers, `rope_scaling` replaces `rope_parameters`, whose theta comes before the outer one.
-  for name in ("rope_scaling", "rope_parameters"):
-    nested = fields.optional(name, None)
-    if not nested:
-      continue
-    kind = nested.get("rope_type", nested.get("type", "default"))
-    if kind != "default" or any(isinstance(value, Mapping) for value in nested.values()):
-      raise fields.unsupported(name, nested, "rope_type 'default', alike in every layer")
-    _whole_head(fields, nested)
-    found = nested.get("rope_theta") or found
-    break
-  _whole_head(fields, fields.values)
-  return float(default if found is None else found)
-
-
-def _whole_head(fields: Fields, values: Mapping[str, Any]) -> None:
-  factor = values.get("partial_rotary_factor")
-  if factor not in (None, 1, 1.0):
-    raise fields.unsupported("partial_rotary_factor", factor, "1.0 (the whole head turns)")
-
-
 def head_dim(fields: Fields) -> int:
   """Width of one attention head: as given, or the model width shared out over the heads."""
   given = fields.optional("head_dim", None)
@@ -85,6 +58,16 @@ def head_dim(fields: Fields) -> int:
       "hidden_size", width, f"a multiple of num_attention_heads {heads}, or an explicit head_dim"
     )
   return width // heads
+
+
+def layer_types(fields: Fields, default: Sequence[str], supported: Collection[str]) -> tuple[str, ...]:
+  """The kind of attention of every layer: as listed, or `default`."""
+  given = fields.optional("layer_types", None)
+  kinds = tuple(default if given is None else given)
+  layers = fields.whole("num_hidden_layers")
+  if len(kinds) != layers or not set(kinds) <= set(supported):
+    raise fields.unsupported("layer_types", list(kinds), f"one of {', '.join(supported)} for each of {layers} layers")
+  return kinds
 
 
 def stop_ids(fields: Fields, default: int | None) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ Reference: transformers, `models/mixtral/modeling_mixtral.py`; arXiv 2401.04088.
 from collections.abc import Mapping
 from typing import Any
 
-from lynx_jax.models.families.fields import Fields, check_common, head_dim, rope_theta, stop_ids
+from lynx_jax.models.families.fields import Fields, check_common, head_dim, stop_ids
+from lynx_jax.models.families.rope_fields import plain_theta, rope
 from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
 from lynx_jax.routing.base import Router
 
@@ -15,13 +16,14 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
   """The decoder that a `config.json` of `model_type` mixtral describes."""
   fields = Fields("mixtral", config)
   check_common(fields)
+  context = fields.optional("max_position_embeddings", 131072)
   fields.only("attention_bias", (False,), False)
   heads = fields.whole("num_attention_heads")
   attention = AttentionSpec(
     heads=heads,
     kv_heads=fields.optional("num_key_value_heads", 8) or heads,
     head_dim=head_dim(fields),
-    rope_theta=rope_theta(fields, 1e6),
+    rope=rope(fields, 1e6, context=context),
     window=fields.optional("sliding_window", None),
   )
   experts = MoESpec(
@@ -37,40 +39,43 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
     layers=(LayerSpec(attention=attention, ffn=experts),) * fields.whole("num_hidden_layers"),
     norm_eps=fields.optional("rms_norm_eps", 1e-5),
     tied=fields.optional("tie_word_embeddings", False),
-    context=fields.optional("max_position_embeddings", 131072),
+    context=context,
     stop_ids=stop_ids(fields, 2),
   )
 
 
-def config(spec: DecoderSpec) -> dict[str, Any]:
-  """The `config.json` of `spec`, for writing a model of one's own; `spec(config(x)) == x`.
+def config(model: DecoderSpec) -> dict[str, Any]:
+  """The `config.json` of `model`, for writing a model of one's own; `spec(config(x)) == x`.
 
   Raises:
     ValueError: the layers differ, or have what a Mixtral configuration cannot say.
   """
-  layer = spec.layers[0]
+  layer = model.layers[0]
   attention, experts = layer.attention, layer.ffn
-  if len(set(spec.layers)) != 1 or not isinstance(experts, MoESpec) or not experts.router.renormalize:
+  if len(set(model.layers)) != 1 or not isinstance(experts, MoESpec) or not experts.router.renormalize:
     raise ValueError("a Mixtral configuration needs equal layers of experts whose weights sum to 1")
-  if attention.qk_norm != "none" or attention.bias:
+  if attention.qk_norm != "none" or attention.qkv_bias or attention.output_bias:
     raise ValueError("a Mixtral configuration has no norms of queries and keys, and no biases")
-  return {
+  written = {
     "architectures": ["MixtralForCausalLM"],
     "model_type": "mixtral",
-    "vocab_size": spec.vocab,
-    "hidden_size": spec.width,
-    "num_hidden_layers": len(spec.layers),
+    "vocab_size": model.vocab,
+    "hidden_size": model.width,
+    "num_hidden_layers": len(model.layers),
     "num_attention_heads": attention.heads,
     "num_key_value_heads": attention.kv_heads,
     "head_dim": attention.head_dim,
     "hidden_act": "silu",
-    "rope_theta": attention.rope_theta,
+    "rope_theta": plain_theta(attention),
     "sliding_window": attention.window,
     "num_local_experts": experts.experts,
     "num_experts_per_tok": experts.top_k,
     "intermediate_size": experts.expert_width,
-    "rms_norm_eps": spec.norm_eps,
-    "tie_word_embeddings": spec.tied,
-    "max_position_embeddings": spec.context,
-    "eos_token_id": list(spec.stop_ids) or None,
+    "rms_norm_eps": model.norm_eps,
+    "tie_word_embeddings": model.tied,
+    "max_position_embeddings": model.context,
+    "eos_token_id": list(model.stop_ids) or None,
   }
+  if spec(written) != model:
+    raise ValueError(f"a Mixtral configuration cannot say all of {model!r}")
+  return written
