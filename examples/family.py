@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 
 import lynx_jax
-from lynx_jax.bench.random_checkpoint import main as random_checkpoint
+from lynx_jax.bench.random_checkpoint import random_checkpoint
+from lynx_jax.bench.tiny import TINY
 
 PROMPTS = (
   "The capital of France is",
@@ -30,7 +31,10 @@ def compare(family: str, *, policy: str) -> None:
   if args.tiny == (args.model is not None):
     parser.error("give the directory of a model, or --tiny")
   with tempfile.TemporaryDirectory() as folder:
-    params = lynx_jax.load(_tiny(family, Path(folder) / family) if args.tiny else args.model)
+    if args.tiny:
+      args.model = Path(folder) / family
+      random_checkpoint(args.model, TINY[family], dtype="float32")
+    params = lynx_jax.load(args.model)
   chosen = lynx_jax.parse_policy(args.policy)
   ids = [[7 + row, 11, 3 + 5 * row] for row in range(len(PROMPTS))]
   prompts = list(PROMPTS) if params.tokenizer else ids
@@ -40,10 +44,3 @@ def compare(family: str, *, policy: str) -> None:
     same = "same text" if before.token_ids == after.token_ids else "other text"
     print(f"{prompt} -> {after.text or list(after.token_ids)}  [{same} as without {args.policy}]")
   print(f"{args.policy}: {done[0].stats}")
-
-
-def _tiny(family: str, out: Path) -> Path:
-  flags = "--width 64 --layers 2 --heads 4 --kv-heads 2 --experts 8 --top-k 2 --expert-width 32 --vocab 128"
-  if random_checkpoint([str(out), "--family", family, *flags.split(), "--dtype", "float32"]):
-    raise SystemExit(2)
-  return out

@@ -1,8 +1,10 @@
 """Writes a checkpoint of random weights, for measurements that need sizes and not sense.
 
     python -m lynx_jax.bench.random_checkpoint OUT [--family olmoe --width 1024 --layers 8 --experts 32 ...]
+    python -m lynx_jax.bench.random_checkpoint OUT --tiny gpt_oss
 
-The defaults are an OLMoE-like model of 905M parameters: 1.8 GB in bfloat16, 1.6 GB of them experts.
+`--tiny` takes any family, the other flags those that they can describe. The defaults are an OLMoE-like model of 905M
+parameters: 1.8 GB in bfloat16, 1.6 GB of them experts.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from checkpoints_convert.families import hub_rules
 from checkpoints_convert.parameters import parameter_shapes
 from checkpoints_convert.sources import as_dtype
 from checkpoints_convert.writer import SHARD_BYTES, staged, write_config, write_safetensors
+from lynx_jax.bench.tiny import TINY
 from lynx_jax.models.families import spec_from_config
 
 _EXPERT_WIDTH = MappingProxyType(
@@ -30,7 +33,7 @@ _EXPERTS = MappingProxyType({"olmoe": "num_experts", "mixtral": "num_local_exper
 def random_checkpoint(
   out: Path, config: Mapping[str, Any], *, dtype: Any = "bfloat16", seed: int = 0, shard_bytes: int = SHARD_BYTES
 ) -> None:
-  """Writes the Hugging Face directory `out` for `config`: normal weights of deviation 0.02, norms of one.
+  """Writes the Hugging Face directory `out` for `config`: normal weights of deviation 0.02, scales of one.
 
   Files hold `shard_bytes` at most, or one parameter of the decoder.
 
@@ -78,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("out", type=Path)
+  parser.add_argument("--tiny", choices=sorted(TINY), help="a model of that family with a few thousand parameters")
   parser.add_argument("--family", choices=sorted(_EXPERTS), default="olmoe")
   whole = functools.partial(parser.add_argument, type=int)
   for flag, default in (
@@ -89,8 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   whole("--shard-mb", default=SHARD_BYTES // 10**6, help="MB a file, about (default: %(default)s)")
   args = parser.parse_args(argv)
   try:
+    config = TINY[args.tiny] if args.tiny else config_of(args)
     shard_bytes = args.shard_mb * 10**6
-    random_checkpoint(args.out, config_of(args), dtype=args.dtype, seed=args.seed, shard_bytes=shard_bytes)
+    random_checkpoint(args.out, config, dtype=args.dtype, seed=args.seed, shard_bytes=shard_bytes)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

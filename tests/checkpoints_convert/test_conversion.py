@@ -23,8 +23,11 @@ from checkpoints_convert.sources import open_source
 from tests.checkpoints_convert.tampering import copied, sharded, with_tensors
 from tests.families.cases import (
   CASES,
+  GRANITEMOE,
   MIXTRAL,
   OLMOE,
+  PHIMOE,
+  QWEN2_MOE,
   QWEN3_MOE,
   Case,
   checkpoint,
@@ -102,7 +105,7 @@ def test_large_weights_go_to_shards_with_an_index(tmp_path: Path):
   assert model.num_parameters() == reference(case).num_parameters()
 
 
-@pytest.mark.parametrize("case", [MIXTRAL[0], OLMOE[1], QWEN3_MOE[2]], ids=str)
+@pytest.mark.parametrize("case", [MIXTRAL[0], OLMOE[1], QWEN3_MOE[2], QWEN2_MOE[2], GRANITEMOE[0], PHIMOE[0]], ids=str)
 def test_the_fused_spelling_of_transformers_holds_the_same(case: Case, tmp_path: Path):
   reference(case).save_pretrained(tmp_path, save_original_format=False)
   assert any(name.endswith("experts.gate_up_proj") for name in tensors(tmp_path))

@@ -32,7 +32,7 @@ def test_each_family_has_its_four_files_and_its_example_says_what_was_saved(fami
   ):  # fmt: skip
     assert (ROOT / path).is_file()
   out = run(f"examples.{family}", "--tiny", "--max-new-tokens", "6")
-  assert len(out.splitlines()) == 10
+  assert len(out.splitlines()) == 9
   assert "distinct experts per layer and step" in out
 
 

@@ -24,8 +24,14 @@ transformers.utils.logging.disable_progress_bar()
 VOCAB = 101
 
 _CLASSES = {
+  "dbrx": (transformers.DbrxConfig, transformers.DbrxForCausalLM),
+  "gpt_oss": (transformers.GptOssConfig, transformers.GptOssForCausalLM),
+  "granitemoe": (transformers.GraniteMoeConfig, transformers.GraniteMoeForCausalLM),
+  "llama4_text": (transformers.Llama4TextConfig, transformers.Llama4ForCausalLM),
   "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
   "olmoe": (transformers.OlmoeConfig, transformers.OlmoeForCausalLM),
+  "phimoe": (transformers.PhimoeConfig, transformers.PhimoeForCausalLM),
+  "qwen2_moe": (transformers.Qwen2MoeConfig, transformers.Qwen2MoeForCausalLM),
   "qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
 }
 _COMMON = {
@@ -40,6 +46,12 @@ _COMMON = {
 }
 
 
+_DBRX = {
+  "hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+  "max_position_embeddings": "max_seq_len",
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
   """One configuration: its family, what it exercises (`name`), and its fields."""
@@ -52,7 +64,10 @@ class Case:
     return f"{self.family}-{self.name}"
 
   def config(self) -> Any:
-    return _CLASSES[self.family][0](**_COMMON | self.fields)
+    common = _COMMON
+    if self.family == "dbrx":
+      common = {_DBRX.get(name, name): value for name, value in _COMMON.items()}
+    return _CLASSES[self.family][0](**common | copy.deepcopy(self.fields))
 
 
 def _case(family: str, name: str, **fields: Any) -> Case:
@@ -113,7 +128,148 @@ QWEN3_MOE = (
     use_sliding_window=True, sliding_window=4, decoder_sparse_step=2, num_hidden_layers=4,
   ),
 )  # fmt: skip
-CASES = (*MIXTRAL, *OLMOE, *QWEN3_MOE)
+QWEN2_MOE = (
+  _case(
+    "qwen2_moe", "plain", intermediate_size=96, moe_intermediate_size=24, shared_expert_intermediate_size=40,
+    num_key_value_heads=4, num_experts=8, num_experts_per_tok=2,
+  ),
+  _case(
+    "qwen2_moe", "renormalised_tied_without_bias", intermediate_size=96, moe_intermediate_size=16, num_experts=6,
+    shared_expert_intermediate_size=24, num_key_value_heads=2, num_experts_per_tok=3, norm_topk_prob=True,
+    tie_word_embeddings=True, qkv_bias=False, num_hidden_layers=1,
+  ),
+  _case(
+    "qwen2_moe", "dense_layers_window", intermediate_size=48, moe_intermediate_size=16, num_experts=4,
+    shared_expert_intermediate_size=32, num_key_value_heads=1, num_experts_per_tok=1, num_hidden_layers=3,
+    decoder_sparse_step=2, use_sliding_window=True, sliding_window=5, rope_parameters=_theta(300.0),
+  ),
+  _case(
+    "qwen2_moe", "one_layer_listed_linear", intermediate_size=32, moe_intermediate_size=16, num_experts=5,
+    shared_expert_intermediate_size=16, num_key_value_heads=4, num_experts_per_tok=2, mlp_only_layers=[1],
+    rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
+  ),
+)  # fmt: skip
+GRANITEMOE = (
+  _case(
+    "granitemoe", "plain", intermediate_size=24, num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=3,
+    embedding_multiplier=3.0, attention_multiplier=0.1, residual_multiplier=0.7, logits_scaling=4.0,
+    tie_word_embeddings=True,
+  ),
+  _case("granitemoe", "multipliers_of_one", intermediate_size=24, num_local_experts=4, attention_multiplier=0.25),
+  _case(
+    "granitemoe", "biased", intermediate_size=16, num_key_value_heads=1, num_local_experts=6, num_experts_per_tok=2,
+    attention_bias=True, residual_multiplier=0.22, attention_multiplier=0.2, num_hidden_layers=1,
+  ),
+  _case(
+    "granitemoe", "yarn", intermediate_size=16, num_key_value_heads=4, num_local_experts=5, num_experts_per_tok=1,
+    embedding_multiplier=0.5, logits_scaling=0.5, attention_multiplier=0.25, rms_norm_eps=1e-3, num_hidden_layers=1,
+    rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32},
+  ),
+)  # fmt: skip
+_OSS_YARN = {
+  "rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+  "truncate": False, "original_max_position_embeddings": 8,
+}  # fmt: skip
+GPT_OSS = (
+  _case(
+    "gpt_oss", "plain", intermediate_size=24, num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2,
+    head_dim=16, sliding_window=6, rope_parameters=_OSS_YARN,
+  ),
+  _case(
+    "gpt_oss", "full_first_narrow_limit", intermediate_size=16, num_key_value_heads=1, num_local_experts=4,
+    num_experts_per_tok=3, head_dim=32, sliding_window=4, swiglu_limit=0.5, swiglu_alpha=1.1,
+    layer_types=["full_attention", "sliding_attention"], rope_parameters=_OSS_YARN,
+  ),
+  _case(
+    "gpt_oss", "without_attention_bias_tied", intermediate_size=16, num_key_value_heads=4, num_local_experts=5,
+    num_experts_per_tok=1, head_dim=8, attention_bias=False, tie_word_embeddings=True, num_hidden_layers=1,
+    sliding_window=12, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+  ),
+  _case(
+    "gpt_oss", "all_experts_truncated", intermediate_size=16, num_key_value_heads=2, num_local_experts=4,
+    num_experts_per_tok=4, head_dim=16, num_hidden_layers=1, layer_types=["full_attention"],
+    rope_parameters=_OSS_YARN | {"truncate": True, "original_max_position_embeddings": 64},
+  ),
+)  # fmt: skip
+
+
+def _dbrx(name: str, attention: dict[str, Any], ffn: dict[str, Any], **fields: Any) -> Case:
+  theta = fields.setdefault("rope_parameters", _theta(1e4))["rope_theta"]
+  return _case("dbrx", name, attn_config=attention | {"rope_theta": theta}, ffn_config=ffn, **fields)
+
+
+DBRX = (
+  _dbrx(
+    "plain", {"kv_n_heads": 2, "clip_qkv": 0.8},
+    {"ffn_hidden_size": 24, "moe_num_experts": 8, "moe_top_k": 4}, rope_parameters=_theta(5e5),
+  ),
+  # transformers cannot run `clip_qkv` null: it asks torch to clamp to nothing.
+  _dbrx(
+    "clip_beyond_reach", {"kv_n_heads": 4, "clip_qkv": 1e4},
+    {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 1},
+  ),
+  _dbrx(
+    "raw_weights", {"kv_n_heads": 1, "clip_qkv": 8.0},
+    {"ffn_hidden_size": 16, "moe_num_experts": 6, "moe_top_k": 2, "moe_normalize_expert_weights": None}, n_layers=1,
+  ),
+  _dbrx(
+    "all_experts_llama3", {"kv_n_heads": 2, "clip_qkv": 2.0},
+    {"ffn_hidden_size": 16, "moe_num_experts": 3, "moe_top_k": 3}, n_layers=1,
+    rope_parameters={
+      "rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+      "original_max_position_embeddings": 64,
+    },
+  ),
+)  # fmt: skip
+_LONG = {
+  "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5],
+  "long_factor": [1.5, 2.0, 3.0, 5.0, 8.0, 10.0, 20.0, 40.0], "short_mscale": 1.1, "long_mscale": 1.3,
+}  # fmt: skip
+PHIMOE = (
+  _case(
+    "phimoe", "plain", intermediate_size=24, num_key_value_heads=2, num_local_experts=8, attention_bias=True,
+    lm_head_bias=True, rope_parameters=_LONG | {"original_max_position_embeddings": 128}, sliding_window=128,
+  ),
+  _case(
+    "phimoe", "long", intermediate_size=16, num_key_value_heads=4, num_local_experts=4, attention_bias=True,
+    rope_parameters=_LONG | {"original_max_position_embeddings": 12}, num_hidden_layers=1,
+  ),
+  _case(
+    "phimoe", "window_without_biases", intermediate_size=16, num_key_value_heads=1, num_local_experts=6,
+    sliding_window=5, tie_word_embeddings=True, rope_parameters=_theta(1e4),
+  ),
+  _case(
+    "phimoe", "two_experts", intermediate_size=16, num_key_value_heads=2, num_local_experts=2, lm_head_bias=True,
+    rms_norm_eps=1e-2, num_hidden_layers=1, rope_parameters=_theta(500.0),
+  ),
+)  # fmt: skip
+_LLAMA3 = {
+  "rope_type": "llama3", "rope_theta": 500000.0, "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+  "original_max_position_embeddings": 128,
+}  # fmt: skip
+LLAMA4_TEXT = (
+  _case(
+    "llama4_text", "plain", intermediate_size=24, intermediate_size_mlp=48, num_key_value_heads=2, head_dim=16,
+    num_local_experts=8, attention_chunk_size=6, no_rope_layer_interval=2, floor_scale=8, attn_scale=0.5,
+    rope_parameters=_LLAMA3,
+  ),
+  _case(
+    "llama4_text", "dense_layers_without_norm_or_tuning", intermediate_size=16, intermediate_size_mlp=32,
+    num_key_value_heads=1, head_dim=8, num_local_experts=4, interleave_moe_layer_step=2, use_qk_norm=False,
+    attn_temperature_tuning=False, no_rope_layers=[1, 0], attention_chunk_size=16, rope_parameters=_theta(1e4),
+  ),
+  _case(
+    "llama4_text", "two_experts_biased_tied", intermediate_size=16, intermediate_size_mlp=32, num_key_value_heads=4,
+    head_dim=16, num_local_experts=5, num_experts_per_tok=2, attention_bias=True, tie_word_embeddings=True,
+    attention_chunk_size=None, num_hidden_layers=1, rope_parameters=_theta(1e4),
+  ),
+  _case(
+    "llama4_text", "only_listed_layers", intermediate_size=16, intermediate_size_mlp=24, num_key_value_heads=2,
+    head_dim=16, num_local_experts=3, moe_layers=[0], no_rope_layers=[0, 1], attention_chunk_size=9, floor_scale=4,
+    rope_parameters=_theta(1e4),
+  ),
+)  # fmt: skip
+CASES = (*MIXTRAL, *OLMOE, *QWEN3_MOE, *QWEN2_MOE, *GRANITEMOE, *GPT_OSS, *DBRX, *PHIMOE, *LLAMA4_TEXT)
 
 
 @functools.cache
@@ -124,11 +280,29 @@ def reference(case: Case) -> Any:
   with torch.no_grad():
     for name, parameter in model.named_parameters():
       drawn = torch.randn(parameter.shape, generator=generator)
-      if "norm" in name:
+      if "norm" in name and name.endswith("weight") and parameter.ndim == 1:
         parameter.copy_(1 + 0.3 * drawn)
       else:
-        parameter.copy_((1.0 if "embed" in name else 0.2) * drawn)
+        parameter.copy_((1.0 if "embed" in name or "wte" in name else 0.2) * drawn)
+  if case.family == "phimoe":
+    _hand_on_lengths(model.model.rotary_emb)
+    # transformers reads a row again when it grows past the original context; here its cached keys stay as they are.
+    model.prepare_inputs_for_generation = functools.partial(
+      transformers.GenerationMixin.prepare_inputs_for_generation, model
+    )
   return model
+
+
+def _hand_on_lengths(rotary: Any) -> None:
+  """Gives LongRoPE a prompt's length, as the code that came with Phi-3.5-MoE does and transformers 5 forgets to."""
+  compute, seen = rotary.rope_init_fn, [0]
+
+  def remember(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+    seen[0] = int(positions.max()) + 1
+
+  rotary.register_forward_pre_hook(remember, with_kwargs=True)
+  rotary.rope_init_fn = lambda config: compute(config, seq_len=seen[0])
 
 
 def reference_logits(case: Case, token_ids: np.ndarray) -> np.ndarray:

@@ -24,7 +24,8 @@ def loaded(case: Case):
   return lynx_jax.load(checkpoint(case))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+# LongRoPE's angles depend on how a row came to its length: greedy text, below, compares it step by step.
+@pytest.mark.parametrize("case", [case for case in CASES if str(case) != "phimoe-long"], ids=str)
 def test_cached_steps_give_the_logits_of_transformers(case: Case):
   params = loaded(case)
   tokens = random_tokens(case, rows=2, length=PROMPT + STEPS)

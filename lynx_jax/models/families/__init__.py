@@ -4,12 +4,35 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lynx_jax.models.families import mixtral, olmoe, qwen3_moe
+from lynx_jax.models.families import (
+  dbrx,
+  gpt_oss,
+  granitemoe,
+  llama4_text,
+  mixtral,
+  olmoe,
+  phimoe,
+  qwen2_moe,
+  qwen3_moe,
+)
 from lynx_jax.models.spec import DecoderSpec
 
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], DecoderSpec]] = MappingProxyType(
-  {"mixtral": mixtral.spec, "olmoe": olmoe.spec, "qwen3_moe": qwen3_moe.spec}
+  {
+    "dbrx": dbrx.spec,
+    "gpt_oss": gpt_oss.spec,
+    "granitemoe": granitemoe.spec,
+    "llama4_text": llama4_text.spec,
+    "mixtral": mixtral.spec,
+    "olmoe": olmoe.spec,
+    "phimoe": phimoe.spec,
+    "qwen2_moe": qwen2_moe.spec,
+    "qwen3_moe": qwen3_moe.spec,
+  }
 )
+
+# Configurations of models with more than text, and the family of their `text_config`.
+_WITH_TEXT = MappingProxyType({"llama4": "llama4_text"})
 
 
 def spec_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any] | None = None) -> DecoderSpec:
@@ -18,7 +41,10 @@ def spec_from_config(config: Mapping[str, Any], generation_config: Mapping[str, 
   `generation_config` is the parsed generation_config.json, if there is one: its `eos_token_id` comes first.
   Raises ValueError for an unknown `model_type`, a missing key, and a setting that is not supported.
   """
-  family = config.get("model_type")
+  family: Any = config.get("model_type")
+  if family in _WITH_TEXT:
+    config = {"model_type": _WITH_TEXT[family], **(config.get("text_config") or {})}
+    family = config["model_type"]
   if family is None or family not in FAMILIES:
     raise ValueError(f"config.json has model_type {family!r}; supported: {', '.join(sorted(FAMILIES))}")
   stop = None if generation_config is None else generation_config.get("eos_token_id")
