@@ -72,7 +72,7 @@ def test_equals_the_slow_statement(name, policy):
     np.testing.assert_allclose(routing.weights, weights, rtol=2e-5, atol=1e-7)
     own = oracle.route_by(logits, top_k, TopK(), router, bias_of(router), valid)
     fewer += active.sum() < own[2].sum()
-  assert fewer or policy == TopK() or (top_k == 1 and policy in (Prune(2), OEA(1), Budget(Lynx(3, 2), 4)))
+  assert fewer or policy != CountVote(4), "no batch tried the remap"
 
 
 @every_policy
