@@ -59,16 +59,16 @@ def _metadata(directory: Path) -> dict[str, Any]:
     raise _damaged(directory, error) from error
 
 
-def read(directory: Path, shapes: Shapes, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-  """Every parameter once, in `dtype`."""
+def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[str, np.ndarray]]:
+  """Every parameter once, each in the dtype that `dtypes` gives it."""
   import orbax.checkpoint as ocp
 
   metadata = _metadata(directory)
   with ocp.PyTreeCheckpointer() as checkpointer:
-    for group in _groups(shapes, dtype.itemsize):
+    for group in _groups(shapes, dtypes):
       arguments = ocp.args.PyTreeRestore(
         item={path: metadata[path] for path in group},
-        restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype) for path in group},
+        restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtypes[path]) for path in group},
         partial_restore=True,
       )
       try:
@@ -77,13 +77,13 @@ def read(directory: Path, shapes: Shapes, dtype: np.dtype) -> Iterator[tuple[str
         raise _damaged(directory, error) from error
       for path in group:
         # Orbax's memory is not aligned: JAX would copy it later, in the background, beside the next group.
-        array = aligned_empty(shapes[path], dtype)
+        array = aligned_empty(shapes[path], dtypes[path])
         array[...] = arrays.pop(path)
         yield path, array
 
 
-def _groups(shapes: Shapes, itemsize: int) -> Iterator[list[str]]:
-  ends = itertools.accumulate(int(np.prod(shape)) * itemsize for shape in shapes.values())
+def _groups(shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[list[str]]:
+  ends = itertools.accumulate(int(np.prod(shape)) * dtypes[path].itemsize for path, shape in shapes.items())
   grouped = itertools.groupby(zip(shapes, ends, strict=True), key=lambda entry: entry[1] // _GROUP_BYTES)
   for _, entries in grouped:
     yield [path for path, _ in entries]

@@ -19,6 +19,12 @@ def parameter_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
   return {_dotted(path): variable.shape for path, variable in variables}
 
 
+def kept_in_float32(spec: DecoderSpec) -> frozenset[str]:
+  """The parameters that stay float32 in a model of any dtype: a router's selection bias."""
+  _, variables = _abstract(spec)
+  return frozenset(_dotted(path) for path, variable in variables if variable.get_value().dtype == jnp.float32)
+
+
 def by_path(decoder: Decoder) -> dict[str, Any]:
   """Every parameter of the decoder under its path; bfloat16 that `load` holds as its bits is bfloat16 again."""
   flat = ((_dotted(path), variable.get_value()) for path, variable in nnx.to_flat_state(nnx.state(decoder)))
@@ -35,7 +41,7 @@ def assemble(spec: DecoderSpec, arrays: Mapping[str, jax.Array]) -> Decoder:
 # Tracing the initialisation of 48 layers takes seconds, and a load needs the result twice.
 @functools.lru_cache(maxsize=4)
 def _abstract(spec: DecoderSpec) -> tuple[nnx.GraphDef, tuple[tuple[Any, nnx.Variable], ...]]:
-  graph, state = nnx.split(abstract_decoder(spec))
+  graph, state = nnx.split(abstract_decoder(spec, jnp.bfloat16))
   return graph, tuple(nnx.to_flat_state(state))
 
 

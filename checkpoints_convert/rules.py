@@ -1,9 +1,9 @@
 """Rules, as data, that carry a checkpoint's tensors to a decoder's parameters, and back.
 
 A layout says how named arrays lie inside one array: a name is the array itself, `Stack` and `Join` combine
-layouts, `Transpose` turns one, `Merge` and `Interleave` hold a named array whose entries lie in another order. A
-`Rule` lays one array out twice: over parameters (its target) and over checkpoint tensors (its source). Swapping the
-two is its inverse, so that both directions are one function.
+layouts, `Fold` cuts one, `Transpose` turns one, `Merge` and `Interleave` hold a named array whose entries lie in
+another order. A `Rule` lays one array out twice: over parameters (its target) and over checkpoint tensors (its
+source). Swapping the two is its inverse, so that both directions are one function.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from checkpoints_convert.errors import CheckpointError
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[str, Shape]
-Layout: TypeAlias = "str | Stack | Join | Transpose | Merge | Interleave"
+Layout: TypeAlias = "str | Stack | Join | Fold | Transpose | Merge | Interleave"
 
 # jaxlib uses host memory in place, without a copy, where it starts at a multiple of this many bytes.
 _ALIGNMENT = 64
@@ -38,6 +38,14 @@ class Join:
   parts: tuple[Layout, ...]
   axis: int = 0
   sizes: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fold:
+  """An array whose first axis is cut into `count` equal runs: [count * n, ...], laid out as [count, n, ...]."""
+
+  part: Layout
+  count: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +108,10 @@ def views(layout: Layout, array: np.ndarray) -> Iterator[Part]:
         raise ValueError(f"a Join of {len(parts)} arrays, sizes {sizes}, does not fill axis {axis} of {array.shape}")
       for part, piece in zip(parts, np.split(array, np.cumsum(sizes)[:-1], axis=axis), strict=True):
         yield from views(part, piece)
+    case Fold(part, count):
+      if len(array) % count:
+        raise ValueError(f"a Fold into {count} runs cannot be laid out in shape {array.shape}")
+      yield from views(part, _split_axis(array, 0, (count, len(array) // count, *array.shape[1:])))
     case Transpose(part):
       yield from views(part, array.swapaxes(-1, -2))
     case Merge(part, count):
@@ -131,7 +143,7 @@ def names(layout: Layout) -> Iterator[str]:
     case Stack(parts) | Join(parts):
       for part in parts:
         yield from names(part)
-    case Transpose(part):
+    case Fold(part) | Transpose(part):
       yield from names(part)
     case Merge(part) | Interleave(part):
       yield part
@@ -147,6 +159,9 @@ def shape(layout: Layout, shapes: Shapes) -> Shape:
     case Join(parts, axis):
       inner = [shape(part, shapes) for part in parts]
       return (*inner[0][:axis], sum(part[axis] for part in inner), *inner[0][axis + 1 :])
+    case Fold(part):
+      count, length, *rest = shape(part, shapes)
+      return (count * length, *rest)
     case Transpose(part):
       *batch, rows, columns = shape(part, shapes)
       return (*batch, columns, rows)
@@ -166,6 +181,8 @@ def describe(layout: Layout) -> str:
       return f"stack of {len(parts)} such as {describe(parts[0])}"
     case Join(parts, axis):
       return f"join along axis {axis} of ({', '.join(describe(part) for part in parts)})"
+    case Fold(part, count):
+      return f"in {count} runs, {describe(part)}"
     case Transpose(part):
       return f"transpose of {describe(part)}"
     case Merge(part, count):

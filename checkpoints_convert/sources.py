@@ -14,7 +14,7 @@ from checkpoints_convert import orbax_weights
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.families import rules_for
 from checkpoints_convert.formats import Format, Tensors, format_of
-from checkpoints_convert.parameters import parameter_shapes
+from checkpoints_convert.parameters import kept_in_float32, parameter_shapes
 from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
 from checkpoints_convert.readers import (
   DTYPES,
@@ -26,7 +26,7 @@ from checkpoints_convert.readers import (
   common_dtype,
   read_json,
 )
-from checkpoints_convert.rules import carry, check, describe, duplicates, only_rules, source_shapes
+from checkpoints_convert.rules import carry, check, describe, duplicates, names, only_rules, source_shapes
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.spec import DecoderSpec
 
@@ -40,6 +40,11 @@ class Source(abc.ABC):
     self.directory = directory
     self.spec = spec
     self.shapes = parameter_shapes(spec)
+    self._exact = kept_in_float32(spec)
+
+  def _dtype_of(self, path: str, dtype: np.dtype) -> np.dtype:
+    """What parameter `path` is in a model of `dtype`."""
+    return DTYPES["F32"] if path in self._exact else dtype
 
   @property
   @abc.abstractmethod
@@ -56,7 +61,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """Every parameter once, by path, in `dtype`: a fresh array, which the receiver owns."""
+    """Every parameter once, by path, in `dtype` or the one it always has: a fresh array, which the receiver owns."""
 
 
 class HubSource(Source):
@@ -74,7 +79,8 @@ class HubSource(Source):
   @property
   def dtype(self) -> np.dtype:
     """The dtype of the weights; CheckpointError where the files mix several."""
-    return common_dtype(self._weights, self.directory)
+    exact = {name for rule in only_rules(self.table) if rule.target in self._exact for name in names(rule.source)}
+    return common_dtype({name: code for name, code in self._weights.items() if name not in exact}, self.directory)
 
   def files(self) -> list[Path]:
     """The files that hold the tensors."""
@@ -87,9 +93,9 @@ class HubSource(Source):
   def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter once, filled tensor by tensor."""
     self._check_duplicates()
-    read = functools.partial(self._tensors.read, dtype=dtype)
     for rule in only_rules(self.table):
-      yield from carry(rule, self.shapes, read, dtype)
+      wanted = self._dtype_of(rule.target, dtype) if isinstance(rule.target, str) else dtype
+      yield from carry(rule, self.shapes, functools.partial(self._tensors.read, dtype=wanted), wanted)
 
   def _check_duplicates(self) -> None:
     read = functools.partial(self._tensors.read, dtype=DTYPES["F32"])
@@ -112,7 +118,7 @@ class OrbaxSource(Source):
   @property
   def dtype(self) -> np.dtype:
     """The dtype of the weights."""
-    return next(iter(self._dtypes.values()))
+    return next(dtype for path, dtype in self._dtypes.items() if path not in self._exact)
 
   def files(self) -> list[Path]:
     """All files of the Orbax checkpoint."""
@@ -124,7 +130,8 @@ class OrbaxSource(Source):
 
   def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter once."""
-    return orbax_weights.read(self.directory, self.shapes, dtype)
+    dtypes = {path: self._dtype_of(path, dtype) for path in self.shapes}
+    return orbax_weights.read(self.directory, self.shapes, dtypes)
 
 
 @contextlib.contextmanager

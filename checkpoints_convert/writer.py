@@ -102,10 +102,9 @@ def write_safetensors(
 ) -> None:
   """Writes parameters, under their names in a checkpoint, to one file, or to shards and an index.
 
-  `arrays` are NumPy or JAX arrays of one dtype, by path, as `by_path(decoder)` gives them.
+  `arrays` are NumPy or JAX arrays, by path; those of one tensor have one dtype, as `by_path(decoder)` gives them.
   """
   shapes = source_shapes(table, {path: array.shape for path, array in arrays.items()})
-  dtype = next(iter(arrays.values())).dtype
 
   def read(path: str) -> np.ndarray:
     return np.asarray(arrays[path])
@@ -114,7 +113,11 @@ def write_safetensors(
   files: dict[str, str] = {}
   for number, rules in enumerate(shards, 1):
     file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-    tensors = {name: array for rule in rules for name, array in carry(rule.inverse, shapes, read, dtype)}
+    tensors = {
+      name: array
+      for rule in rules
+      for name, array in carry(rule.inverse, shapes, read, arrays[next(names(rule.target))].dtype)
+    }
     # transformers refuses files that do not say so, whatever wrote them.
     save_file(tensors, directory / file, metadata={"format": "pt"})
     # safetensors makes files that only their owner can read.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
   from lynx_jax.loading import load
   from lynx_jax.models.decoder import Decoder, abstract_decoder
   from lynx_jax.models.params import Params
-  from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MoESpec
+  from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MLASpec, MoESpec
   from lynx_jax.routing import (
     OEA,
     Auto,
@@ -46,7 +46,7 @@ _HOMES = {
   "loading": ("load",),
   "models.decoder": ("Decoder", "abstract_decoder"),
   "models.params": ("Params",),
-  "models.spec": ("AttentionSpec", "DecoderSpec", "DenseSpec", "LayerSpec", "MoESpec"),
+  "models.spec": ("AttentionSpec", "DecoderSpec", "DenseSpec", "LayerSpec", "MLASpec", "MoESpec"),
   "routing": (
     "OEA", "Auto", "Budget", "CountVote", "Lynx", "MassFloor", "Prune", "Router", "Routing", "RoutingPolicy",
     "TopK", "XShare", "format_policy", "lynx_route", "parse_policy",
@@ -62,7 +62,7 @@ __all__ = [  # noqa: RUF022 (by theme)
   "graph_options",
   "lynx_route", "Router", "Routing", "RoutingPolicy", "parse_policy", "format_policy",
   "TopK", "Auto", "Lynx", "Prune", "CountVote", "OEA", "XShare", "MassFloor", "Budget",
-  "Decoder", "abstract_decoder", "DecoderSpec", "LayerSpec", "AttentionSpec", "MoESpec", "DenseSpec",
+  "Decoder", "abstract_decoder", "DecoderSpec", "LayerSpec", "AttentionSpec", "MLASpec", "MoESpec", "DenseSpec",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -4,6 +4,7 @@ B rows of the batch      L positions of a row      T rows of a flat batch (B at 
 D model width            V vocabulary              E experts             K experts that one token runs
 F width of one expert    N query heads             G key/value heads     H width of one head
 C positions that a KV cache has room for
+MLA: W numbers cached a position, U width of a head's values
 
 A suffix names the axes of a variable (`x_TD` is rows by model width), a jaxtyping string those of an
 argument (`Float[Array, "T D"]`).

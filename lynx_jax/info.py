@@ -12,7 +12,7 @@ from lynx_jax.loading import checkpoint_directory
 from lynx_jax.models.counts import counts
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
-from lynx_jax.models.spec import DecoderSpec, MoESpec
+from lynx_jax.models.spec import DecoderSpec, MLASpec, MoESpec
 from pallas_kernels.native import describe as native_code
 
 
@@ -133,6 +133,11 @@ def _tied(spec: DecoderSpec) -> str:
 
 def _attention(spec: DecoderSpec) -> str:
   attention = spec.layers[0].attention
+  if isinstance(attention, MLASpec):
+    return (
+      f"{attention.heads} heads over a latent of {attention.rank} and a rotary key of {attention.rope_width}, "
+      f"queries {'straight' if attention.query_rank is None else f'through a latent of {attention.query_rank}'}"
+    )
   parts = [f"{attention.heads} heads of {attention.head_dim} over {attention.kv_heads} key/value heads"]
   extras = dataclasses.asdict(attention)
   if extras["qk_norm"] != "none":

@@ -6,6 +6,7 @@ from pallas_kernels.cuda_graph import graph_options
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
 from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
+from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
 from pallas_kernels.native import describe, use_threads
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
@@ -18,6 +19,7 @@ __all__ = [
   "explain",
   "graph_options",
   "grouped_matmul",
+  "latent_attention",
   "row_matmul",
   "row_matmuls",
   "select_experts",
@@ -25,12 +27,18 @@ __all__ = [
   "use_threads",
 ]
 
+_OPS = (
+  ROW_MATMUL,
+  APPEND_HEADS,
+  DECODE_ATTENTION,
+  LATENT_ATTENTION,
+  SELECT_EXPERTS,
+  EXPERT_FFN,
+  GROUPED_MATMUL,
+)
+
 
 def explain() -> str:
   """What runs for each op on this machine's default platform, and why other implementations do not."""
-  lines = [
-    line
-    for op in (ROW_MATMUL, APPEND_HEADS, DECODE_ATTENTION, SELECT_EXPERTS, EXPERT_FFN, GROUPED_MATMUL)
-    for line in op.explain()
-  ]
+  lines = [line for op in _OPS for line in op.explain()]
   return "\n".join([*lines, f"on CPUs: {describe()}"])

@@ -5,6 +5,8 @@ from types import MappingProxyType
 
 from checkpoints_convert.families import (
   dbrx,
+  deepseek_v2,
+  deepseek_v3,
   gpt_oss,
   granitemoe,
   llama4_text,
@@ -20,6 +22,8 @@ from lynx_jax.models.spec import DecoderSpec
 TABLES: Mapping[str, Callable[..., RuleTable]] = MappingProxyType(
   {
     "dbrx": dbrx.rules,
+    "deepseek_v2": deepseek_v2.rules,
+    "deepseek_v3": deepseek_v3.rules,
     "gpt_oss": gpt_oss.rules,
     "granitemoe": granitemoe.rules,
     "llama4_text": llama4_text.rules,

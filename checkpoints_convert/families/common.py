@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from checkpoints_convert.rules import Duplicate, Ignored, Interleave, Join, Rule, RuleTable, Stack
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec
+from checkpoints_convert.rules import Duplicate, Fold, Ignored, Interleave, Join, Rule, RuleTable, Stack
+from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLASpec
 
 FfnRules = Callable[[int, LayerSpec], tuple[Rule, ...]]
 
@@ -20,7 +20,10 @@ def decoder_rules(spec: DecoderSpec, ffn: FfnRules, *, prefix: str = "", pairs: 
   for index, layer in enumerate(spec.layers):
     ours, theirs = f"layers.{index}", f"{prefix}model.layers.{index}"
     rules += _norm(spec, f"{ours}.attention_norm", f"{theirs}.input_layernorm")
-    rules += _attention(f"{ours}.attention", f"{theirs}.self_attn", layer.attention, pairs)
+    if isinstance(layer.attention, MLASpec):
+      rules += _latent_attention(f"{ours}.attention", f"{theirs}.self_attn", layer.attention)
+    else:
+      rules += _attention(f"{ours}.attention", f"{theirs}.self_attn", layer.attention, pairs)
     rules += _norm(spec, f"{ours}.ffn_norm", f"{theirs}.post_attention_layernorm")
     rules += ffn(index, layer)
   head = f"{prefix}lm_head.weight"
@@ -48,6 +51,22 @@ def _attention(ours: str, theirs: str, spec: AttentionSpec, pairs: bool) -> list
   if spec.sinks:
     rules.append(Rule(f"{ours}.sinks", f"{theirs}.sinks"))
   return rules
+
+
+def _latent_attention(ours: str, theirs: str, spec: MLASpec) -> list[Rule]:
+  projections = {"latent": "kv_a_proj_with_mqa", "output": "o_proj"}
+  if spec.query_rank is None:
+    projections["query"] = "q_proj"
+  else:
+    projections |= {"query_down": "q_a_proj", "query_up": "q_b_proj"}
+  rules = [Rule(f"{ours}.{name}", f"{theirs}.{proj}.weight") for name, proj in projections.items()]
+  if spec.bias:
+    biased = {name: proj for name, proj in projections.items() if name in ("query_down", "latent", "output")}
+    rules += [Rule(f"{ours}.{name}_bias", f"{theirs}.{proj}.bias") for name, proj in biased.items()]
+  norms = {"latent_norm": "kv_a_layernorm"} | ({} if spec.query_rank is None else {"query_norm": "q_a_layernorm"})
+  rules += [Rule(f"{ours}.{name}.scale", f"{theirs}.{norm}.weight") for name, norm in norms.items()]
+  both = Join((f"{ours}.key_up", f"{ours}.value_up"), axis=1, sizes=(spec.key_width, spec.value_width))
+  return [*rules, Rule(Fold(both, spec.heads), f"{theirs}.kv_b_proj.weight")]
 
 
 def dense(ours: str, theirs: str) -> tuple[Rule, ...]:

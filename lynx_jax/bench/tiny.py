@@ -14,6 +14,19 @@ _COMMON: dict[str, Any] = {
   "eos_token_id": 2,
 }
 _EIGHT = {"num_local_experts": 8, "intermediate_size": 32}
+_LATENT = {
+  "num_key_value_heads": 4,
+  "kv_lora_rank": 16,
+  "q_lora_rank": 24,
+  "qk_nope_head_dim": 16,
+  "qk_rope_head_dim": 8,
+  "v_head_dim": 16,
+  "n_routed_experts": 8,
+  "n_shared_experts": 1,
+  "moe_intermediate_size": 32,
+  "intermediate_size": 96,
+  "first_k_dense_replace": 1,
+}
 _OWN: dict[str, dict[str, Any]] = {
   "dbrx": {
     "d_model": 64,
@@ -25,6 +38,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 5e5},
     "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 8, "moe_top_k": 4},
   },
+  "deepseek_v2": _COMMON | _LATENT | {"q_lora_rank": None},
+  "deepseek_v3": _COMMON | _LATENT | {"n_group": 2, "topk_group": 1},
   "gpt_oss": _COMMON | _EIGHT | {"head_dim": 16, "sliding_window": 8},
   "granitemoe": _COMMON
   | _EIGHT

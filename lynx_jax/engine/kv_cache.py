@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from lynx_jax.models.attention import KeyValueCache
+from lynx_jax.models.mla import LatentCache
 
-LayerCache: TypeAlias = KeyValueCache
+LayerCache: TypeAlias = KeyValueCache | LatentCache
 """One layer's buffers; positions are the last axis but one, so that room is made for more in any of them alike."""
 
 

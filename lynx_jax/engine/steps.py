@@ -12,7 +12,6 @@ from lynx_jax.dims import ArrayLike
 from lynx_jax.engine.kv_cache import LayerCache, with_room
 from lynx_jax.engine.sampling import sample
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals, greedy_requests, no_totals
-from lynx_jax.models.attention import Attention
 from lynx_jax.models.decoder import run_causal, run_layers
 from lynx_jax.models.ffn import ExpertTrace
 from lynx_jax.models.params import Params
@@ -91,7 +90,7 @@ def next_logits(
   """
   positions, running = state.lengths, state.running
 
-  def mix(layer: int, attention: Attention, projected: Any) -> tuple[jax.Array, LayerCache]:
+  def mix(layer: int, attention: Any, projected: Any) -> tuple[jax.Array, LayerCache]:
     return attention.attend_cached(projected, state.cache[layer], positions)
 
   route = functools.partial(route_to_tiles, policy=policy)

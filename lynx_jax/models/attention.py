@@ -131,11 +131,11 @@ def _warmed(
 def _attend(
   query_BLGRH: Float[Array, "B L G R H"],
   key_BGCH: Float[Array, "B G C H"],
-  value_BGCH: Float[Array, "B G C H"],
+  value_BGCU: Float[Array, "B G C U"],
   visible_BLC: Bool[Array, "B L C"],
   scale: float | None,
   sinks_N: Float[Array, "N"] | None,
-) -> Float[Array, "B L N H"]:
+) -> Float[Array, "B L N U"]:
   """Scaled dot-product attention; scores and softmax in float32. A query that sees nothing gets finite values.
 
   Rows and groups are one batch axis Z, the queries of a group one axis M: the CPU's bfloat16 products into float32
@@ -144,7 +144,7 @@ def _attend(
   b, length, groups, rest, width = query_BLGRH.shape
   capacity = key_BGCH.shape[2]
   query_ZMH = query_BLGRH.transpose(0, 2, 3, 1, 4).reshape(b * groups, rest * length, width)
-  key_ZCH, value_ZCH = (x.reshape(b * groups, capacity, width) for x in (key_BGCH, value_BGCH))
+  key_ZCH, value_ZCU = (x.reshape(b * groups, capacity, -1) for x in (key_BGCH, value_BGCU))
   scores_ZMC = jnp.einsum("zmh,zch->zmc", query_ZMH, key_ZCH, preferred_element_type=jnp.float32)
   scores: Float32[Array, "B G R L C"] = scores_ZMC.reshape(b, groups, rest, length, capacity)
   scores = jnp.where(visible_BLC[:, None, None], scores * (scale or width**-0.5), jnp.finfo(jnp.float32).min)
@@ -152,23 +152,23 @@ def _attend(
     sinks = sinks_N.astype(jnp.float32).reshape(1, groups, rest, 1, 1)
     scores = jnp.concatenate([scores, jnp.broadcast_to(sinks, (*scores.shape[:-1], 1))], axis=-1)
   share = jax.nn.softmax(scores, axis=-1)[..., :capacity]
-  share_ZMC = share.astype(value_BGCH.dtype).reshape(scores_ZMC.shape)
-  mixed_ZMH = jnp.einsum("zmc,zch->zmh", share_ZMC, value_ZCH, preferred_element_type=jnp.float32)
-  mixed = mixed_ZMH.reshape(b, groups, rest, length, width).transpose(0, 3, 1, 2, 4)
-  return mixed.reshape(b, length, groups * rest, width).astype(query_BLGRH.dtype)
+  share_ZMC = share.astype(value_BGCU.dtype).reshape(scores_ZMC.shape)
+  mixed_ZMU = jnp.einsum("zmc,zcu->zmu", share_ZMC, value_ZCU, preferred_element_type=jnp.float32)
+  mixed = mixed_ZMU.reshape(b, groups, rest, length, -1).transpose(0, 3, 1, 2, 4)
+  return mixed.reshape(b, length, groups * rest, -1).astype(query_BLGRH.dtype)
 
 
 def causal_attention(
   query_BLNH: Float[Array, "B L N H"],
   key_BLGH: Float[Array, "B L G H"],
-  value_BLGH: Float[Array, "B L G H"],
+  value_BLGU: Float[Array, "B L G U"],
   lengths_B: Int[Array, "B"],
   window: int | None,
   *,
   chunk: int | None = None,
   scale: float | None = None,
   sinks: Float[Array, "N"] | None = None,
-) -> Float[Array, "B L N H"]:
+) -> Float[Array, "B L N U"]:
   """Each position attends to itself and those before it, inside its row's length, the window and its chunk.
 
   `chunk`, `scale` and `sinks` as for `decode_attention`.
@@ -176,7 +176,7 @@ def causal_attention(
   b, length, heads, width = query_BLNH.shape
   groups = key_BLGH.shape[2]
   query = query_BLNH.reshape(b, length, groups, heads // groups, width)
-  key, value = key_BLGH.swapaxes(1, 2), value_BLGH.swapaxes(1, 2)
+  key, value = key_BLGH.swapaxes(1, 2), value_BLGU.swapaxes(1, 2)
   keys_at = jnp.arange(length)
 
   def block(query_block: jax.Array, queries_at: jax.Array) -> jax.Array:
@@ -192,4 +192,4 @@ def causal_attention(
     return block(query, keys_at)
   blocks = query.reshape(b, -1, _QUERY_BLOCK, *query.shape[2:]).swapaxes(0, 1)
   mixed = jax.lax.map(lambda inputs: block(*inputs), (blocks, keys_at.reshape(-1, _QUERY_BLOCK)))
-  return mixed.swapaxes(0, 1).reshape(query_BLNH.shape)
+  return mixed.swapaxes(0, 1).reshape(b, length, heads, -1)

@@ -17,7 +17,7 @@ class Counts:
     active: those that one token uses: everything but the experts it does not run.
     experts: parameters of all experts.
     embedding: parameters of the input embedding, of which a step reads only its tokens' rows (unless tied).
-    kv_per_token: key and value numbers that the cache holds for one position, all layers.
+    kv_per_token: numbers (keys and values, or MLA's latents) that the cache holds for one position, all layers.
   """
 
   total: int
@@ -49,5 +49,5 @@ def counts(spec: DecoderSpec) -> Counts:
     active=total - idle,
     experts=experts,
     embedding=0 if spec.tied else spec.vocab * spec.width,
-    kv_per_token=sum(2 * layer.attention.kv_heads * layer.attention.head_dim for layer in spec.layers),
+    kv_per_token=sum(layer.attention.cache_width for layer in spec.layers),
   )

@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from lynx_jax.models.attention import Attention
 from lynx_jax.models.ffn import Dense, ExpertTrace, MoE
 from lynx_jax.models.linear import bias, normal, normed_matmul
+from lynx_jax.models.mla import MLA
 from lynx_jax.models.norms import Norm, make_norm
-from lynx_jax.models.spec import DecoderSpec, LayerSpec, MoESpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec, MLASpec, MoESpec
 from lynx_jax.routing.select import Route, route_to_tiles
 
 
@@ -22,7 +23,10 @@ class Layer(nnx.Module):
   def __init__(self, spec: DecoderSpec, layer: LayerSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
     width = spec.width
     self.attention_norm = _norm(spec, dtype)
-    self.attention = Attention(width, layer.attention, spec.norm_eps, rngs=rngs, dtype=dtype)
+    if isinstance(layer.attention, MLASpec):
+      self.attention = MLA(width, layer.attention, rngs=rngs, dtype=dtype)
+    else:
+      self.attention = Attention(width, layer.attention, spec.norm_eps, rngs=rngs, dtype=dtype)
     self.ffn_norm = _norm(spec, dtype)
     ffn = MoE if isinstance(layer.ffn, MoESpec) else Dense
     self.ffn = ffn(width, layer.ffn, rngs=rngs, dtype=dtype)  # pyright: ignore[reportArgumentType]
@@ -62,8 +66,11 @@ def abstract_decoder(spec: DecoderSpec, dtype: Any = jnp.float32) -> Decoder:
 class Mix(Protocol):
   """How a layer attends: its result, and what to remember of its keys and values."""
 
-  def __call__(self, layer: int, attention: Attention, projected: Any, /) -> tuple[jax.Array, Any]:
-    """Attends in layer number `layer`: from `project_in`'s rows to what `project_out` takes, and what to keep."""
+  def __call__(self, layer: int, attention: Any, projected: Any, /) -> tuple[jax.Array, Any]:
+    """Attends in layer number `layer`: from `project_in`'s rows to what `project_out` takes, and what to keep.
+
+    `attention` is an `Attention` or an `MLA`, which alone knows what its cache looks like.
+    """
     ...
 
 
@@ -114,7 +121,7 @@ def run_causal(
   positions = jnp.broadcast_to(jnp.arange(token_ids.shape[1], dtype=jnp.int32), token_ids.shape)
   valid = positions < lengths[:, None]
 
-  def mix(layer: int, attention: Attention, projected: Any) -> tuple[jax.Array, Any]:
+  def mix(layer: int, attention: Any, projected: Any) -> tuple[jax.Array, Any]:
     mixed, cache = attention.attend_prompts(projected, positions, lengths)
     return mixed, remember(cache)
 

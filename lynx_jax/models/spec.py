@@ -110,7 +110,7 @@ Scaling: TypeAlias = LinearScaling | YarnScaling | Llama3Scaling | LongScaling
 class RopeSpec:
   """Rotary positions over whole heads, in the form that pairs a head's first half with its second.
 
-  Checkpoints that pair neighbours (Llama 4, DeepSeek) are put in this order when they are read.
+  Checkpoints that pair neighbours are put in this order: when they are read (Llama 4), or as they run (`MLASpec`).
 
   Attributes:
     theta: base of the frequencies.
@@ -196,6 +196,52 @@ class AttentionSpec:
         remedy = f"expected one for each of the {self.head_dim // 2} pairs of a head"
         _require(count == self.head_dim // 2, self.rope.scaling, field, f"{count} numbers", remedy)
 
+  @property
+  def cache_width(self) -> int:
+    """Numbers that the cache holds for one position."""
+    return 2 * self.kv_heads * self.head_dim
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MLASpec:
+  """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): all heads' keys and values come of one latent.
+
+  Attributes:
+    heads: N.
+    rank: width of the latent (`kv_lora_rank`).
+    query_rank: width of the queries' own latent (`q_lora_rank`), or None where they have none.
+    key_width: of a head's part without position (`qk_nope_head_dim`).
+    rope_width: of a head's part that is turned, even; its key is shared by all heads (`qk_rope_head_dim`).
+    value_width: of a head's values (`v_head_dim`).
+    rope: how positions turn queries and keys.
+    scale: what scores are multiplied by.
+    neighbours: whether the checkpoint turns pairs of neighbours, not a head's first half with its second.
+    bias: whether the projections to latents and back to the model width carry biases.
+  """
+
+  heads: int
+  rank: int
+  query_rank: int | None
+  key_width: int
+  rope_width: int
+  value_width: int
+  rope: RopeSpec
+  scale: float
+  neighbours: bool = True
+  bias: bool = False
+
+  def __post_init__(self) -> None:
+    _require_positive(self, "heads", "rank", "key_width", "rope_width", "value_width")
+    if self.query_rank is not None:
+      _require_positive(self, "query_rank")
+    _require(self.rope_width % 2 == 0, self, "rope_width", self.rope_width, "rotary embedding needs an even width")
+    _require_above_zero(self, "scale")
+
+  @property
+  def cache_width(self) -> int:
+    """Numbers that the cache holds for one position: the latent and the rotary key."""
+    return self.rank + self.rope_width
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DenseSpec:
@@ -251,7 +297,7 @@ class MoESpec:
 class LayerSpec:
   """One pre-norm transformer layer."""
 
-  attention: AttentionSpec
+  attention: AttentionSpec | MLASpec
   ffn: MoESpec | DenseSpec
 
 

@@ -27,7 +27,7 @@ def append_heads_reference(
   query = rotate(split_heads(query, head_dim, query_norm, norm_eps, clip), cos, sin)
   key = rotate(split_heads(key, head_dim, key_norm, norm_eps, clip), cos, sin)
   value = split_heads(value, head_dim, None, norm_eps, clip)
-  return query, _append(cache_key, key, positions), _append(cache_value, value, positions)
+  return query, write_positions(cache_key, key, positions), write_positions(cache_value, value, positions)
 
 
 def split_heads(x: jax.Array, head_dim: int, norm: jax.Array | None, eps: float, clip: float | None) -> jax.Array:
@@ -40,7 +40,7 @@ def split_heads(x: jax.Array, head_dim: int, norm: jax.Array | None, eps: float,
   return rms_norm(x, norm, eps) if norm is not None and norm.shape[0] == head_dim else x
 
 
-def _append(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
+def write_positions(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
   """Writes new [B, G, H] at each row's position."""
   rows = jnp.arange(positions.shape[0])
 

@@ -72,7 +72,7 @@ def decode_attention_triton(
   if parts == 1:
     return results[0]
   (mixed,) = call(
-    functools.partial(_join_kernel, parts=parts),
+    functools.partial(join_kernel, parts=parts),
     *results,
     *extra,
     grid=(rows, groups),
@@ -151,8 +151,8 @@ def _attend_kernel(
   plgpu.store(total_ref.at[row, at, part], total, mask=mine)
 
 
-def _join_kernel(mixed_ref, top_ref, total_ref, *refs, parts: int):
-  """Sums a row's parts, each scaled to their largest maximum."""
+def join_kernel(mixed_ref, top_ref, total_ref, *refs, parts: int):
+  """Sums a row's parts, each scaled to their largest maximum; some heads a program."""
   out_ref = refs[-1]
   row, group = pl.program_id(0), pl.program_id(1)
   queries = out_ref.shape[1] // pl.num_programs(1)

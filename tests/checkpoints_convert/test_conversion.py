@@ -23,6 +23,8 @@ from checkpoints_convert.sources import open_source
 from tests.checkpoints_convert.tampering import copied, sharded, with_tensors
 from tests.families.cases import (
   CASES,
+  DEEPSEEK_V2,
+  DEEPSEEK_V3,
   GRANITEMOE,
   MIXTRAL,
   OLMOE,
@@ -36,7 +38,7 @@ from tests.families.cases import (
   reference_logits,
 )
 
-DIVERSE = (MIXTRAL[2], OLMOE[2], QWEN3_MOE[3])
+DIVERSE = (DEEPSEEK_V2[1], DEEPSEEK_V3[0], MIXTRAL[2], OLMOE[2], QWEN3_MOE[3])
 
 
 def parameters(path: Path) -> dict[str, np.ndarray]:

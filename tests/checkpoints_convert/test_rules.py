@@ -13,6 +13,7 @@ from checkpoints_convert.parameters import parameter_shapes
 from checkpoints_convert.readers import SafetensorsReader
 from checkpoints_convert.rules import (
   Duplicate,
+  Fold,
   Ignored,
   Interleave,
   Join,
@@ -39,7 +40,7 @@ def plans(draw: st.DrawFn):
   """A shape, and how to cut it up: nested tuples that begin with stack, join, transpose or name."""
 
   def plan(shape, depth):
-    kinds = ["name", "join", "transpose"] + ["stack"] * (len(shape) > 2 and shape[0] > 0)
+    kinds = ["name", "join", "transpose", "fold"] + ["stack"] * (len(shape) > 2 and shape[0] > 0)
     kind = draw(st.sampled_from(kinds)) if depth else "name"
     if kind == "stack":
       return kind, [plan(shape[1:], depth - 1) for _ in range(shape[0])]
@@ -49,6 +50,9 @@ def plans(draw: st.DrawFn):
       sizes = (cut, shape[axis] - cut)
       parts = [plan((*shape[:axis], size, *shape[axis + 1 :]), depth - 1) for size in sizes]
       return kind, parts, axis, sizes
+    if kind == "fold":
+      count = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0] or [1]))
+      return kind, plan((count, shape[0] // count, *shape[1:]), depth - 1), count
     if kind == "transpose":
       return kind, plan((*shape[:-2], shape[-1], shape[-2]), depth - 1)
     return (kind,)
@@ -64,6 +68,8 @@ def layout_of(plan, counter=None):
       return Stack(tuple(layout_of(part, counter) for part in parts))
     case ("join", parts, axis, sizes):
       return Join(tuple(layout_of(part, counter) for part in parts), axis, sizes)
+    case ("fold", part, count):
+      return Fold(layout_of(part, counter), count)
     case ("transpose", part):
       return Transpose(layout_of(part, counter))
   return f"tensor_{next(counter)}"
@@ -158,7 +164,11 @@ def test_a_rule_needs_a_plain_name_on_one_side():
 
 @pytest.mark.parametrize(
   ("layout", "message"),
-  [(Stack(("a", "b", "c")), "Stack of 3 arrays"), (Join(("a", "b"), sizes=(1, 2)), r"sizes \(1, 2\)")],
+  [
+    (Stack(("a", "b", "c")), "Stack of 3 arrays"),
+    (Join(("a", "b"), sizes=(1, 2)), r"sizes \(1, 2\)"),
+    (Fold("a", 3), "Fold into 3 runs"),
+  ],
 )
 def test_a_layout_that_does_not_fill_the_array_is_an_error(layout, message):
   with pytest.raises(ValueError, match=message):

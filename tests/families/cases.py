@@ -25,6 +25,8 @@ VOCAB = 101
 
 _CLASSES = {
   "dbrx": (transformers.DbrxConfig, transformers.DbrxForCausalLM),
+  "deepseek_v2": (transformers.DeepseekV2Config, transformers.DeepseekV2ForCausalLM),
+  "deepseek_v3": (transformers.DeepseekV3Config, transformers.DeepseekV3ForCausalLM),
   "gpt_oss": (transformers.GptOssConfig, transformers.GptOssForCausalLM),
   "granitemoe": (transformers.GraniteMoeConfig, transformers.GraniteMoeForCausalLM),
   "llama4_text": (transformers.Llama4TextConfig, transformers.Llama4ForCausalLM),
@@ -269,7 +271,61 @@ LLAMA4_TEXT = (
     rope_parameters=_theta(1e4),
   ),
 )  # fmt: skip
-CASES = (*MIXTRAL, *OLMOE, *QWEN3_MOE, *QWEN2_MOE, *GRANITEMOE, *GPT_OSS, *DBRX, *PHIMOE, *LLAMA4_TEXT)
+_LATENT = {
+  "kv_lora_rank": 24, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12, "q_lora_rank": None,
+  "intermediate_size": 80, "moe_intermediate_size": 24, "n_routed_experts": 8, "num_experts_per_tok": 2,
+  "num_key_value_heads": 4,
+}  # fmt: skip
+
+
+def _yarn(**fields: float) -> dict[str, Any]:
+  return {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32, **fields}
+
+
+def _deepseek(family: str, name: str, **fields: Any) -> Case:
+  return Case(family, name, _LATENT | fields)
+
+
+# In bfloat16, a model of few wide differences between gates; the others have the flags.
+DEEPSEEK_V2 = (
+  _deepseek("deepseek_v2", "plain", n_shared_experts=2, first_k_dense_replace=1),
+  _deepseek(
+    "deepseek_v2", "grouped_yarn_query_latent", n_shared_experts=1, first_k_dense_replace=1, q_lora_rank=20,
+    topk_method="group_limited_greedy", n_group=4, topk_group=2, num_experts_per_tok=3, routed_scaling_factor=3.0,
+    rope_parameters=_yarn(mscale=0.707, mscale_all_dim=0.707),
+  ),
+  _deepseek(
+    "deepseek_v2", "biased_tied_uneven_mscale", n_shared_experts=1, attention_bias=True, tie_word_embeddings=True,
+    q_lora_rank=16, rope_parameters=_yarn(mscale=1.0, mscale_all_dim=0.5, beta_fast=16.0, beta_slow=2.0),
+  ),
+  _deepseek(
+    "deepseek_v2", "scaled_rope_without_mscale", n_shared_experts=3, num_hidden_layers=3, first_k_dense_replace=2,
+    routed_scaling_factor=0.5, n_routed_experts=6, num_experts_per_tok=6, rms_norm_eps=1e-2, v_head_dim=20,
+    rope_parameters=_yarn(),
+  ),
+)  # fmt: skip
+DEEPSEEK_V3 = (
+  _deepseek(
+    "deepseek_v3", "plain", first_k_dense_replace=1, q_lora_rank=20, n_group=2, topk_group=1,
+    rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0),
+  ),
+  _deepseek(
+    "deepseek_v3", "raw_weights_of_eight_groups", first_k_dense_replace=0, n_routed_experts=16, n_group=8, topk_group=4,
+    num_experts_per_tok=4, norm_topk_prob=False, routed_scaling_factor=0.7, tie_word_embeddings=True,
+  ),
+  _deepseek(
+    "deepseek_v3", "halves_one_group", first_k_dense_replace=2, num_hidden_layers=3, n_group=1, topk_group=1,
+    rope_interleave=False, n_shared_experts=2, q_lora_rank=16, rope_parameters=_yarn(mscale=0.5, mscale_all_dim=0.8),
+  ),
+  _deepseek(
+    "deepseek_v3", "biased_top1", first_k_dense_replace=1, attention_bias=True, q_lora_rank=24, n_group=4, topk_group=2,
+    num_experts_per_tok=1, routed_scaling_factor=1.0, rope_parameters=_theta(300.0),
+  ),
+)  # fmt: skip
+CASES = (
+  *DEEPSEEK_V2, *DEEPSEEK_V3, *MIXTRAL, *OLMOE, *QWEN3_MOE,
+  *QWEN2_MOE, *GRANITEMOE, *GPT_OSS, *DBRX, *PHIMOE, *LLAMA4_TEXT,
+)  # fmt: skip
 
 
 @functools.cache
@@ -284,6 +340,9 @@ def reference(case: Case) -> Any:
         parameter.copy_(1 + 0.3 * drawn)
       else:
         parameter.copy_((1.0 if "embed" in name or "wte" in name else 0.2) * drawn)
+    for name, buffer in model.named_buffers():
+      if name.endswith("e_score_correction_bias"):
+        buffer.copy_(0.5 * torch.randn(buffer.shape, generator=generator))
   if case.family == "phimoe":
     _hand_on_lengths(model.model.rotary_emb)
     # transformers reads a row again when it grows past the original context; here its cached keys stay as they are.
@@ -321,7 +380,12 @@ def random_tokens(case: Case, rows: int, length: int) -> np.ndarray:
 def checkpoint(case: Case, dtype: str = "float32") -> Path:
   """Directory of the case as transformers' `save_pretrained` writes it; made once, and not to be changed."""
   path = _root() / f"{case}-{dtype}"
-  copy.deepcopy(reference(case)).to(getattr(torch, dtype)).save_pretrained(path)
+  model = copy.deepcopy(reference(case)).to(getattr(torch, dtype))
+  for name, buffer in model.named_buffers():
+    # As files on the hub have it, and as transformers keeps it.
+    if name.endswith("e_score_correction_bias"):
+      buffer.data = reference(case).get_buffer(name).clone()
+  model.save_pretrained(path)
   return path
 
 

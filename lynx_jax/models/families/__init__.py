@@ -6,6 +6,8 @@ from typing import Any
 
 from lynx_jax.models.families import (
   dbrx,
+  deepseek_v2,
+  deepseek_v3,
   gpt_oss,
   granitemoe,
   llama4_text,
@@ -20,6 +22,8 @@ from lynx_jax.models.spec import DecoderSpec
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], DecoderSpec]] = MappingProxyType(
   {
     "dbrx": dbrx.spec,
+    "deepseek_v2": deepseek_v2.spec,
+    "deepseek_v3": deepseek_v3.spec,
     "gpt_oss": gpt_oss.spec,
     "granitemoe": granitemoe.spec,
     "llama4_text": llama4_text.spec,

@@ -1,0 +1,53 @@
+"""Attention of a decode step over a cache of latents, which is at once every head's keys and values."""
+
+from jaxtyping import Array, Float, Int32
+
+from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels.latent_attention.reference import latent_attention_reference
+from pallas_kernels.latent_attention.triton import latent_attention_triton, objection
+
+__all__ = ["LATENT_ATTENTION", "latent_attention"]
+
+LATENT_ATTENTION = Op(
+  "latent_attention",
+  (
+    Implementation(
+      "pallas", latent_attention_triton, "each cached row read once for scores and values", (GPU,), objection
+    ),
+    Implementation("reference", latent_attention_reference, "scores of the whole cache, in plain JAX"),
+  ),
+)
+
+
+def latent_attention(
+  query: Float[Array, "B N W"],
+  cache: Float[Array, "B C W"],
+  positions: Int32[Array, "B"],
+  *,
+  value_width: int,
+  scale: float,
+  implementation: str | None = None,
+) -> Float[Array, "B N _"]:
+  """Softmax(query @ cache.T * scale) @ cache[:, :value_width], over the positions of a row up to its own.
+
+  Multi-head latent attention in its absorbed form (arXiv 2405.04434, section 2.1.2): one cached row of W numbers serves
+  all heads, its first `value_width` numbers being what they mix.
+
+  Args:
+    query: one query a head, mapped into the cache's space.
+    cache: a latent, and behind it the rotary key, for each of C positions.
+    positions: of each row's query, in tokens; the cache holds that position already.
+    value_width: how many numbers of a cached row are the latent.
+    scale: what scores are multiplied by.
+    implementation: "pallas", "reference", or None for the best on the platform.
+
+  Returns:
+    [B, N, value_width] in `query`'s dtype; scores and softmax in float32.
+
+  Raises:
+    ValueError: a value_width that is not within W, or an unknown implementation.
+    NotImplementedError: the named implementation cannot take these sizes.
+  """
+  if not 1 <= value_width <= cache.shape[2]:
+    raise ValueError(f"value_width is {value_width}: expected 1 to {cache.shape[2]}, the width of a cached row")
+  return LATENT_ATTENTION(implementation, query, cache, positions, value_width=value_width, scale=scale)

@@ -1,0 +1,118 @@
+"""A program for some positions of one row and some of its heads; a second kernel joins a row's parts.
+
+Each cached row is loaded once and multiplied twice: scores are its product with the queries, and its latent is what
+they mix. Heads are the 16-wide side of a tensor-core tile.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from pallas_kernels.decode_attention.triton import join_kernel, split_count
+from pallas_kernels.pallas_call import call
+
+_HEADS, _POSITIONS = 16, 32
+
+
+def objection(query, cache, positions, *, value_width, scale) -> str | None:
+  """Why the kernels cannot take these arguments, or None."""
+  for name, width in (("a latent", value_width), ("a rotary key", cache.shape[2] - value_width)):
+    if width < 16 or width & (width - 1):
+      return f"it takes {name} of a power of two wide, at least 16, not {width}"
+  if query.dtype != cache.dtype:
+    return f"queries and cache must have one dtype, not {query.dtype.name} and {cache.dtype.name}"
+  return None
+
+
+def latent_attention_triton(
+  query: jax.Array, cache: jax.Array, positions: jax.Array, *, value_width: int, scale: float
+) -> jax.Array:
+  """`latent_attention` in one launch, or in two where the sequence is split."""
+  rows, heads, _ = query.shape
+  blocks = pl.cdiv(heads, _HEADS)
+  parts = split_count(rows, blocks, cache.shape[1])
+  whole = jax.ShapeDtypeStruct((rows, heads, value_width), query.dtype)
+  partial_shapes = [
+    jax.ShapeDtypeStruct((rows, heads, parts, value_width), jnp.float32),
+    *[jax.ShapeDtypeStruct((rows, heads, parts), jnp.float32)] * 2,
+  ]
+  results = call(
+    functools.partial(_attend_kernel, parts=parts, value_width=value_width, scale=scale),
+    positions,
+    query,
+    cache,
+    grid=(rows, blocks, parts),
+    out_shape=[whole] if parts == 1 else partial_shapes,
+    name="latent_attention",
+    num_warps=4,
+    num_stages=2,
+  )
+  if parts == 1:
+    return results[0]
+  (mixed,) = call(
+    functools.partial(join_kernel, parts=parts),
+    *results,
+    grid=(rows, heads),
+    out_shape=[whole],
+    name="join_attention",
+    num_warps=4,
+  )
+  return mixed
+
+
+def _attend_kernel(positions_ref, query_ref, cache_ref, *out_refs, parts: int, value_width: int, scale: float):
+  row, part = pl.program_id(0), pl.program_id(2)
+  (_, heads, width), capacity = query_ref.shape, cache_ref.shape[1]
+  head = pl.program_id(1) * _HEADS + jnp.arange(_HEADS)
+  # Heads past the last repeat it: what they give is not stored.
+  head_in = jnp.minimum(head, heads - 1)
+  latent, rotary = jnp.arange(value_width), value_width + jnp.arange(width - value_width)
+  query = plgpu.load(query_ref.at[row, head_in[:, None], latent[None, :]])
+  query_rotary = plgpu.load(query_ref.at[row, head_in[:, None], rotary[None, :]])
+  dot = functools.partial(
+    jnp.dot,
+    precision=jax.lax.Precision.HIGHEST if query.dtype == jnp.float32 else None,
+    preferred_element_type=jnp.float32,
+  )
+
+  # The row's visible positions are [0, end); this part takes [low, high) of them.
+  end = jnp.minimum(positions_ref[row] + 1, capacity)
+  share = pl.cdiv(pl.cdiv(end, parts), _POSITIONS) * _POSITIONS
+  low = part * share
+  high = jnp.minimum(low + share, end)
+
+  def step(index, carry):
+    mixed, top, total = carry
+    at = low + index * _POSITIONS + jnp.arange(_POSITIONS)
+    at_in = jnp.minimum(at, high - 1)
+    values = plgpu.load(cache_ref.at[row, at_in[:, None], latent[None, :]])
+    keys = plgpu.load(cache_ref.at[row, at_in[:, None], rotary[None, :]])
+    scores = (dot(query, values.T) + dot(query_rotary, keys.T)) * scale
+    scores = jnp.where((at < high)[None, :], scores, -jnp.inf)
+    new_top = jnp.maximum(top, jnp.max(scores, axis=1))
+    shares, shrink = jnp.exp(scores - new_top[:, None]), jnp.exp(top - new_top)
+    mixed = mixed * shrink[:, None] + dot(shares.astype(values.dtype), values)
+    return mixed, new_top, total * shrink + jnp.sum(shares, axis=1)
+
+  nothing = (
+    jnp.zeros((_HEADS, value_width), jnp.float32), jnp.full((_HEADS,), -jnp.inf), jnp.zeros((_HEADS,), jnp.float32),
+  )  # fmt: skip
+  mixed, top, total = jax.lax.fori_loop(0, pl.cdiv(jnp.maximum(high - low, 0), _POSITIONS), step, nothing)
+
+  # Indices of heads that do not exist lie past the last one, where the interpreter drops a masked store.
+  mine = head < heads
+  at = jnp.where(mine, head, heads)
+  mask = jnp.broadcast_to(mine[:, None], mixed.shape)
+  if parts == 1:
+    (mixed_ref,) = out_refs
+    plgpu.store(
+      mixed_ref.at[row, at[:, None], latent[None, :]], (mixed / total[:, None]).astype(mixed_ref.dtype), mask=mask
+    )
+    return
+  mixed_ref, top_ref, total_ref = out_refs
+  plgpu.store(mixed_ref.at[row, at[:, None], part, latent[None, :]], mixed, mask=mask)
+  plgpu.store(top_ref.at[row, at, part], top, mask=mine)
+  plgpu.store(total_ref.at[row, at, part], total, mask=mine)

@@ -1,0 +1,20 @@
+"""Attention over latents, compiled for real GPUs at the sizes of DeepSeek's models."""
+
+import pytest
+
+from pallas_kernels import gates
+from pallas_kernels.latent_attention.gate_programs import HEADS, programs
+
+pytestmark = pytest.mark.usefixtures("own_errors")
+
+
+@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("model", HEADS)
+def test_latents_are_read_in_one_launch_or_two_on_tensor_cores(model: str, target: str):
+  for name, (fn, args) in programs(HEADS[model]).items():
+    report = gates.compile_for(fn, args, target)
+    assert gates.kernel_launches(report) in (["latent_attention"], ["latent_attention", "join_attention"]), name
+    gates.no_spills(report.kernels.values())
+    gates.uses_tensor_cores([report.kernels["latent_attention"]])
+    gates.within_limits(report, report.kernels.values())
+    gates.no_copy_of(report, args[1].size * 2)
