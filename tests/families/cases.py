@@ -286,7 +286,6 @@ def _deepseek(family: str, name: str, **fields: Any) -> Case:
   return Case(family, name, _LATENT | fields)
 
 
-# In bfloat16, a model of few wide differences between gates; the others have the flags.
 DEEPSEEK_V2 = (
   _deepseek("deepseek_v2", "plain", n_shared_experts=2, first_k_dense_replace=1),
   _deepseek(
