@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,12 @@ _SETS: Mapping[str, tuple[int, tuple[str, ...]]] = MappingProxyType(
   }
 )
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-psabi")
+
+
+def fingerprint() -> int:
+  """A number of what the sources say; 0 where an installation has none."""
+  files = sorted(path for path in SOURCE.iterdir() if path.suffix in (".cc", ".h"))
+  return zlib.crc32(b"".join(path.read_bytes() for path in files))
 
 
 class BuildError(RuntimeError):
@@ -84,7 +91,7 @@ def build(
     work = [*objects(), *((f"extra_{path.stem}", str(path), ("-I", str(SOURCE))) for path in extra_sources)]
     files = [str(Path(folder) / f"{name}.o") for name, _, _ in work]
     commands = [
-      [cxx, *_FLAGS, *own, *flags, "-c", str(SOURCE / source), "-o", file]
+      [cxx, *_FLAGS, f"-DLYNX_SOURCES={fingerprint()}u", *own, *flags, "-c", str(SOURCE / source), "-o", file]
       for (_, source, own), file in zip(work, files, strict=True)
     ]
     with ThreadPoolExecutor(os.cpu_count()) as threads:

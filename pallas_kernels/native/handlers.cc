@@ -150,6 +150,9 @@ LYNX_EXPORT lynx::ffi::Error* lynx_decode_attention(lynx::ffi::CallFrame* frame)
   });
 }
 
+// What the build was given: `fingerprint` of build.py.
+LYNX_EXPORT unsigned lynx_sources() { return LYNX_SOURCES; }
+
 LYNX_EXPORT double lynx_read_bandwidth(int64_t bytes, int passes) {
   return lynx::read_bandwidth(bytes, passes);
 }

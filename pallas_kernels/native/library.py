@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pallas_kernels.native.build import LIBRARY, REASON
+from pallas_kernels.native.build import LIBRARY, REASON, fingerprint
 
 _PATH = Path(__file__).parent / LIBRARY
 _REASON = _PATH.with_name(REASON)
@@ -24,6 +24,9 @@ def _library() -> ctypes.CDLL | str:
     return f"the native library is not built: {why}"
   try:
     library = ctypes.CDLL(str(_PATH))
+    # A call from an older library would read other arguments than it is given.
+    if _other_sources(library):
+      return "the native library was built from other sources: run `python -m pallas_kernels.native.build`"
     library.lynx_instruction_set.restype = ctypes.c_char_p
     library.lynx_read_bandwidth.restype = ctypes.c_double
     library.lynx_read_bandwidth.argtypes = (ctypes.c_int64, ctypes.c_int)
@@ -33,6 +36,14 @@ def _library() -> ctypes.CDLL | str:
   except Exception as error:  # whatever a foreign library or another XLA brings: there is a fallback for it
     return f"the native library does not load: {type(error).__name__}: {str(error).splitlines()[0]}"
   return library
+
+
+def _other_sources(library: ctypes.CDLL) -> bool:
+  sources = fingerprint()
+  if not hasattr(library, "lynx_sources"):
+    return True
+  library.lynx_sources.restype = ctypes.c_uint
+  return sources != 0 and library.lynx_sources() != sources
 
 
 def unavailable() -> str | None:

@@ -156,6 +156,18 @@ def test_without_the_library_the_loop_runs_and_says_why(monkeypatch, tmp_path):
 
 
 @needs_library
+def test_a_library_of_other_sources_is_not_used(monkeypatch):
+  monkeypatch.setattr(library, "fingerprint", lambda: build.fingerprint() ^ 1)
+  library._library.cache_clear()
+  try:
+    assert "built from other sources: run `python -m pallas_kernels.native.build`" in str(unavailable())
+  finally:
+    monkeypatch.undo()
+    library._library.cache_clear()
+  assert unavailable() is None
+
+
+@needs_library
 def test_what_it_cannot_take_is_said():
   x, ids, weights, gate_up, down = layer()
   with pytest.raises(NotImplementedError, match="rows of bfloat16 and weights of float32: both float32, or both"):
