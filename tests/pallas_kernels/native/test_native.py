@@ -143,7 +143,8 @@ def test_without_the_library_the_loop_runs_and_says_why(monkeypatch, tmp_path):
   library._library.cache_clear()
   try:
     arguments = layer(rows=2, dtype=jnp.float32)
-    np.testing.assert_array_equal(expert_ffn(*arguments), expert_ffn(*arguments, implementation="loop"))
+    # One is compiled whole and the other is not, so sums may differ in their last bits.
+    np.testing.assert_allclose(expert_ffn(*arguments), expert_ffn(*arguments, implementation="loop"), rtol=1e-5)
     assert library.describe() == "the native library is not built: no C++ compiler"
     with pytest.raises(NotImplementedError, match="'cpu' cannot run: the native library is not built: no C"):
       expert_ffn(*arguments, implementation="cpu")
