@@ -4,7 +4,7 @@
 """
 
 from checkpoints_convert.rules import Join, Merge, Rule, RuleTable, Transpose
-from lynx_jax.models.spec import DecoderSpec, MoESpec
+from lynx_jax.models.spec import AttentionSpec, DecoderSpec, MoESpec
 
 
 def rules(spec: DecoderSpec, *, fused: bool = False) -> RuleTable:
@@ -18,6 +18,7 @@ def rules(spec: DecoderSpec, *, fused: bool = False) -> RuleTable:
     ours, theirs = f"layers.{index}", f"transformer.blocks.{index}"
     attention, experts = f"{theirs}.norm_attn_norm", f"{theirs}.ffn.experts.mlp"
     assert isinstance(layer.ffn, MoESpec)
+    assert isinstance(layer.attention, AttentionSpec)
     count, heads = layer.ffn.experts, layer.attention
     sizes = tuple(number * heads.head_dim for number in (heads.heads, heads.kv_heads, heads.kv_heads))
     projected = Join(tuple(f"{ours}.attention.{name}" for name in ("query", "key", "value")), sizes=sizes)

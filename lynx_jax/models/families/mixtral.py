@@ -54,6 +54,8 @@ def config(model: DecoderSpec) -> dict[str, Any]:
   attention, experts = layer.attention, layer.ffn
   if len(set(model.layers)) != 1 or not isinstance(experts, MoESpec) or not experts.router.renormalize:
     raise ValueError("a Mixtral configuration needs equal layers of experts whose weights sum to 1")
+  if not isinstance(attention, AttentionSpec):
+    raise ValueError("a Mixtral configuration has grouped-query attention, not latent attention")
   if attention.qk_norm != "none" or attention.qkv_bias or attention.output_bias:
     raise ValueError("a Mixtral configuration has no norms of queries and keys, and no biases")
   written = {

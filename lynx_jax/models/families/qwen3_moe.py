@@ -54,6 +54,8 @@ def config(model: DecoderSpec) -> dict[str, Any]:
   dense = {layer.ffn for layer in model.layers if isinstance(layer.ffn, DenseSpec)}
   if len(moe) != 1 or len(dense) > 1 or any(layer.attention != attention for layer in model.layers):
     raise ValueError("a Qwen3-MoE configuration needs layers with one kind of attention, experts and dense network")
+  if not isinstance(attention, AttentionSpec):
+    raise ValueError("a Qwen3-MoE configuration has grouped-query attention, not latent attention")
   (experts,) = moe
   written = {
     "architectures": ["Qwen3MoeForCausalLM"],
