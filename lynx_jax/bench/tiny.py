@@ -61,6 +61,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "floor_scale": 8,
   },
   "mixtral": _COMMON | _EIGHT,
+  "moefied_llama": _COMMON
+  | {"num_experts": 8, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64, "rope_theta": 1e4},
   "olmoe": _COMMON | {"num_experts": 8, "intermediate_size": 32},
   "phimoe": _COMMON
   | _EIGHT
