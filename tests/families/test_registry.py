@@ -9,7 +9,7 @@ from tests.families.suite import written_config
 
 
 def test_an_unknown_family_is_named_beside_those_supported():
-  with pytest.raises(ValueError, match=r"model_type 'llama'; supported: dbrx, .*mixtral, olmoe, .*qwen3_moe"):
+  with pytest.raises(ValueError, match=r"model_type 'llama'; supported: dbrx, .*moefied_llama, olmoe, .*qwen3_moe"):
     spec_from_config({"model_type": "llama"})
 
 
