@@ -46,7 +46,7 @@ def describe(where: str | Path | None) -> list[tuple[str, str]]:
     ("layers", f"{len(spec.layers)}, {len(spec.moe_layers)} with experts"),
     ("width", f"{spec.width}, vocabulary {spec.vocab}, context {spec.context} tokens, {_tied(spec)}"),
     ("attention", _attention(spec)),
-    *_experts(spec, dtype),
+    *_experts(spec, dtype, size.experts),
     ("parameters", f"{_number(size.total)}, of which a token uses {_number(size.active)}"),
     ("weights", f"{_bytes(size.total * dtype.itemsize)}, of which experts {_bytes(size.experts * dtype.itemsize)}"),
     ("read per token alone", _bytes((size.active - size.embedding) * dtype.itemsize)),
@@ -81,20 +81,32 @@ def _config_dtype(config: dict[str, Any]) -> np.dtype:
   return as_dtype(named[0] if named else "bfloat16")
 
 
-def _experts(spec: DecoderSpec, dtype: np.dtype) -> list[tuple[str, str]]:
-  first = _moe(spec)
-  if first is None:
+def _experts(spec: DecoderSpec, dtype: np.dtype, numbers: int) -> list[tuple[str, str]]:
+  """Lines on experts, whose parameters are `numbers` in all."""
+  layers = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
+  if not layers:
     return []
-  rule = "renormalised" if first.router.renormalize else "not renormalised"
-  one = 3 * spec.width * first.expert_width * dtype.itemsize
+  first = layers[0]
+  one = numbers // sum(ffn.experts for ffn in layers) * dtype.itemsize
+  shared = "" if first.shared is None else f", and one of width {first.shared.width} for every token"
   return [
-    ("experts", f"{first.experts} per layer of width {first.expert_width}, {first.top_k} per token"),
-    ("router", f"{first.router.scoring}, top {first.top_k}, {rule}"),
+    ("experts", f"{first.experts} per layer of width {first.expert_width}, {first.top_k} per token{shared}"),
+    ("router", _router(first)),
     (
       "one expert",
       f"{_bytes(one)}; a layer's {_bytes(first.experts * one)}, of which a token {_bytes(first.top_k * one)}",
     ),
   ]
+
+
+def _router(moe: MoESpec) -> str:
+  rule = moe.router
+  parts = [rule.scoring, f"top {moe.top_k}", "renormalised" if rule.renormalize else "not renormalised"]
+  if rule.groups > 1:
+    parts.append(f"from the best {rule.groups_kept} of {rule.groups} groups")
+  if rule.scale != 1:
+    parts.append(f"times {rule.scale:g}")
+  return ", ".join(parts)
 
 
 def _moe(spec: DecoderSpec) -> MoESpec | None:

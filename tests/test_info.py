@@ -23,6 +23,12 @@ def test_a_released_model_is_described_by_its_name():
     assert policy in lines["policies"]
 
 
+def test_what_is_peculiar_to_a_model_is_said():
+  assert dict(describe("gpt-oss-20b"))["dtype"] == "bfloat16, stored as mxfp4"
+  lines = dict(describe("Qwen2-57B-A14B"))
+  assert lines["experts"].endswith("8 per token, and one of width 20480 for every token")
+
+
 def test_a_file_and_a_directory_without_weights_are_described_as_the_name(tmp_path: Path):
   (tmp_path / "config.json").write_text(json.dumps(RELEASED["OLMoE-1B-7B"] | {"torch_dtype": "float32"}))
   lines = dict(describe("OLMoE-1B-7B"))

@@ -35,12 +35,6 @@ LYNX_RATIOS: dict[str, tuple[RoutingPolicy, float, float]] = {
   "Mixtral-8x7B": (Lynx(0.7, 1), 1.09, 1.18),
 }
 _SIZES = {
-  # Attention 3584 x (3584 + 2 x 512) + 3584 x 3584, a shared expert of width 20480, router and gate.
-  "Qwen2-57B-A14B": StepSize(
-    layers=28, moe_layers=28, experts=64, top_k=8, expert=3 * 3584 * 2560,
-    always=28 * (3584 * (3584 + 1024) + 3584 * 3584 + 3 * 3584 * 20480 + 3584 * 65),
-    head=151936 * 3584, kv_per_token=28 * 2 * 4 * 128, width=3584,
-  ),
   # MLA: queries 2048 x 3072, latent 2048 x 576 and 512 x 4096, output 2048 x 2048; two shared experts; one dense layer.
   "DeepSeek-Coder-V2-Lite": StepSize(
     layers=27, moe_layers=26, experts=64, top_k=6, expert=3 * 2048 * 1408,

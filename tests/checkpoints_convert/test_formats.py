@@ -359,3 +359,19 @@ def test_the_blocks_are_128_wide_unless_config_says_otherwise():
   form = format_of({"quantization_config": {"quant_method": "fp8"}}, "here")
   assert form is not None
   assert form.shapes((130, 256)) == ((130, 256), (2, 2))
+
+
+def test_gpt_oss_in_4_bits_is_what_transformers_makes_of_it(tmp_path: Path):
+  settings = transformers.GptOssConfig(
+    vocab_size=64, hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
+    num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64, eos_token_id=2,
+  )  # fmt: skip
+  transformers.GptOssForCausalLM(settings).save_pretrained(tmp_path)
+  path, _ = quantised(tmp_path, MXFP4_CONFIG, groups_of_4_bits)
+  dequantised = transformers.Mxfp4Config(dequantize=True)
+  model = transformers.AutoModelForCausalLM.from_pretrained(path, quantization_config=dequantised, dtype="float32")
+  tokens = np.random.default_rng(0).integers(3, 64, (2, 9), dtype=np.int32)
+  with torch.no_grad():
+    theirs = model(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+  ours = np.asarray(jax.jit(lynx_jax.forward)(lynx_jax.load(path, dtype="float32"), tokens))
+  assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()

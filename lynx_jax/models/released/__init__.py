@@ -19,6 +19,7 @@ PUBLISHED_KNOBS: Mapping[str, tuple[str, str]] = MappingProxyType(
   {
     "deepseek_v2": ("lynx:alpha=1.125,beta=2", "DeepSeek-Coder-V2"),
     "gpt_oss": ("lynx:alpha=3,beta=2", "gpt-oss-120b"),
+    "llama4_text": ("lynx:alpha=1,beta=none", "Llama-4"),
     "mixtral": ("lynx:alpha=0.7,beta=1", "Mixtral-8x7B"),
     "qwen2_moe": ("lynx:alpha=3,beta=4", "Qwen2-57B-A14B"),
     "qwen3_moe": ("lynx:alpha=3,beta=2", "Qwen3-30B-A3B"),
