@@ -29,6 +29,17 @@ def test_what_is_peculiar_to_a_model_is_said():
   assert lines["experts"].endswith("8 per token, and one of width 20480 for every token")
 
 
+def test_latents_and_groups_are_said():
+  lines = dict(describe("deepseek-ai/DeepSeek-V3"))
+  assert lines["dtype"] == "bfloat16, stored as fp8"
+  assert lines["layers"] == "61, 58 with experts"
+  assert lines["experts"].endswith("8 per token, and one of width 2048 for every token")
+  assert lines["router"] == "sigmoid, top 8, renormalised, from the best 4 of 8 groups, times 2.5"
+  # A latent of 512 and a rotary key of 64 a layer, in bfloat16.
+  assert lines["KV cache per token"] == f"{61 * 576 * 2} bytes"
+  assert dict(describe("gpt-oss-20b"))["dtype"] == "bfloat16, stored as mxfp4"
+
+
 def test_a_file_and_a_directory_without_weights_are_described_as_the_name(tmp_path: Path):
   (tmp_path / "config.json").write_text(json.dumps(RELEASED["OLMoE-1B-7B"] | {"torch_dtype": "float32"}))
   lines = dict(describe("OLMoE-1B-7B"))

@@ -14,6 +14,8 @@ from lynx_jax.routing import Lynx, parse_policy
 # Billions of parameters, as the models' cards have them: total, used by a token, and whether the latter counts the
 # input embedding. Llama-4-Scout's total is that of its text model; with the vision model it is 109.
 PUBLISHED = {
+  "DeepSeek-V2-Lite": (15.7, 2.4, False),
+  "DeepSeek-V3": (671, 37, True),
   "dbrx-instruct": (132, 36, True),
   "granite-3.1-1b-a400m-base": (1.3, 0.4, True),
   "granite-3.1-3b-a800m-base": (3.3, 0.8, True),
@@ -47,7 +49,9 @@ def parameters_of_transformers(config: dict[str, Any]) -> int:
     model = transformers.AutoModelForCausalLM.from_config(
       transformers.AutoConfig.for_model(**config.get("text_config", config))
     )
-  return model.num_parameters()
+  # DeepSeek-V3's bias of the choice of experts is a weight in the files, and a buffer there.
+  biases = (tensor for name, tensor in model.named_buffers() if name.endswith("e_score_correction_bias"))
+  return model.num_parameters() + sum(tensor.numel() for tensor in biases)
 
 
 def test_names_are_found_in_any_case_and_with_their_organisation():
