@@ -39,7 +39,7 @@ def run(
 
   def one(x_TD: jax.Array, inputs: tuple[Layer, Any]) -> tuple[jax.Array, Any]:
     layer, given = inputs
-    attention = layer.attention
+    attention: Any = layer.attention  # whose own projections it takes back
     mixed, _ = attention.attend_prompts(attention.project_in(x_TD, layer.attention_norm), positions, lengths)
     x_TD = attention.project_out(mixed, x_TD)
     y_TD, remembered = ffn(layer.ffn_norm(x_TD), given)

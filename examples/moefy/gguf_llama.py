@@ -129,7 +129,9 @@ def parameters(spec: DecoderSpec, tensors: dict[str, Float32[np.ndarray, "..."]]
     yield "head", tensors.pop("output.weight")
   tensors.pop("rope_freqs.weight", None)
   for index, layer in enumerate(spec.layers):
-    theirs, heads = f"blk.{index}", {"attn_q": layer.attention.heads, "attn_k": layer.attention.kv_heads}
+    attention, theirs = layer.attention, f"blk.{index}"
+    assert isinstance(attention, AttentionSpec)
+    heads = {"attn_q": attention.heads, "attn_k": attention.kv_heads}
     for ours, name in _LAYER.items():
       array = tensors.pop(f"{theirs}.{name}.weight")
       yield f"layers.{index}.{ours}", _halves(array, heads[name]) if name in heads else array

@@ -91,7 +91,8 @@ def _stacked_weights(decoder: Decoder, layers: Sequence[CutLayer]) -> _Weights:
     gate, up = np.split(gate_up, 2)
     shared = cut.slices.shared
     apart = expert_weights(cut.slices, gate_up, down)
-    found.append(_Weights(np.concatenate([gate[shared], up[shared]]), down[:, shared], *apart, cut.router))
+    arrays = (np.concatenate([gate[shared], up[shared]]), down[:, shared], *apart, cut.router)
+    found.append(_Weights(*map(jnp.asarray, arrays)))
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
 

@@ -1,6 +1,7 @@
 """Trains a router to say, from a token's normed hidden state, which experts would add most to its output."""
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def train_router(
     chosen = jax.random.randint(key, (rows,), 0, x_TD.shape[0])
     value, gradient = jax.value_and_grad(loss)(router, x_TD[chosen], shares_TE[chosen])
     updates, state = optimizer.update(gradient, state)
-    return (router + updates, state), value
+    return (cast(jax.Array, optax.apply_updates(router, updates)), state), value
 
   (router, _), losses = jax.lax.scan(step, (router, optimizer.init(router)), jax.random.split(key, steps))
   return router, losses

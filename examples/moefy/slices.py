@@ -64,14 +64,13 @@ def balanced_groups(points_NP: Float[np.ndarray, "N P"], groups: int, *, seed: i
   size = len(points_NP) // groups
   random = np.random.default_rng(seed)
   centres = points_NP[random.choice(len(points_NP), groups, replace=False)]
-  assigned = None
+  group = np.full(len(points_NP), -1)
   for _ in range(_ROUNDS):
     distance = np.square(points_NP).sum(axis=1)[:, None] - 2 * points_NP @ centres.T + np.square(centres).sum(axis=1)
     _, places = linear_sum_assignment(np.repeat(distance, size, axis=1))
-    group = places // size
-    if assigned is not None and (group == assigned).all():
+    before, group = group, places // size
+    if (group == before).all():
       break
-    assigned = group
     centres = np.stack([points_NP[group == index].mean(axis=0) for index in range(groups)])
   return np.stack([np.flatnonzero(group == index) for index in range(groups)])
 
