@@ -154,7 +154,7 @@ def keep_set(policy, rows, top_k):
     case MassFloor(tau):
       return greedy_cover(p, top_k, set(range(num_experts)), tau, num_experts)
     case Auto(share):
-      return worthwhile(p, top_k, share)
+      return worthwhile(p, {t: row.order[:top_k] for t, row in rows.items()}, top_k, share)
     case Budget(inner, max_active):
       keep = keep_set(inner, rows, top_k)
       k = experts_run(inner, top_k)
@@ -162,10 +162,9 @@ def keep_set(policy, rows, top_k):
   raise TypeError(policy)
 
 
-def worthwhile(p, k, share):
+def worthwhile(p, own, k, share):
   """Add the expert that saves most while it saves `share` of the mean worth of an expert, all in float64."""
-  w = {t: [x / math.fsum(row[e] for e in top(row, k)) for x in row] for t, row in p.items()}
-  own = {t: top(row, k) for t, row in w.items()}
+  w = {t: [x / math.fsum(row[e] for e in own[t]) for x in row] for t, row in p.items()}
   experts, keep = set(range(len(next(iter(w.values()))))), set()
   worth = math.fsum(w[t][e] ** 2 for t in w for e in own[t])
   price = share * worth / len({e for ids in own.values() for e in ids})
