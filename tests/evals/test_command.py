@@ -46,7 +46,8 @@ def test_every_kind_of_evaluation(tmp_path, capsys):
     (mix, policy) for mix in ("mixed", "one-domain", "adversarial") for policy in ("topk", "auto:share=0.5")
   ]
   for own, auto in zip(found["texts"][::2], found["texts"][1::2], strict=True):
-    assert own["divergence"]["value"] == pytest.approx(0, abs=1e-5)
+    # Two programs compute the same thing in bfloat16: what they differ by is noise beside what a policy costs.
+    assert abs(own["divergence"]["value"]) < 2e-3 * auto["divergence"]["value"]
     assert auto["experts"]["value"] < own["experts"]["value"] == own["own_experts"]["value"]
   assert [row["accuracy"]["value"] for row in found["choices"]] == [1, 1]
   assert [row["source"] for row in found["exercises"]] == ["copy", "copy"]
