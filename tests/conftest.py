@@ -1,6 +1,7 @@
 """Every test runs with shapes and dtypes checked at call time, and with JAX's implicit promotions off."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -36,3 +37,14 @@ def pytest_collection_modifyitems(items):
   if marked and jax.default_backend() != "gpu":
     for item in marked:
       item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU: run `make gpu` on a machine that has one"))
+
+
+# Every compiled program maps memory of its own; Linux gives a process 65,530 maps, and the compiler aborts at the next.
+MOST_MAPS = 20_000
+
+
+def pytest_runtest_teardown():
+  """Lets compiled programs go once a process has many."""
+  maps = Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    jax.clear_caches()

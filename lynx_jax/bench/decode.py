@@ -9,26 +9,20 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lynx_jax.engine.buckets import bucket
-from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill, graph_options
-from lynx_jax.engine.report import RoutingReport, report
-from lynx_jax.engine.sampling import Sampling, samplers
-from lynx_jax.engine.state import DecodeState, Requests
-from lynx_jax.engine.steps import decode_step
+from lynx_jax.bench.fed_decode import FedDecode, Tokens
+from lynx_jax.engine.report import RoutingReport
 from lynx_jax.models.counts import counts
 from lynx_jax.models.ffn import MoE
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, format_policy
 from lynx_jax.routing.select import route_to_tiles
 from pallas_kernels.native import read_bandwidth
-
-Tokens = Literal["random", "sampled"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +64,6 @@ class Row:
     return None if self.read_bandwidth is None else self.bytes_per_second / self.read_bandwidth
 
 
-@functools.partial(jax.jit, static_argnames=("policy",), donate_argnames=("state",), compiler_options=graph_options())
-def _feed(params: Params, state: DecodeState, tokens_SB: jax.Array, *, policy: RoutingPolicy) -> DecodeState:
-  """Decode steps that read given tokens and ignore what they draw: untrained weights repeat themselves otherwise."""
-
-  def step(index: jax.Array, state: DecodeState) -> DecodeState:
-    return decode_step(params, dataclasses.replace(state, token=tokens_SB[index]), policy=policy)
-
-  return jax.lax.fori_loop(0, tokens_SB.shape[0], step, state)
-
-
 def bench_decode(
   params: Params,
   batches: Sequence[int],
@@ -104,12 +88,13 @@ def bench_decode(
     repeats: timed repeats of each policy.
     seed: of prompts and tokens.
     progress: called with a line on what is being measured.
+
+  Raises:
+    ValueError: prompts and steps do not fit the model's context.
   """
-  if prompt_length + steps >= params.spec.context:
-    raise ValueError(f"{prompt_length} + {steps} tokens do not fit the model's context of {params.spec.context}")
   for batch in batches:
     runs = {
-      policy: _Run(params, batch, policy, tokens=tokens, length=prompt_length, steps=steps, seed=seed)
+      policy: FedDecode(params, batch, policy, tokens=tokens, length=prompt_length, steps=steps, seed=seed)
       for policy in policies
     }
     reports = {}
@@ -127,60 +112,6 @@ def bench_decode(
       routing = _routing_seconds(params, batch, policy, seed)
       first = medians[policies[0]]
       yield _row(params, batch, policy, medians[policy], first, reports[policy], routing, bandwidth)
-
-
-class _Run:
-  """One policy's decode from a fixed state."""
-
-  def __init__(
-    self,
-    params: Params,
-    batch: int,
-    policy: RoutingPolicy,
-    *,
-    tokens: Tokens,
-    length: int,
-    steps: int,
-    seed: int,
-  ):
-    self.params, self.policy, self.steps = params, policy, steps
-    random = np.random.default_rng(seed)
-    vocab = params.spec.vocab
-    self.prompts = jnp.asarray(random.integers(vocab, size=(batch, length)), jnp.int32)
-    self.fed = jnp.asarray(random.integers(vocab, size=(steps, batch)), jnp.int32) if tokens == "random" else None
-    self.capacity = bucket(length + steps + 1, least=16)
-    drawn = Sampling(temperature=0.0 if tokens == "random" else 1.0, seed=seed)
-    self.requests = Requests(
-      samplers=samplers(drawn, batch),
-      max_new_tokens=jnp.full((batch,), self.capacity, jnp.int32),
-      stop_ids=jnp.full((batch, 1), -1, jnp.int32),
-    )
-    self._start: DecodeState | None = None
-
-  def _prefilled(self, collect_totals: bool) -> DecodeState:
-    lengths = jnp.full((self.prompts.shape[0],), self.prompts.shape[1], jnp.int32)
-    return compiled_prefill(
-      self.params, self.prompts, lengths, self.capacity, self.requests, collect_totals=collect_totals
-    )
-
-  def _decode(self, state: DecodeState) -> DecodeState:
-    if self.fed is not None:
-      return _feed(self.params, state, self.fed, policy=self.policy)
-    return compiled_decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(self.steps))
-
-  def warm_up(self) -> RoutingReport | None:
-    """Compiles, and decodes once with statistics."""
-    counted = self._decode(self._prefilled(collect_totals=True))
-    self._start = self._prefilled(collect_totals=False)
-    self.seconds()
-    return None if counted.totals is None else report(counted.totals, self.params.decoder)
-
-  def seconds(self) -> float:
-    """Time of one decode of all steps."""
-    state = jax.block_until_ready(jax.tree.map(jnp.copy, self._start))
-    begin = time.perf_counter()
-    jax.block_until_ready(self._decode(state))
-    return time.perf_counter() - begin
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "router", "policy", "rounds"))

@@ -17,7 +17,6 @@ class TestLlama4Text(FamilySuite):
   refused = (
     *REFUSED_BY_ALL,
     ("rope_scaling", {"type": "yarn", "factor": 2.0}),
-    ("interleave_moe_layer_step", 0),
     ("no_rope_layers", [1]),
     ("layer_types", ["sliding_attention", "full_attention"]),
   )
@@ -37,6 +36,12 @@ def test_every_fourth_layer_has_no_positions_and_sees_everything():
     )  # fmt: skip
     assert (attention.temperature is None) == turned
     assert isinstance(layer.ffn, MoESpec) == (index % 2 == 1)
+
+
+def test_a_step_of_no_layers_is_refused():
+  config = {name: value for name, value in written_config(LLAMA4_TEXT[0]).items() if name != "moe_layers"}
+  with pytest.raises(ValueError, match="'llama4_text' sets interleave_moe_layer_step to 0: not supported; supported: "):
+    spec_from_config(config | {"interleave_moe_layer_step": 0})
 
 
 def test_the_text_part_of_a_model_that_sees_is_read_alone(tmp_path):

@@ -30,7 +30,8 @@ def programs():
       yield f"decode_attention-{name}-{rows}x{capacity}", functools.partial(decode_attention, window=5), args
     for rows, heads, groups, width, capacity in appending.SIZES:
       cache, key = of(dtype, rows, groups, capacity, width), of(dtype, rows, groups * width)
-      args = (of(dtype, rows, heads * width), key, key, cache, cache, of(I32, rows), of(F32, rows, width // 2))
+      turn = of(F32, rows, width // 2)
+      args = (of(dtype, rows, heads * width), key, key, cache, cache, of(I32, rows), turn, turn)
       yield f"append_heads-{name}-{rows}x{heads}", append_heads, args
   for rows, count, top_k, width, expert_width in experts.SHAPES:
     ids, weights = of(I32, rows, top_k), of(F32, rows, top_k)
