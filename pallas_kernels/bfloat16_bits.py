@@ -8,7 +8,9 @@ bfloat16, which the CPU's matrix product takes natively.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Num
+from jaxtyping import Array, Int, Num
+
+from pallas_kernels._dispatch import differentiated_as
 
 
 def stored_experts(weights: Num[np.ndarray, "*shape"], platform: str) -> Num[np.ndarray, "*shape"]:
@@ -19,3 +21,16 @@ def stored_experts(weights: Num[np.ndarray, "*shape"], platform: str) -> Num[np.
 def from_bits(weights: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
   """Reads uint16 as bfloat16; any other dtype passes through."""
   return jax.lax.bitcast_convert_type(weights, jnp.bfloat16) if weights.dtype == jnp.uint16 else weights
+
+
+def take_rows(table: Num[Array, "V D"], ids: Int[Array, "*rows"]) -> Num[Array, "*rows D"]:
+  """`table[ids]`, which widens no bfloat16 table where a loop takes rows of it."""
+  if table.dtype != jnp.bfloat16:
+    return table[ids]
+
+  def by_bits(table: jax.Array, ids: jax.Array) -> jax.Array:
+    # Tied to the ids, the table's bits are not what a loop could copy once before it begins.
+    table, ids = jax.lax.optimization_barrier((table, ids))
+    return from_bits(jax.lax.bitcast_convert_type(table, jnp.uint16)[ids])
+
+  return differentiated_as(by_bits, lambda table, ids: table[ids])(table, ids)

@@ -1,7 +1,8 @@
 """Decode speed of policies, interleaved in one run, with the bytes that explain it.
 
-Every policy starts from the same prefilled state; the fastest machine state favours none, because repeats go round
-the policies. Medians are over repeats of the whole decode.
+Every policy starts from the same prefilled state. Repeats go round the policies, and each decode has the machine's read
+bandwidth measured right before and after it: what a neighbour takes from the machine, it takes from both sides of a
+ratio. Ratios are medians of ratios within a repeat.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +42,9 @@ class Row:
     routing_ms: time to choose experts in a step, all layers, measured on its own.
     retained_mass: mean probability kept.
     speedup: step time of the first policy at this batch, over this one's.
-    read_bandwidth: bytes a second that the machine read on the same threads, measured between the batches of the same
-      run; None where there is no native code to measure it.
+    read_bandwidth: bytes a second that the machine read on the same threads between the decodes, median; None where
+      there is no native code to measure it.
+    read_fraction: how much of it a decode reached.
   """
 
   policy: str
@@ -57,11 +59,7 @@ class Row:
   retained_mass: float
   speedup: float
   read_bandwidth: float | None
-
-  @property
-  def read_fraction(self) -> float | None:
-    """How much of the memory's read bandwidth a step reaches."""
-    return None if self.read_bandwidth is None else self.bytes_per_second / self.read_bandwidth
+  read_fraction: float | None
 
 
 def bench_decode(
@@ -101,17 +99,28 @@ def bench_decode(
     for policy, run in runs.items():
       progress(f"batch {batch}: compiling {format_policy(policy)}")
       reports[policy] = run.warm_up()
-    bandwidth = read_bandwidth() if jax.default_backend() == "cpu" else None
-    times: dict[RoutingPolicy, list[float]] = {policy: [] for policy in policies}
+    timed: dict[RoutingPolicy, list[_Timed]] = {policy: [] for policy in policies}
+    before = _bandwidth()
     for repeat in range(repeats):
       progress(f"batch {batch}: repeat {repeat + 1} of {repeats}")
       for policy, run in runs.items():
-        times[policy].append(run.seconds())
-    medians = {policy: statistics.median(times[policy]) / steps for policy in policies}
+        seconds, after = run.seconds() / steps, _bandwidth()
+        timed[policy].append(_Timed(seconds, None if before is None or after is None else (before + after) / 2))
+        before = after
     for policy in policies:
       routing = _routing_seconds(params, batch, policy, seed)
-      first = medians[policies[0]]
-      yield _row(params, batch, policy, medians[policy], first, reports[policy], routing, bandwidth)
+      yield _row(params, batch, policy, timed[policy], timed[policies[0]], reports[policy], routing)
+
+
+class _Timed(NamedTuple):
+  """Seconds of a decode step, and the bytes a second that could be read around it."""
+
+  seconds: float
+  bandwidth: float | None
+
+
+def _bandwidth() -> float | None:
+  return read_bandwidth(1 << 28, 2) if jax.default_backend() == "cpu" else None
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "router", "policy", "rounds"))
@@ -171,14 +180,15 @@ def _row(
   params: Params,
   batch: int,
   policy: RoutingPolicy,
-  seconds: float,
-  first_seconds: float,
+  timed: Sequence[_Timed],
+  first: Sequence[_Timed],
   routing: RoutingReport | None,
   routing_seconds: float,
-  bandwidth: float | None,
 ) -> Row:
   size = params.decoder.embedding[...].dtype.itemsize
   read = counts(params.spec).always_read * size + (routing.expert_bytes if routing else 0.0)
+  seconds = statistics.median(one.seconds for one in timed)
+  bandwidths = [(one.seconds, one.bandwidth) for one in timed if one.bandwidth is not None]
   return Row(
     policy=format_policy(policy),
     batch=batch,
@@ -190,6 +200,9 @@ def _row(
     bytes_per_second=read / seconds,
     routing_ms=routing_seconds * 1e3,
     retained_mass=float(np.mean(routing.retained_mass)) if routing else 1.0,
-    speedup=first_seconds / seconds,
-    read_bandwidth=bandwidth,
+    speedup=statistics.median(own.seconds / one.seconds for own, one in zip(first, timed, strict=True)),
+    read_bandwidth=statistics.median(bandwidth for _, bandwidth in bandwidths) if bandwidths else None,
+    read_fraction=statistics.median(read / taken / bandwidth for taken, bandwidth in bandwidths)
+    if bandwidths
+    else None,
   )

@@ -40,7 +40,7 @@ def decode_table(rows: Sequence[Row]) -> Table:
 
 
 def bandwidth_line(rows: Sequence[Row]) -> str | None:
-  """What "of read" is a share of: the memory's read bandwidth, as measured beside each batch."""
+  """What "of read" is a share of: the memory's read bandwidth, as measured between the decodes."""
   measured = [row.read_bandwidth / 1e9 for row in rows if row.read_bandwidth is not None]
   if not measured:
     return None
@@ -51,7 +51,10 @@ def fit_lines(rows: Sequence[Row]) -> list[str]:
   """Per batch of three policies or more, the least-squares line of step time against distinct experts, and its R^2."""
   lines = []
   for batch, group in itertools.groupby(rows, key=lambda row: row.batch):
-    experts, times = np.array([(row.active_experts, row.step_ms) for row in group]).T
+    rows_of_batch = list(group)
+    # Times from ratios within repeats: a machine that slows down slows all policies.
+    first = rows_of_batch[0].step_ms
+    experts, times = np.array([(row.active_experts, first / row.speedup) for row in rows_of_batch]).T
     if len(times) < 3 or np.ptp(experts) == 0 or np.ptp(times) == 0:
       continue
     slope, base = np.polyfit(experts, times, 1)

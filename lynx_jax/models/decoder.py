@@ -15,6 +15,7 @@ from lynx_jax.models.mla import MLA
 from lynx_jax.models.norms import Norm, make_norm
 from lynx_jax.models.spec import DecoderSpec, LayerSpec, MLASpec, MoESpec
 from lynx_jax.routing.select import Route, route_to_tiles
+from pallas_kernels.bfloat16_bits import take_rows
 
 
 class Layer(nnx.Module):
@@ -84,7 +85,7 @@ def run_layers(
   capacity: int | None = None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """Runs every layer over `token_ids`; returns the hidden states, what `mix` remembered, and the experts' traces."""
-  x, shape, spec = decoder.embedding[...][token_ids.reshape(-1)], token_ids.shape, decoder.spec
+  x, shape, spec = take_rows(decoder.embedding[...], token_ids.reshape(-1)), token_ids.shape, decoder.spec
   if spec.embedding_multiplier != 1.0:
     x = x * spec.embedding_multiplier
   remembered, traces = [], []

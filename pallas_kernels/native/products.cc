@@ -68,6 +68,11 @@ void narrow(const float* x, int64_t count, uint16_t* out) {
 inline float sum(Floats vector) {
 #if defined(__AVX512F__)
   if (kLanes == 16) return _mm512_reduce_add_ps((__m512)vector);
+#elif defined(__AVX2__)
+  const __m256 whole = (__m256)vector;
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(whole), _mm256_extractf128_ps(whole, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 #endif
   float lanes[kLanes];
   store(lanes, vector);
@@ -102,16 +107,21 @@ struct Bfloat16 {
 // Weights are widened two at a time, those at even places and those at odd ones; rows lie packed likewise.
 struct Bfloat16 {
   typedef uint16_t Weight;
-  typedef Bits Block;
+  struct Block {
+    Floats even, odd;
+  };
   typedef Floats Sum;
   static constexpr int kBlock = 2 * kLanes;
   static constexpr int kPackedBlock = 8 * kLanes;
   static constexpr int kHeader = 0;
 
-  static Block weights(const uint16_t* from) { return load<Bits>(from); }
+  static Block weights(const uint16_t* from) {
+    const Bits both = load<Bits>(from);
+    return {(Floats)(both << 16), (Floats)(both & 0xffff0000u)};
+  }
   static Sum add(Sum sum, Block weights, const char* row) {
-    sum += (Floats)(weights << 16) * load<Floats>(row);
-    return sum + (Floats)(weights & 0xffff0000u) * load<Floats>(row + 4 * kLanes);
+    sum += weights.even * load<Floats>(row);
+    return sum + weights.odd * load<Floats>(row + 4 * kLanes);
   }
   static void pack(const float* row, int64_t inner, char* packed) {
     for (int64_t i = 0; i < inner; ++i) {
@@ -215,31 +225,68 @@ void pack(const float* row, int64_t inner, void* packed) {
   Type::pack(row, inner, to);
 }
 
-// Outs x Rows sums in registers. Reads of one thread are `Outs` streams next to each other; each line is asked for
-// `ahead` bytes before it is used, since hardware prefetchers stop at every page.
-template <class Type, int Outs, int Rows>
+// What a tile asks memory for while it computes: of the lines from `ahead` on, in the order of their addresses, its share,
+// which is what it reads itself at each step of `every` that is its `turn`; hardware prefetchers stop at every page and
+// start anew with every row. The first of the tiles that read the same weight also fetches that, shortly before its use.
+struct Fetch {
+  const char* ahead;
+  int turn, every;
+};
+
+// Outs x Rows sums in registers, of `Outs` weight rows that lie one after the other.
+template <class Type, int Outs, int Rows, bool First>
 inline void tile(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t inner,
-                 float* y, int64_t y_stride, const char* ahead) {
+                 float* y, int64_t y_stride, Fetch fetch) {
   typedef typename Type::Weight Weight;
+  constexpr int kBlockBytes = Type::kBlock * (int)sizeof(Weight);
+  constexpr int kSecondLevel = 2, kSoon = 1024;
+  // Blocks of one line of memory.
+  constexpr int kStep = kBlockBytes < 64 ? 64 / kBlockBytes : 1;
   typename Type::Sum sums[Outs][Rows] = {};
   const char* rows[Rows];
   for (int t = 0; t < Rows; ++t) rows[t] = static_cast<const char*>(packed[t]) + Type::kHeader;
   const int64_t blocks = inner / Type::kBlock;
-  for (int64_t block = 0; block < blocks; ++block) {
-    typename Type::Block weights[Outs];
+  // What is used twice stays in registers: rows if they are few, weights otherwise.
+  const auto add_block = [&](int64_t block) __attribute__((always_inline)) {
+    const auto weights_of = [&](int o) { return Type::weights(weight + o * inner + block * Type::kBlock); };
+    const auto add = [&](int o, int t, typename Type::Block weights) {
+      sums[o][t] = Type::add(sums[o][t], weights, rows[t] + block * Type::kPackedBlock);
+    };
+    if constexpr (Outs >= Rows) {
 #pragma GCC unroll 8
-    for (int o = 0; o < Outs; ++o) {
-      const int64_t at = o * inner + block * Type::kBlock;
-      weights[o] = Type::weights(weight + at);
-      __builtin_prefetch(ahead + at * (int64_t)sizeof(Weight));
+      for (int o = 0; o < Outs; ++o) {
+        const typename Type::Block weights = weights_of(o);
+        for (int t = 0; t < Rows; ++t) add(o, t, weights);
+      }
+    } else {
+      typename Type::Block weights[Outs];
+#pragma GCC unroll 8
+      for (int o = 0; o < Outs; ++o) weights[o] = weights_of(o);
+#pragma GCC unroll 8
+      for (int t = 0; t < Rows; ++t) {
+        for (int o = 0; o < Outs; ++o) add(o, t, weights[o]);
+      }
+    }
+  };
+  int64_t block = 0;
+  int wait = fetch.turn;
+  for (; block + kStep <= blocks; block += kStep) {
+    if (wait-- == 0) {
+      wait = fetch.every - 1;
+      const char* line = fetch.ahead + block * Outs * kBlockBytes;
+#pragma GCC unroll 8
+      for (int o = 0; o < Outs; ++o) __builtin_prefetch(line + o * kStep * kBlockBytes, 0, kSecondLevel);
+    }
+    if constexpr (First) {
+#pragma GCC unroll 8
+      for (int o = 0; o < Outs; ++o) {
+        __builtin_prefetch(weight + o * inner + block * Type::kBlock + kSoon / sizeof(Weight));
+      }
     }
 #pragma GCC unroll 8
-    for (int t = 0; t < Rows; ++t) {
-      const char* row = rows[t] + block * Type::kPackedBlock;
-#pragma GCC unroll 8
-      for (int o = 0; o < Outs; ++o) sums[o][t] = Type::add(sums[o][t], weights[o], row);
-    }
+    for (int step = 0; step < kStep; ++step) add_block(block + step);
   }
+  for (; block < blocks; ++block) add_block(block);
   if (const int64_t rest = inner % Type::kBlock) {
     for (int o = 0; o < Outs; ++o) {
       Weight last[Type::kBlock] = {};
@@ -258,31 +305,57 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
   }
 }
 
-// Vector registers: 32, or 16.
-#if defined(__AVX512F__) || defined(__aarch64__)
+// Sums, weights and a row fit the vector registers, of which there are 32 or 16.
+#if defined(__AVX512BF16__)
 constexpr int kMostRows = 6;
 #else
-constexpr int kMostRows = 3;
+constexpr int kMostRows = 5;
+#endif
+constexpr int kOuts = 4;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int outs_of(int) { return kOuts; }
+#else
+constexpr int outs_of(int rows) { return rows <= 3 ? kOuts : 2; }
 #endif
 
-template <class Type, int Outs>
+// `Most` outputs of Rows rows, or one.
+template <class Type, int Most, int Rows, bool First>
+inline void columns(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t inner,
+                    float* y, int64_t y_stride, Fetch fetch) {
+  constexpr int kTile = Most < outs_of(Rows) ? Most : outs_of(Rows);
+  for (int o = 0; o < Most; o += kTile) {
+    const int64_t bytes = o * inner * (int64_t)sizeof(typename Type::Weight);
+    tile<Type, kTile, Rows, First>(weight + o * inner, scales + (Type::kHeader ? o : 0), packed, inner, y + o, y_stride,
+                                   {fetch.ahead + bytes, fetch.turn, fetch.every});
+  }
+}
+
+template <class Type, int Most, bool First>
+inline void row_group(int take, const typename Type::Weight* weight, const float* scales, const void* const* packed,
+                      int64_t inner, float* y, int64_t y_stride, Fetch fetch) {
+  switch (take) {
+    case 1: return columns<Type, Most, 1, First>(weight, scales, packed, inner, y, y_stride, fetch);
+    case 2: return columns<Type, Most, 2, First>(weight, scales, packed, inner, y, y_stride, fetch);
+    case 3: return columns<Type, Most, 3, First>(weight, scales, packed, inner, y, y_stride, fetch);
+    case 4: return columns<Type, Most, 4, First>(weight, scales, packed, inner, y, y_stride, fetch);
+    case 5: return columns<Type, Most, 5, First>(weight, scales, packed, inner, y, y_stride, fetch);
+#if defined(__AVX512BF16__)
+    case 6: return columns<Type, Most, 6, First>(weight, scales, packed, inner, y, y_stride, fetch);
+#endif
+  }
+}
+
+template <class Type, int Most>
 inline void tiles(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t rows,
                   int64_t inner, float* y, int64_t y_stride, const char* ahead) {
-  for (int64_t t = 0; t < rows;) {
+  const int all = (int)((rows + kMostRows - 1) / kMostRows);
+  for (int64_t t = 0, group = 0; group < all; ++group) {
     // Evenly, so that no group is of one row and reads the weights for that alone.
-    const int64_t groups = (rows - t + kMostRows - 1) / kMostRows;
-    const int64_t take = (rows - t + groups - 1) / groups;
-    const auto run = [&](auto tile) { tile(weight, scales, packed + t, inner, y + t * y_stride, y_stride, ahead); };
-    switch (take) {
-      case 1: run(tile<Type, Outs, 1>); break;
-      case 2: run(tile<Type, Outs, 2>); break;
-      case 3: run(tile<Type, Outs, 3>); break;
-#if defined(__AVX512F__) || defined(__aarch64__)
-      case 4: run(tile<Type, Outs, 4>); break;
-      case 5: run(tile<Type, Outs, 5>); break;
-      case 6: run(tile<Type, Outs, 6>); break;
-#endif
-    }
+    const int take = (int)((rows - t + all - group - 1) / (all - group));
+    float* to = y + t * y_stride;
+    const Fetch fetch = {ahead, (int)group, all};
+    if (t == 0) row_group<Type, Most, true>(take, weight, scales, packed, inner, to, y_stride, fetch);
+    else row_group<Type, Most, false>(take, weight, scales, packed + t, inner, to, y_stride, fetch);
     t += take;
   }
 }
@@ -291,7 +364,6 @@ template <class Type>
 void multiply(const void* weight, int64_t outs, const float* scales, const void* const* packed, int64_t rows,
               int64_t inner, float* y, int64_t y_stride, const void* following) {
   typedef typename Type::Weight Weight;
-  constexpr int kOuts = 4;
   const Weight* from = static_cast<const Weight*>(weight);
   int64_t o = 0;
   for (; o + kOuts <= outs; o += kOuts) {
