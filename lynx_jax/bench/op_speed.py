@@ -13,7 +13,7 @@ import numpy as np
 
 from pallas_kernels import append_heads, decode_attention, expert_ffn, grouped_matmul, row_matmuls, select_experts
 from pallas_kernels.gates.shapes import ModelShape
-from pallas_kernels.select_experts import AffinityBins, OwnExperts
+from pallas_kernels.select_experts import AffinityBins, OwnExperts, Router
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +116,11 @@ def _cases(shape: ModelShape, rows: int, capacity: int) -> Iterator[tuple[str, s
   logits = 2 * draw(rows, shape.experts, dtype=jnp.float32)
   gate_up = draw(shape.experts, 2 * shape.expert_width, width, scale=width**-0.5)
   down = draw(shape.experts, width, shape.expert_width, scale=shape.expert_width**-0.5)
+  router = Router(renormalize=shape.renormalize)
   for name, rule in (("top-k", OwnExperts()), ("Lynx(3, 2)", AffinityBins(3.0, 2))):
-    route = functools.partial(_route, top_k=shape.top_k, rule=rule, renormalize=shape.renormalize)
+    route = functools.partial(_route, top_k=shape.top_k, rule=rule, router=router)
     yield "select_experts", f"T={rows}, {name}", route, (logits,), bytes_of(logits)
-    chosen = select_experts(logits, shape.top_k, rule=rule, renormalize=shape.renormalize)
+    chosen = select_experts(logits, shape.top_k, rule=rule, router=router)
     live = int(chosen.active.sum())
     experts = functools.partial(_experts, tiles=chosen.tiles)
     moved = live * (gate_up[0].nbytes + down[0].nbytes)

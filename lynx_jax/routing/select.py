@@ -1,5 +1,6 @@
 """`lynx_route` for a decode step: on a GPU one kernel, which also groups the rows for `expert_ffn`."""
 
+import dataclasses
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -17,6 +18,7 @@ from pallas_kernels._dispatch import differentiated_as
 from pallas_kernels.expert_ffn import DECODE_TILE, Tiles, tile_rows, tile_rows_for
 from pallas_kernels.select_experts import AffinityBins, FirstChoices, OwnExperts, Rule, WorthReading, objection
 from pallas_kernels.select_experts import MassFloor as MassFloorRule
+from pallas_kernels.select_experts import Router as KernelRouter
 
 
 @runtime_checkable
@@ -48,31 +50,40 @@ def route_to_tiles(
 ) -> tuple[Routing, Tiles | None]:
   """The same as `lynx_route`, with the rows of each expert where few rows make that worth a kernel.
 
-  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one launch; weights may differ from
-  `lynx_route`'s in the last bits, and so may the greedy set of a `MassFloor` or an `Auto` whose gains tie but for them.
-  Elsewhere, and for other policies, it is `lynx_route`.
+  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one launch, whatever the router. Gates and
+  weights may differ from `lynx_route`'s in the last bits, and so may a choice that ties but for them: that of experts
+  by biased gates, of groups by gates, or the greedy set of a `MassFloor` or an `Auto`. Elsewhere, and for other
+  policies, it is `lynx_route`.
   """
 
-  def route(logits: jax.Array, valid: jax.Array) -> Routing:
+  def route(logits: jax.Array, valid: jax.Array, selection_bias: jax.Array | None = None) -> Routing:
     return lynx_route(logits, top_k, policy=policy, router=router, valid=valid, selection_bias=selection_bias)
 
   rule = rule_of(policy or TopK())
-  options = {"top_k": top_k, "rule": rule, "renormalize": router.renormalize}
+  options = {"top_k": top_k, "rule": rule, "router": rule_of_router(router)}
+  arrays = (logits, valid) if selection_bias is None else (logits, valid, selection_bias)
   rows, experts = logits.shape
   many = tile_rows_for(rows, top_k, experts) != DECODE_TILE
-  plain = router == Router(renormalize=router.renormalize) and selection_bias is None
-  if rule is None or many or not plain or objection(logits, valid, **options) is not None:
-    return route(logits, valid), None
+  if rule is None or many or objection(*arrays, **options) is not None:
+    return route(*arrays), None
 
-  def in_one_kernel(logits: jax.Array, valid: jax.Array) -> tuple[Routing, Tiles]:
-    chosen = select_experts(logits, **options, valid=valid, implementation="pallas")
+  def in_one_kernel(
+    logits: jax.Array, valid: jax.Array, selection_bias: jax.Array | None = None
+  ) -> tuple[Routing, Tiles]:
+    given = {"valid": valid, "selection_bias": selection_bias, "implementation": "pallas"}
+    chosen = select_experts(logits, **options, **given)
     return Routing(chosen.ids, chosen.weights, chosen.active), chosen.tiles
 
-  def in_steps(logits: jax.Array, valid: jax.Array) -> tuple[Routing, Tiles]:
-    routing = route(logits, valid)
-    return routing, tile_rows(routing.ids, valid, experts, DECODE_TILE)
+  def in_steps(*arrays: jax.Array) -> tuple[Routing, Tiles]:
+    routing = route(*arrays)
+    return routing, tile_rows(routing.ids, arrays[1], experts, DECODE_TILE)
 
-  return jax.lax.platform_dependent(logits, valid, cuda=differentiated_as(in_one_kernel, in_steps), default=in_steps)
+  return jax.lax.platform_dependent(*arrays, cuda=differentiated_as(in_one_kernel, in_steps), default=in_steps)
+
+
+def rule_of_router(router: Router) -> KernelRouter:
+  """The kernel's words for `router`."""
+  return KernelRouter(**{field.name: getattr(router, field.name) for field in dataclasses.fields(KernelRouter)})
 
 
 def rule_of(policy: RoutingPolicy) -> Rule | None:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from pallas_kernels._dispatch import GPU, Implementation, Op
 from pallas_kernels.expert_ffn.tiles import Tiles
 from pallas_kernels.select_experts.reference import select_experts_reference
+from pallas_kernels.select_experts.router import Router
 from pallas_kernels.select_experts.rules import (
   AffinityBins,
   FirstChoices,
@@ -25,6 +26,7 @@ __all__ = [
   "FirstChoices",
   "MassFloor",
   "OwnExperts",
+  "Router",
   "Rule",
   "Selection",
   "WorthReading",
@@ -63,29 +65,34 @@ def select_experts(
   top_k: int,
   *,
   rule: Rule = OwnExperts(),  # noqa: B008, a frozen value
-  renormalize: bool = True,
+  router: Router = Router(),  # noqa: B008
+  selection_bias: Float32[Array, "E"] | None = None,
   valid: Bool[Array, "T"] | None = None,
   implementation: str | None = None,
 ) -> Selection:
   """Chooses experts for the rows of a decode batch, and groups the rows by expert.
 
-  Every row runs its best experts by score among those that `rule` keeps, ties to the lowest index. Weights are the
-  softmax over the row's experts. A rule that keeps no fewer experts than the rows' own best touch changes nothing.
+  Every row runs its best experts by `router`'s choice among those that `rule` keeps, ties to the lowest index; those of
+  groups that it may not use only where the others do not suffice. Weights are in proportion to gates, and sum to what
+  the model gives the row's own `top_k`. A rule that keeps no fewer experts than rows' own best touch changes nothing.
 
   Args:
     logits: the router's scores; valid rows hold no NaN.
     top_k: experts that a row runs under the model's own rule.
     rule: which experts the batch may use.
-    renormalize: whether a row's weights sum to 1, or to the softmax mass of its own `top_k`.
+    router: the model's own rule.
+    selection_bias: what is added to a sigmoid router's gates where experts are chosen, not where they are weighed.
     valid: rows that count; None takes all. How many do is data.
     implementation: "pallas", "reference", or None for the best on the platform.
 
   Raises:
-    ValueError: `top_k` is not between 1 and E, or an unknown implementation.
+    ValueError: `top_k` is not between 1 and the experts that a row may use, groups that do not cut E, a bias of another
+      router, or an unknown implementation.
     NotImplementedError: the named implementation cannot take these sizes.
   """
-  if not 1 <= top_k <= logits.shape[1]:
-    raise ValueError(f"top_k is {top_k}: give a number from 1 to the experts, {logits.shape[1]}")
+  router.check_sizes(logits.shape[1], top_k)
+  if selection_bias is not None and router.scoring != "sigmoid":
+    raise ValueError(f"selection_bias goes with sigmoid gates, not with {router}: leave it out")
   valid = jnp.ones(logits.shape[:1], bool) if valid is None else valid
-  options = {"top_k": top_k, "rule": rule, "renormalize": renormalize}
-  return Selection(*SELECT_EXPERTS(implementation, logits, valid, **options))
+  arrays = (logits, valid) if selection_bias is None else (logits, valid, selection_bias)
+  return Selection(*SELECT_EXPERTS(implementation, *arrays, top_k=top_k, rule=rule, router=router))

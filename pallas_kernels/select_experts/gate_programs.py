@@ -13,6 +13,7 @@ from pallas_kernels.select_experts import (
   FirstChoices,
   MassFloor,
   OwnExperts,
+  Router,
   Rule,
   WorthReading,
   select_experts,
@@ -29,23 +30,51 @@ RULES: dict[str, Rule] = {
   "auto": WorthReading(0.5),
 }
 
+# Rows, experts, experts a row, the router, whether it has a selection bias.
+ROUTERS: dict[str, tuple[int, int, int, Router, bool]] = {
+  "DeepSeek-V3": (
+    32, 256, 8, Router("sigmoid", scale=2.5, groups=8, groups_kept=4, group_score="top2_sum"), True,
+  ),
+  "DeepSeek-V2": (32, 160, 6, Router(renormalize=False, scale=16.0, groups=8, groups_kept=3), False),
+  "Llama-4-Maverick": (64, 128, 1, Router("sigmoid", renormalize=False), False),
+  "Llama-4-Scout": (64, 16, 1, Router("sigmoid", renormalize=False), False),
+  "Phi-3.5-MoE": (64, 16, 2, Router("sparsemixer", renormalize=False), False),
+}  # fmt: skip
+
 
 def programs(shape: ModelShape) -> dict[str, Program]:
   """Each rule over 16 rows and over 64; greedy ones over 16 alone, which is what a block holds of any model."""
   return {
-    f"{name}, T={rows}": routing(rows, shape.experts, shape.top_k, rule, shape.renormalize)
+    f"{name}, T={rows}": routing(rows, shape.experts, shape.top_k, rule, Router(renormalize=shape.renormalize))
     for rows in (16, 64)
     for name, rule in RULES.items()
     if rows == 16 or name not in ("mass_floor", "auto")
   }
 
 
-def routing(rows: int, experts: int, top_k: int, rule: Rule, renormalize: bool) -> Program:
+def programs_of_router(model: str) -> dict[str, Program]:
+  """Top-k and Lynx under a router that is more than a softmax, over as many rows as the table says."""
+  rows, experts, top_k, router, biased = ROUTERS[model]
+  return {
+    f"{name}, T={rows}": routing(rows, experts, top_k, RULES[name], router, biased=biased) for name in ("topk", "lynx")
+  }
+
+
+def routing(
+  rows: int,
+  experts: int,
+  top_k: int,
+  rule: Rule,
+  router: Router,
+  *,
+  biased: bool = False,
+) -> Program:
   """Routing of so many rows over so many experts, with rows that do not count."""
-  fn = functools.partial(_route, top_k=top_k, rule=rule, renormalize=renormalize)
-  return fn, (jax.ShapeDtypeStruct((rows, experts), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.bool_))
+  fn = functools.partial(_route, top_k=top_k, rule=rule, router=router)
+  args = (jax.ShapeDtypeStruct((rows, experts), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.bool_))
+  return fn, (*args, jax.ShapeDtypeStruct((experts,), jnp.float32)) if biased else args
 
 
-def _route(logits: Any, valid: Any, *, top_k: int, rule: Rule, renormalize: bool) -> Any:
-  chosen = select_experts(logits, top_k, rule=rule, renormalize=renormalize, valid=valid)
+def _route(logits: Any, valid: Any, bias: Any = None, *, top_k: int, rule: Rule, router: Router) -> Any:
+  chosen = select_experts(logits, top_k, rule=rule, router=router, selection_bias=bias, valid=valid)
   return chosen.ids, chosen.weights, chosen.tiles

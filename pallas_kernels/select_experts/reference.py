@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
+from pallas_kernels.select_experts.reference_router import best_of_kept, scored, weights_of
+from pallas_kernels.select_experts.router import Router
 from pallas_kernels.select_experts.rules import (
   VOTE_BINS,
   AffinityBins,
@@ -20,37 +22,32 @@ from pallas_kernels.select_experts.rules import (
 
 
 def select_experts_reference(
-  logits: jax.Array, valid: jax.Array, *, top_k: int, rule: Rule, renormalize: bool
+  logits: jax.Array,
+  valid: jax.Array,
+  selection_bias: jax.Array | None = None,
+  *,
+  top_k: int,
+  rule: Rule,
+  router: Router,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Tiles]:
   """`select_experts` in many steps."""
   experts, run = logits.shape[1], experts_run(rule, top_k)
-  largest = jnp.finfo(jnp.float32).max / 2
-  scores = jnp.clip(logits.astype(jnp.float32), -largest, largest)
-  scores = jnp.where(valid[:, None] & (scores != 0.0), scores, 0.0)
-  probs = jax.nn.softmax(scores, axis=1)
-  own = _ranked(-scores)[:, :top_k]
+  rows = scored(logits, valid, selection_bias, top_k, router)
   union = functools.partial(_union, valid=valid, experts=experts)
   kept = jnp.ones((experts,), bool)
   if not isinstance(rule, OwnExperts):
-    kept = _kept(scores, probs, own, valid, top_k, rule)
-    unit = 1 << (((2**31 - 1) // len(scores)).bit_length() - 1)
-    popularity = jnp.sum(jnp.where(valid[:, None], jnp.round(probs * unit).astype(jnp.int32), 0), axis=0)
+    kept = _kept(rows.affinity, rows.probs, rows.own, valid, top_k, rule)
+    unit = 1 << (((2**31 - 1) // len(logits)).bit_length() - 1)
+    popularity = jnp.sum(jnp.where(valid[:, None], jnp.round(rows.probs * unit).astype(jnp.int32), 0), axis=0)
     popular = jnp.lexsort((-popularity, kept))
     kept = kept.at[popular].set(kept[popular] | (jnp.arange(experts) < top_k - jnp.sum(kept)))
-    kept |= jnp.sum(kept) >= jnp.sum(union(own))
-  ids = _ranked(jnp.where(kept[None, :], -scores, jnp.inf))[:, :run]
-  weights = jax.nn.softmax(jnp.take_along_axis(scores, ids, axis=1), axis=1)
-  if not renormalize:
-    weights *= jnp.sum(jnp.take_along_axis(probs, own, axis=1), axis=1, keepdims=True)
+    kept |= jnp.sum(kept) >= jnp.sum(union(rows.own))
+  ids = best_of_kept(rows, kept, run)
+  weights = weights_of(rows, ids, kept, router)
   active = union(ids)
   ids = jnp.where(valid[:, None], ids, jnp.argsort(~active, stable=True)[None, :run]).astype(jnp.int32)
   weights = jnp.where(valid[:, None], weights, 0.0)
   return ids, weights, active, tile_rows(ids, valid, experts, DECODE_TILE)
-
-
-def _ranked(keys: jax.Array) -> jax.Array:
-  """Experts of each row by ascending key, ties to the lowest index."""
-  return jnp.argsort(keys, axis=1, stable=True)
 
 
 def _union(ids: jax.Array, valid: jax.Array, experts: int) -> jax.Array:

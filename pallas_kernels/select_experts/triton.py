@@ -1,24 +1,35 @@
 """Routing in one program: rows are few, and a batch must agree, so there is nothing to spread over a GPU.
 
-Scores stay in registers, a block of rows at a time. A row's best experts are taken one a round, by (key, lowest
-index); `place` [T, E] holds the round in which an expert was taken, and `count` where it was not. Rows and experts
-are padded to powers of two.
+Scores stay in registers, a block of rows at a time (rows.py).
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE
 from pallas_kernels.expert_ffn.tiles import Tiles, most_tiles
 from pallas_kernels.pallas_call import call
+from pallas_kernels.select_experts.router import Router
+from pallas_kernels.select_experts.rows import (
+  LARGEST,
+  Batch,
+  Rows,
+  affinity,
+  best,
+  chosen_places,
+  own_places,
+  padded_experts,
+  read,
+  rows_with,
+  weights,
+  worths,
+)
 from pallas_kernels.select_experts.rules import (
   VOTE_BINS,
   AffinityBins,
@@ -31,45 +42,52 @@ from pallas_kernels.select_experts.rules import (
 )
 
 MOST_ROWS, MOST_EXPERTS = 256, 512
-_LARGEST = float(np.finfo(np.float32).max) / 2
-_LEAST_INT = -(2**31)
 # A probability of 1 in the cover's fixed point: sums over a row's experts still fit an int32.
 _UNIT = 1 << 30
 
 
-def objection(logits, valid, *, top_k: int, rule: Rule, renormalize: bool) -> str | None:
+def objection(logits, valid, selection_bias=None, *, top_k: int, rule: Rule, router: Router) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
   rows, experts = logits.shape
-  if rows > MOST_ROWS or experts > MOST_EXPERTS:
-    return f"it takes at most {MOST_ROWS} rows and {MOST_EXPERTS} experts, not {rows} and {experts}"
-  if isinstance(rule, MassFloor | WorthReading) and _row_block(rows, experts, rule) < rows:
-    return f"a greedy rule takes at most {_row_block(rows, experts, rule)} rows of {experts} experts, not {rows}"
+  padded = padded_experts(experts, router.groups)
+  if rows > MOST_ROWS or padded > MOST_EXPERTS:
+    cut = "" if router.groups == 1 else f" in {router.groups} groups, which take the place of {padded}"
+    return f"it takes at most {MOST_ROWS} rows and {MOST_EXPERTS} experts, not {rows} and {experts}{cut}"
+  if isinstance(rule, MassFloor | WorthReading) and _row_block(rows, padded, rule, router) < rows:
+    return f"a greedy rule takes at most {_row_block(rows, padded, rule, router)} rows of {experts} experts, not {rows}"
   return None
 
 
-def _cut(experts: int, rule: Rule) -> tuple[int, int]:
+def _cut(padded: int, rule: Rule, router: Router) -> tuple[int, int]:
   """Scores of a block of rows and of one warp, such that nothing spills at released models' sizes."""
-  if isinstance(rule, OwnExperts):
-    return (2048, 256) if experts < 256 else (4096, 512)
+  if isinstance(rule, OwnExperts) and router.groups == 1:
+    return (2048, 256) if padded < 256 else (4096, 512)
   return 4096, 128
 
 
-def _row_block(rows: int, experts: int, rule: Rule) -> int:
-  return min(pl.next_power_of_2(rows), max(1, _cut(experts, rule)[0] // pl.next_power_of_2(experts)))
+def _row_block(rows: int, padded: int, rule: Rule, router: Router) -> int:
+  return min(pl.next_power_of_2(rows), max(1, _cut(padded, rule, router)[0] // padded))
 
 
 def select_experts_triton(
-  logits: jax.Array, valid: jax.Array, *, top_k: int, rule: Rule, renormalize: bool
+  logits: jax.Array,
+  valid: jax.Array,
+  selection_bias: jax.Array | None = None,
+  *,
+  top_k: int,
+  rule: Rule,
+  router: Router,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Tiles]:
   """`select_experts` in one launch."""
   (rows, experts), run = logits.shape, experts_run(rule, top_k)
   tiles = most_tiles(rows * run, rows, experts, DECODE_TILE)
-  batch = _Batch(rows=rows, experts=experts, block=_row_block(rows, experts, rule))
+  padded = padded_experts(experts, router.groups)
+  batch = Batch(rows=rows, experts=experts, groups=router.groups, block=_row_block(rows, padded, rule, router))
+  inputs = (logits, valid) if selection_bias is None else (logits, valid, selection_bias)
   shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
   ids, weights, active, in_use, expert, slot = call(
-    functools.partial(_kernel, batch=batch, top_k=top_k, rule=rule, renormalize=renormalize),
-    logits,
-    valid,
+    functools.partial(_kernel, inputs=len(inputs), batch=batch, top_k=top_k, rule=rule, router=router),
+    *inputs,
     grid=(1,),
     out_shape=[
       shape((rows, run)),
@@ -80,76 +98,29 @@ def select_experts_triton(
       shape((tiles, DECODE_TILE)),
     ],
     name="select_experts",
-    num_warps=max(4, min(16, batch.block * batch.padded // _cut(experts, rule)[1])),
+    num_warps=max(4, min(16, batch.block * batch.padded // _cut(padded, rule, router)[1])),
   )
   return ids, weights, active != 0, Tiles(in_use.reshape(()), expert, slot)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-  """T rows of E experts, and how many rows are taken at a time."""
-
-  rows: int
-  experts: int
-  block: int
-
-  @property
-  def padded(self) -> int:
-    """E as a power of two."""
-    return pl.next_power_of_2(self.experts)
-
-  @property
-  def blocks(self) -> int:
-    """Blocks of rows."""
-    return pl.cdiv(self.rows, self.block)
-
-  def expert(self) -> jax.Array:
-    """Indices of the experts, [E]."""
-    return jnp.arange(self.padded, dtype=jnp.int32)
-
-  def each(self, body: Callable[[Any, Any], Any], start: Any) -> Any:
-    """Folds `body(block, carry)` over the blocks of rows."""
-    return body(0, start) if self.blocks == 1 else jax.lax.fori_loop(0, self.blocks, body, start)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-  """A block of rows: indices [T], which count [T], and float32 scores [T, E], -inf past the last expert."""
-
-  index: jax.Array
-  valid: jax.Array
-  scores: jax.Array
-
-
-def _read(batch: _Batch, logits_ref, valid_ref, block: Any) -> _Rows:
-  row, expert = block * batch.block + jnp.arange(batch.block, dtype=jnp.int32), batch.expert()
-  row_in, expert_in = jnp.minimum(row, batch.rows - 1), jnp.minimum(expert, batch.experts - 1)
-  valid = (row < batch.rows) & plgpu.load(valid_ref.at[row_in])
-  logits = plgpu.load(logits_ref.at[row_in[:, None], expert_in[None, :]]).astype(jnp.float32)
-  clipped = jnp.minimum(jnp.maximum(logits, -_LARGEST), _LARGEST)
-  # -0.0 becomes 0.0; what invalid rows hold, NaN among it, goes.
-  scores = jnp.where(valid[:, None] & (clipped != 0.0), clipped, 0.0)
-  return _Rows(index=row, valid=valid, scores=jnp.where((expert < batch.experts)[None, :], scores, -jnp.inf))
-
-
-def _kernel(
-  logits_ref, valid_ref, ids_ref, weights_ref, active_ref, in_use_ref, expert_ref, slot_ref,
-  *, batch: _Batch, top_k: int, rule: Rule, renormalize: bool,
-):  # fmt: skip
+def _kernel(*refs, inputs: int, batch: Batch, top_k: int, rule: Rule, router: Router):
+  logits_ref, valid_ref, bias_ref = (*refs[:inputs], None)[:3]
+  ids_ref, weights_ref, active_ref, in_use_ref, expert_ref, slot_ref = refs[inputs:]
   expert, run = batch.expert(), experts_run(rule, top_k)
-  read = functools.partial(_read, batch, logits_ref, valid_ref)
-  kept = _kept(batch, read, top_k, rule)
+  read_block = functools.partial(read, batch, router, logits_ref, valid_ref, bias_ref)
+  kept = _kept(batch, read_block, top_k, rule, router)
+  weigh = functools.partial(weights, run=run, top_k=top_k, alone=isinstance(rule, OwnExperts))
 
-  def choose(block: Any) -> tuple[_Rows, jax.Array]:
-    rows = read(block)
-    return rows, _best((rows.scores,), kept, run)
+  def choose(block: Any) -> tuple[Rows, jax.Array]:
+    rows = read_block(block)
+    return rows, chosen_places(rows, router, kept, batch.experts, run)
 
   if batch.blocks == 1:
     choose = functools.cache(choose)
 
   def count(block: Any, load: jax.Array) -> jax.Array:
     rows, place = choose(block)
-    return load + _rows_with(rows, place < run)
+    return load + rows_with(rows, place < run)
 
   load = batch.each(count, jnp.zeros((batch.padded,), jnp.int32))
   tiles = (load + (DECODE_TILE - 1)) // DECODE_TILE
@@ -166,7 +137,7 @@ def _kernel(
   def write(block: Any, before: jax.Array) -> jax.Array:
     rows, place = choose(block)
     chosen = ((place < run) & rows.valid[:, None]).astype(jnp.int32)
-    weights = jnp.where(chosen != 0, _weights(rows, place, run, top_k, rule, renormalize), 0.0)
+    weight = jnp.where(chosen != 0, weigh(rows, place, kept, router), 0.0)
     at = (first * DECODE_TILE + before)[None, :] + jnp.cumsum(chosen, axis=0) - chosen
     place = jnp.where(rows.valid[:, None], place, idle[None, :])
 
@@ -178,7 +149,7 @@ def _kernel(
 
       inside = rows.index < batch.rows
       plgpu.store(ids_ref.at[rows.index, index], pick(expert[None, :]), mask=inside)
-      plgpu.store(weights_ref.at[rows.index, index], pick(weights), mask=inside)
+      plgpu.store(weights_ref.at[rows.index, index], pick(weight), mask=inside)
       spot = pick(at)
       tile = jnp.where(rows.valid, spot // DECODE_TILE, nowhere)
       plgpu.store(slot_ref.at[tile, spot % DECODE_TILE], rows.index * run + index, mask=rows.valid)
@@ -199,59 +170,11 @@ def _kernel(
   plgpu.store(slot_ref.at[last, jnp.broadcast_to(spot, left.shape)], none, mask=left)
 
 
-def _best(keys: tuple[jax.Array, ...], allowed: jax.Array | None, count: int) -> jax.Array:
-  """The round in which each row takes each allowed expert, by the largest keys, then the lowest index."""
-  shape = jnp.broadcast_shapes(*(key.shape for key in keys))
-
-  def least(key: jax.Array) -> Any:
-    return -jnp.inf if jnp.issubdtype(key.dtype, jnp.floating) else _LEAST_INT
-
-  def take(index: Any, place: jax.Array) -> jax.Array:
-    open_ = place == count
-    if allowed is not None:
-      open_ &= allowed[None, :]
-    for key in keys[:-1]:
-      masked = jnp.where(open_, key, least(key))
-      open_ &= masked == jnp.max(masked, axis=1)[:, None]
-    best = jnp.argmax(jnp.where(open_, keys[-1], least(keys[-1])), axis=1)
-    expert = jnp.arange(shape[1], dtype=jnp.int32)[None, :]
-    return jnp.where(expert == best[:, None], index, place)
-
-  return jax.lax.fori_loop(0, count, take, jnp.full(shape, count, jnp.int32))
-
-
-def _rows_with(rows: _Rows, flags: jax.Array) -> jax.Array:
-  """How many valid rows have each flag, [E]."""
-  return jnp.sum((flags & rows.valid[:, None]).astype(jnp.int32), axis=0)
-
-
 def _size(experts: jax.Array) -> jax.Array:
   return jnp.sum(experts.astype(jnp.int32))
 
 
-def _powers(rows: _Rows) -> jax.Array:
-  """exp(score - largest score), zero past the last expert."""
-  return jnp.exp(rows.scores - jnp.max(rows.scores, axis=1)[:, None])
-
-
-def _weights(rows: _Rows, place: jax.Array, run: int, top_k: int, rule: Rule, renormalize: bool) -> jax.Array:
-  """Softmax over a row's experts, times the mass of its own top k where the router does not renormalise."""
-  if not renormalize and isinstance(rule, OwnExperts) and run == top_k:
-    powers = _powers(rows)
-    return powers / jnp.sum(powers, axis=1)[:, None]
-  chosen = place < run
-  top = jnp.max(jnp.where(chosen, rows.scores, -jnp.inf), axis=1)
-  powers = jnp.where(chosen, jnp.exp(rows.scores - top[:, None]), 0.0)
-  shares = powers / jnp.sum(powers, axis=1)[:, None]
-  if renormalize:
-    return shares
-  powers = _powers(rows)
-  own = _best((rows.scores,), None, top_k) < top_k
-  mass = jnp.sum(jnp.where(own, powers, 0.0), axis=1) / jnp.sum(powers, axis=1)
-  return shares * mass[:, None]
-
-
-def _kept(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule: Rule) -> jax.Array | None:
+def _kept(batch: Batch, read: Callable[[Any], Rows], top_k: int, rule: Rule, router: Router) -> jax.Array | None:
   """The experts [E] that rows may use; None is every expert.
 
   A set that is no smaller than what the rows' own best touch gives way to every expert.
@@ -260,35 +183,34 @@ def _kept(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule: Rule) -
     return None
   none = jnp.zeros((batch.padded,), jnp.int32)
 
-  def own_places(rows: _Rows) -> jax.Array:
-    return _best((rows.scores,), None, top_k)
-
   def count_own(block: Any, counts: jax.Array) -> jax.Array:
     rows = read(block)
-    return counts + _rows_with(rows, own_places(rows) < top_k)
+    return counts + rows_with(rows, own_places(rows, top_k) < top_k)
 
   own = batch.each(count_own, none) > 0
   if isinstance(rule, AffinityBins):
-    kept = _kept_by_bins(batch, read, top_k, rule)
+    kept = _kept_by_bins(batch, read, top_k, rule, router)
   elif isinstance(rule, FirstChoices):
 
     def count_first(block: Any, counts: jax.Array) -> jax.Array:
       rows = read(block)
-      return counts + _rows_with(rows, own_places(rows) < min(rule.k0, top_k))
+      return counts + rows_with(rows, own_places(rows, top_k) < min(rule.k0, top_k))
 
-    kept = _filled(batch, read, batch.each(count_first, none) > 0, top_k)
+    kept = _filled(batch, read, batch.each(count_first, none) > 0, top_k, router)
   else:
     rows = read(0)
-    of_row = own_places(rows) < top_k
+    of_row = own_places(rows, top_k) < top_k
     if isinstance(rule, WorthReading):
-      greedy = _worth_reading(batch, rows, of_row, _size(own), top_k, rule.share)
+      greedy = _worth_reading(batch, rows, of_row, _size(own), top_k, rule.share, router)
     else:
-      greedy = _cover(batch, rows, of_row, top_k, rule.tau)
-    kept = _filled(batch, read, greedy, top_k)
+      greedy = _cover(batch, rows, of_row, top_k, rule.tau, router)
+    kept = _filled(batch, read, greedy, top_k, router)
   return kept | ((_size(kept) >= _size(own)) & (batch.expert() < batch.experts))
 
 
-def _kept_by_bins(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule: AffinityBins) -> jax.Array:
+def _kept_by_bins(
+  batch: Batch, read: Callable[[Any], Rows], top_k: int, rule: AffinityBins, router: Router
+) -> jax.Array:
   """Every valid row's best experts by bin, then by the batch's votes, compared as counts of rows a bin.
 
   Counts compared in the order of the bins rank experts as their votes, the sums of B**bin, do: what one row adds in
@@ -302,11 +224,12 @@ def _kept_by_bins(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule:
   while base ** (per_word + 1) <= 2**31:
     per_word += 1
 
-  def bins(rows: _Rows) -> jax.Array:
-    below = jnp.maximum(rows.scores - jnp.max(rows.scores, axis=1)[:, None], -2.0 * _LARGEST)
+  def bins(rows: Rows) -> jax.Array:
+    scores = affinity(batch, rows, router)
+    below = jnp.maximum(scores - jnp.max(scores, axis=1)[:, None], -2.0 * LARGEST)
     bins = jnp.maximum(jnp.ceil(rule.alpha * below), -float(lowest)).astype(jnp.int32)
     # What a row may not choose lies below its lowest bin, and votes as that.
-    return jnp.where(rows.scores <= -_LARGEST, -lowest - 1, bins)
+    return jnp.where(scores <= -LARGEST, -lowest - 1, bins)
 
   def vote(block: Any, words: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     rows = read(block)
@@ -314,7 +237,7 @@ def _kept_by_bins(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule:
     added = []
     for word in range(len(words)):
       of_word = range(word * per_word, min(digits, (word + 1) * per_word))
-      counts = (_rows_with(rows, depth == digit) * base ** (of_word[-1] - digit) for digit in of_word)
+      counts = (rows_with(rows, depth == digit) * base ** (of_word[-1] - digit) for digit in of_word)
       added.append(functools.reduce(jnp.add, counts))
     return tuple(word + more for word, more in zip(words, added, strict=True))
 
@@ -327,40 +250,41 @@ def _kept_by_bins(batch: _Batch, read: Callable[[Any], _Rows], top_k: int, rule:
     keys = (bins(rows), *(word[None, :] for word in words))
     if digits <= per_word and (lowest + 2) * base**digits <= 2**31:
       keys = (keys[0] * base**digits + keys[1],)
-    return counts + _rows_with(rows, _best(keys, inside, top_k) < top_k)
+    return counts + rows_with(rows, best(keys, inside, top_k) < top_k)
 
   return batch.each(keep, none) > 0
 
 
-def _filled(batch: _Batch, read: Callable[[Any], _Rows], kept: jax.Array, top_k: int) -> jax.Array:
+def _filled(batch: Batch, read: Callable[[Any], Rows], kept: jax.Array, top_k: int, router: Router) -> jax.Array:
   """`kept`, with experts added by descending summed probability until it holds what one row runs."""
   unit = 1 << (((2**31 - 1) // batch.rows).bit_length() - 1)
 
   def add(block: Any, sums: jax.Array) -> jax.Array:
     rows = read(block)
-    powers = _powers(rows)
-    fixed = jnp.floor(powers / jnp.sum(powers, axis=1)[:, None] * unit + 0.5).astype(jnp.int32)
+    worth, total = worths(batch, rows, router, top_k)
+    fixed = jnp.floor(worth / total[:, None] * unit + 0.5).astype(jnp.int32)
     return sums + jnp.sum(jnp.where(rows.valid[:, None], fixed, 0), axis=0)
 
-  expert = batch.expert()
-  sums = batch.each(add, jnp.where(expert < batch.experts, 0, -2))
+  place = batch.place()
+  sums = batch.each(add, jnp.where(batch.expert() < batch.experts, 0, -2))
 
   def grow(_: Any, kept: jax.Array) -> jax.Array:
     best = jnp.argmax(jnp.where(kept != 0, -1, sums), axis=0)
-    return jnp.where((expert == best) & (jnp.sum(kept) < top_k), 1, kept)
+    return jnp.where((place == best) & (jnp.sum(kept) < top_k), 1, kept)
 
   return jax.lax.fori_loop(0, top_k, grow, kept.astype(jnp.int32)) != 0
 
 
-def _cover(batch: _Batch, rows: _Rows, own: jax.Array, top_k: int, tau: float) -> jax.Array:
+def _cover(batch: Batch, rows: Rows, own: jax.Array, top_k: int, tau: float, router: Router) -> jax.Array:
   """Experts added by descending gain until each valid row has `tau` of its own mass, in fixed point."""
-  powers = _powers(rows)
-  fixed = jnp.floor(powers / jnp.sum(powers, axis=1)[:, None] * _UNIT).astype(jnp.int32)
+  worth, total = worths(batch, rows, router, top_k)
+  fixed = jnp.floor(worth / total[:, None] * _UNIT).astype(jnp.int32)
   own_mass = jnp.sum(jnp.where(own, fixed, 0), axis=1)
   slack = jnp.floor((1.0 - tau) * own_mass.astype(jnp.float32)).astype(jnp.int32)
   floor = jnp.where(rows.valid, own_mass - slack, 0)
   shift = (batch.rows - 1).bit_length()
-  expert, place = batch.expert(), jnp.arange(pl.next_power_of_2(top_k), dtype=jnp.int32)[None, :]
+  outside, at = batch.expert() >= batch.experts, batch.place()
+  place = jnp.arange(pl.next_power_of_2(top_k), dtype=jnp.int32)[None, :]
   unused = jnp.where(place < top_k, 0, _UNIT)
 
   def short(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -371,21 +295,21 @@ def _cover(batch: _Batch, rows: _Rows, own: jax.Array, top_k: int, tau: float) -
     least = jnp.min(best + unused, axis=1)
     added = jnp.minimum(jnp.maximum(fixed - least[:, None], 0), deficit[:, None])
     gain = jnp.sum((added + ((1 << shift) - 1)) >> shift, axis=0)
-    pick = jnp.argmax(jnp.where((taken != 0) | (expert >= batch.experts), -1, gain), axis=0)
-    mass = jnp.sum(jnp.where((expert == pick)[None, :], fixed, 0), axis=1)
+    pick = jnp.argmax(jnp.where((taken != 0) | outside, -1, gain), axis=0)
+    mass = jnp.sum(jnp.where((at == pick)[None, :], fixed, 0), axis=1)
     replaced = place == jnp.argmin(best + unused, axis=1)[:, None]
     best = jnp.where(replaced, jnp.maximum(least, mass)[:, None], best)
-    return jnp.where(expert == pick, 1, taken), best, jnp.maximum(floor - jnp.sum(best, axis=1), 0)
+    return jnp.where(at == pick, 1, taken), best, jnp.maximum(floor - jnp.sum(best, axis=1), 0)
 
   none = jnp.zeros((batch.padded,), jnp.int32), jnp.zeros((batch.block, place.shape[1]), jnp.int32), floor
   return jax.lax.while_loop(short, take_best, none)[0] != 0
 
 
 def _worth_reading(
-  batch: _Batch, rows: _Rows, own: jax.Array, own_experts: jax.Array, top_k: int, share: float
+  batch: Batch, rows: Rows, own: jax.Array, own_experts: jax.Array, top_k: int, share: float, router: Router
 ) -> jax.Array:
   """Experts added by descending saving while the next saves the price; savings of rows are summed in fixed point."""
-  powers = jnp.where(rows.valid[:, None], _powers(rows), 0.0)
+  powers = jnp.where(rows.valid[:, None], worths(batch, rows, router, top_k)[0], 0.0)
   mass = jnp.sum(jnp.where(own, powers, 0.0), axis=1)
   weight = powers / jnp.where(rows.valid, mass, 1.0)[:, None]
   squared = jnp.where(own, weight * weight, 0.0)
@@ -395,7 +319,8 @@ def _worth_reading(
     return jnp.sum(jnp.floor(saved * unit + 0.5).astype(jnp.int32), axis=0)
 
   price = share * jnp.sum(total(squared)).astype(jnp.float32) / jnp.maximum(own_experts, 1).astype(jnp.float32)
-  expert, place = batch.expert(), jnp.arange(pl.next_power_of_2(top_k), dtype=jnp.int32)[None, :]
+  outside, at = batch.expert() >= batch.experts, batch.place()
+  place = jnp.arange(pl.next_power_of_2(top_k), dtype=jnp.int32)[None, :]
   unused = jnp.where(place < top_k, 0.0, 2.0)
 
   def more(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -406,13 +331,13 @@ def _worth_reading(
     least, lost = jnp.min(best + unused, axis=1), 1.0 - jnp.sum(best, axis=1)
     left = lost[:, None] - jnp.maximum(weight - least[:, None], 0.0)
     saved = jnp.where(rows.valid[:, None], squared + (lost * lost)[:, None] - left * left, 0.0)
-    gain = jnp.where((taken != 0) | (expert >= batch.experts), -1, total(saved))
+    gain = jnp.where((taken != 0) | outside, -1, total(saved))
     most, pick = jnp.max(gain), jnp.argmax(gain, axis=0)
     worth = (most > 0) & (most.astype(jnp.float32) >= price)
-    gained = jnp.sum(jnp.where((expert == pick)[None, :], weight, 0.0), axis=1)
+    gained = jnp.sum(jnp.where((at == pick)[None, :], weight, 0.0), axis=1)
     replaced = (place == jnp.argmin(best + unused, axis=1)[:, None]) & worth
     best = jnp.where(replaced, jnp.maximum(least, gained)[:, None], best)
-    return jnp.where((expert == pick) & worth, 1, taken), best, worth.astype(jnp.int32)
+    return jnp.where((at == pick) & worth, 1, taken), best, worth.astype(jnp.int32)
 
   none = jnp.zeros((batch.padded,), jnp.int32), jnp.zeros((batch.block, place.shape[1]), jnp.float32)
   return jax.lax.while_loop(more, take_best, (*none, jnp.int32(1)))[0] != 0

@@ -1,0 +1,291 @@
+"""A block of rows in registers: read, scored by the router, ranked and weighed.
+
+A row's best experts are taken one a round, by (key, lowest index); `place` [T, E] holds the round in which an expert
+was taken, and `count` where it was not. Rows and experts are padded to powers of two; of a router with groups each
+group is, so that a group is a run of a whole axis.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from pallas_kernels.select_experts.router import SIGMOID_GUARD, SPARSEMIXER_EPS, Router
+
+LARGEST = float(np.finfo(np.float32).max) / 2
+LEAST_INT = -(2**31)
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_BELOW_ONE = 1.0 - 2.0**-24
+
+
+def padded_experts(experts: int, groups: int) -> int:
+  """E with every group, and their number, padded to a power of two."""
+  return pl.next_power_of_2(groups) * pl.next_power_of_2(experts // groups)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+  """T rows of E experts in groups, and how many rows are taken at a time."""
+
+  rows: int
+  experts: int
+  groups: int
+  block: int
+
+  @property
+  def padded(self) -> int:
+    """E as places of the last axis."""
+    return padded_experts(self.experts, self.groups)
+
+  @property
+  def blocks(self) -> int:
+    """Blocks of rows."""
+    return pl.cdiv(self.rows, self.block)
+
+  def place(self) -> jax.Array:
+    """Places of the last axis, [E]."""
+    return jnp.arange(self.padded, dtype=jnp.int32)
+
+  def expert(self) -> jax.Array:
+    """Indices of the experts, ascending but for places that hold none, which are past the last, [E]."""
+    place = self.place()
+    if self.groups == 1:
+      return place
+    size, width = self.experts // self.groups, self.padded // pl.next_power_of_2(self.groups)
+    group, member = place // width, place % width
+    return jnp.where((member < size) & (group < self.groups), group * size + member, self.experts)
+
+  def each(self, body: Callable[[Any, Any], Any], start: Any) -> Any:
+    """Folds `body(block, carry)` over the blocks of rows."""
+    return body(0, start) if self.blocks == 1 else jax.lax.fori_loop(0, self.blocks, body, start)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+  """A block of rows. All float32 [T, E] are -inf where a place holds no expert.
+
+  Attributes:
+    index: [T].
+    valid: [T], which count.
+    logits: [T, E], the router's, finite.
+    choice: [T, E], what experts are chosen by.
+    own: [T, E], the same, -inf for experts of groups that the row may not use.
+    bias: [E], that of the choice, or None.
+  """
+
+  index: jax.Array
+  valid: jax.Array
+  logits: jax.Array
+  choice: jax.Array
+  own: jax.Array
+  bias: jax.Array | None
+
+
+def read(batch: Batch, router: Router, logits_ref, valid_ref, bias_ref, block: Any) -> Rows:
+  """The rows of a block, free of what those that do not count hold."""
+  row, expert = block * batch.block + jnp.arange(batch.block, dtype=jnp.int32), batch.expert()
+  row_in, expert_in = jnp.minimum(row, batch.rows - 1), jnp.minimum(expert, batch.experts - 1)
+  inside = (expert < batch.experts)[None, :]
+  valid = (row < batch.rows) & plgpu.load(valid_ref.at[row_in])
+  logits = plgpu.load(logits_ref.at[row_in[:, None], expert_in[None, :]]).astype(jnp.float32)
+  clipped = jnp.minimum(jnp.maximum(logits, -LARGEST), LARGEST)
+  # -0.0 becomes 0.0; what invalid rows hold, NaN among it, goes.
+  logits = jnp.where(valid[:, None] & (clipped != 0.0), clipped, 0.0)
+  logits = choice = jnp.where(inside, logits, -jnp.inf)
+  bias = None
+  if bias_ref is not None:
+    bias = plgpu.load(bias_ref.at[expert_in])
+    choice = jnp.where(inside, jax.nn.sigmoid(logits) + bias[None, :], -jnp.inf)
+  own = choice
+  if router.groups > 1:
+    by_gate = router.group_score == "top2_sum" and bias is None
+    scored = jnp.where(inside, gates(logits, router), -jnp.inf) if by_gate else choice
+    own = jnp.where(_in_best_groups(batch, scored, router), choice, -jnp.inf)
+  return Rows(index=row, valid=valid, logits=logits, choice=choice, own=own, bias=bias)
+
+
+def _in_best_groups(batch: Batch, scored: jax.Array, router: Router) -> jax.Array:
+  """Whether an expert is in one of the row's best groups, ties to the lowest index, [T, E]."""
+  rows, groups = batch.block, pl.next_power_of_2(batch.groups)
+  by_group = scored.reshape(rows, groups, batch.padded // groups)
+  score = jnp.max(by_group, axis=2)
+  if router.group_score == "top2_sum":
+    member = jnp.arange(by_group.shape[2], dtype=jnp.int32)[None, None, :]
+    first = jnp.argmax(by_group, axis=2)[:, :, None]
+    score += jnp.max(jnp.where(member == first, -jnp.inf, by_group), axis=2)
+  taken = best((score,), None, router.groups_kept)
+  return jnp.broadcast_to(taken[:, :, None], by_group.shape).reshape(scored.shape) < router.groups_kept
+
+
+def best(keys: tuple[jax.Array, ...], allowed: jax.Array | None, count: int) -> jax.Array:
+  """The round in which each row takes each allowed expert, by the largest keys, then the lowest index."""
+  shape = jnp.broadcast_shapes(*(key.shape for key in keys))
+
+  def least(key: jax.Array) -> Any:
+    return -jnp.inf if jnp.issubdtype(key.dtype, jnp.floating) else LEAST_INT
+
+  def take(index: Any, place: jax.Array) -> jax.Array:
+    open_ = place == count
+    if allowed is not None:
+      open_ &= allowed[None, :]
+    for key in keys[:-1]:
+      masked = jnp.where(open_, key, least(key))
+      open_ &= masked == jnp.max(masked, axis=1)[:, None]
+    best = jnp.argmax(jnp.where(open_, keys[-1], least(keys[-1])), axis=1)
+    expert = jnp.arange(shape[1], dtype=jnp.int32)[None, :]
+    return jnp.where(expert == best[:, None], index, place)
+
+  return jax.lax.fori_loop(0, count, take, jnp.full(shape, count, jnp.int32))
+
+
+def rows_with(rows: Rows, flags: jax.Array) -> jax.Array:
+  """How many valid rows have each flag, [E]."""
+  return jnp.sum((flags & rows.valid[:, None]).astype(jnp.int32), axis=0)
+
+
+def own_places(rows: Rows, top_k: int) -> jax.Array:
+  """The round in which each row takes each of its own experts, [T, E]."""
+  return best((rows.own,), None, top_k)
+
+
+def chosen_places(rows: Rows, router: Router, kept: jax.Array | None, experts: int, run: int) -> jax.Array:
+  """The round in which each row takes each of its experts among `kept`, in the model's order, [T, E].
+
+  Experts of groups that the row may not use come last, and only fill a row.
+  """
+  if kept is None or router.groups == 1:
+    return best((rows.own,), kept, run)
+  allowed = rows.own != -jnp.inf
+  if rows.bias is None:
+    # A masked expert is no better than one of another group, but where all are kept: rows run their own.
+    allowed &= (jnp.sum(kept.astype(jnp.int32)) == experts) | (rows.logits > -LARGEST)
+  return best((allowed.astype(jnp.int32), rows.choice), kept, run)
+
+
+def affinity(batch: Batch, rows: Rows, router: Router) -> jax.Array:
+  """How far apart a row's experts lie, in nats, in the order of the choice; -LARGEST or less: the row may not.
+
+  With a selection bias, the logits of gates that all have the bias of the row's first expert, [T, E].
+  """
+  if rows.bias is not None:
+    first = batch.place()[None, :] == jnp.argmax(rows.own, axis=1)[:, None]
+    shift = jnp.sum(jnp.where(first, rows.bias[None, :], 0.0), axis=1)
+    inside = jnp.minimum(jnp.maximum(rows.own - shift[:, None], _SMALLEST), _BELOW_ONE)
+    return jnp.where(rows.own == -jnp.inf, -LARGEST, jnp.log(inside) - jnp.log1p(-inside))
+  return rows.logits if router.groups == 1 else jnp.where(rows.own == -jnp.inf, -LARGEST, rows.logits)
+
+
+def gates(logits: jax.Array, router: Router) -> jax.Array:
+  """Zero where there is no expert."""
+  if router.scoring == "sigmoid":
+    return jax.nn.sigmoid(logits)
+  powers = _powers(logits, router)
+  return powers / jnp.sum(powers, axis=1)[:, None]
+
+
+def _log_gates(logits: jax.Array, router: Router) -> jax.Array:
+  """Up to a constant of each row."""
+  if router.scoring != "sigmoid":
+    return logits
+  return jnp.minimum(logits, 0.0) - jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def _powers(logits: jax.Array, router: Router) -> jax.Array:
+  """Gates over a row's largest, zero where there is no expert."""
+  log_gates = _log_gates(logits, router)
+  return jnp.exp(log_gates - jnp.max(log_gates, axis=1)[:, None])
+
+
+def worths(batch: Batch, rows: Rows, router: Router, top_k: int) -> tuple[jax.Array, jax.Array]:
+  """What experts are worth to a row, [T, E], and what that is a share of, [T].
+
+  Gates, none outside of the row's groups, and with a selection bias no more than an expert's that the row prefers.
+  """
+  powers = _powers(rows.logits, router)
+  total = jnp.sum(powers, axis=1)
+  if router.groups > 1:
+    powers = jnp.where(rows.own == -jnp.inf, 0.0, powers)
+  return powers if rows.bias is None else _capped(batch, rows, powers, top_k), total
+
+
+def _capped(batch: Batch, rows: Rows, worth: jax.Array, top_k: int) -> jax.Array:
+  """`worth`, where none but the own `top_k`'s exceeds that of an expert that the row prefers."""
+  place = batch.place()[None, :]
+
+  def lower(index: Any, cap: jax.Array) -> jax.Array:
+    here = place == index
+    other = jnp.max(jnp.where(here, rows.own, -jnp.inf), axis=1)[:, None]
+    preferred = (other > rows.own) | ((other == rows.own) & (index < place))
+    return jnp.where(preferred, jnp.minimum(cap, jnp.sum(jnp.where(here, worth, 0.0), axis=1)[:, None]), cap)
+
+  cap = jax.lax.fori_loop(0, batch.padded, lower, worth)
+  return jnp.where(own_places(rows, top_k) < top_k, worth, cap)
+
+
+def weights(
+  rows: Rows, place: jax.Array, kept: jax.Array | None, router: Router, *, run: int, top_k: int, alone: bool
+) -> jax.Array:
+  """Weights of a row's experts, in proportion to their gates, in all what the model gives the row's own `top_k`.
+
+  Args:
+    rows: the block.
+    place: the round in which each expert was taken.
+    kept: the experts that rows may use; None is every expert.
+    router: the model's rule.
+    run: experts of a row.
+    top_k: experts of a row by the model's own rule.
+    alone: whether experts are the row's own, whatever others choose.
+  """
+  if router.unit_weights:
+    return jnp.ones(place.shape, jnp.float32)
+  weights = _unscaled(rows, place, kept, router, run, top_k, alone and run == top_k)
+  return weights if router.scale == 1 else weights * router.scale
+
+
+def _unscaled(
+  rows: Rows, place: jax.Array, kept: jax.Array | None, router: Router, run: int, top_k: int, own_run: bool
+) -> jax.Array:
+  if router.scoring == "sparsemixer":
+    weights = _sparse_mixer(rows, place, kept, run)
+    if own_run:
+      return weights
+    shares = weights / jnp.sum(weights, axis=1)[:, None]
+    return shares * jnp.sum(_sparse_mixer(rows, own_places(rows, top_k), None, top_k), axis=1)[:, None]
+  if own_run and not router.renormalize:
+    return gates(rows.logits, router)
+  chosen, log_gates = place < run, _log_gates(rows.logits, router)
+  top = jnp.max(jnp.where(chosen, log_gates, -jnp.inf), axis=1)
+  powers = jnp.where(chosen, jnp.exp(log_gates - top[:, None]), 0.0)
+  shares = powers / jnp.sum(powers, axis=1)[:, None]
+  if router.renormalize and router.scoring == "softmax":
+    return shares
+  own = chosen if own_run else own_places(rows, top_k) < top_k
+  if router.scoring == "sigmoid":
+    mass = jnp.sum(jnp.where(own, gates(rows.logits, router), 0.0), axis=1)
+    mass = mass / (mass + SIGMOID_GUARD) if router.renormalize else mass
+  else:
+    powers = _powers(rows.logits, router)
+    mass = jnp.sum(jnp.where(own, powers, 0.0), axis=1) / jnp.sum(powers, axis=1)
+  return shares * mass[:, None]
+
+
+def _sparse_mixer(rows: Rows, place: jax.Array, kept: jax.Array | None, count: int) -> jax.Array:
+  """Each expert's softmax among those of `kept` that are not taken before it and close to it, zero of others."""
+
+  def weigh(index: Any, weights: jax.Array) -> jax.Array:
+    here = place == index
+    top = jnp.max(jnp.where(here, rows.logits, -jnp.inf), axis=1)[:, None]
+    size = jnp.maximum(jnp.abs(rows.logits), top)
+    far = (top - rows.logits) / jnp.where(size > 0, size, 1.0) > 2 * SPARSEMIXER_EPS
+    among = (place >= index) & ~far
+    if kept is not None:
+      among &= kept[None, :]
+    weight = 1.0 / jnp.sum(jnp.exp(jnp.where(among, rows.logits - top, -jnp.inf)), axis=1)
+    return jnp.where(here, weight[:, None], weights)
+
+  return jax.lax.fori_loop(0, count, weigh, jnp.zeros(place.shape, jnp.float32))

@@ -1,0 +1,115 @@
+"""`select_experts` under every router that is more than a softmax: each implementation is `lynx_route`."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lynx_jax.routing import OEA, Auto, Lynx, Prune, TopK
+from lynx_jax.routing import MassFloor as MassFloorPolicy
+from pallas_kernels import select_experts
+from pallas_kernels.select_experts import AffinityBins, FirstChoices, MassFloor, OwnExperts, Router, WorthReading
+from tests.pallas_kernels.test_select_experts import IMPLEMENTATIONS, batches, check
+
+# Rows, experts, experts a row, the router, whether it has a selection bias. Groups are not always a power of two, nor
+# are the experts of one; 70 rows are more than one block.
+ROUTERS = {
+  "sigmoid": (9, 12, 3, Router("sigmoid", scale=2.5), False),
+  "sigmoid, biased": (9, 12, 3, Router("sigmoid"), True),
+  "Llama-4": (16, 16, 1, Router("sigmoid", renormalize=False), False),
+  "DeepSeek-V3": (16, 32, 4, Router("sigmoid", scale=2.5, groups=8, groups_kept=4, group_score="top2_sum"), True),
+  "DeepSeek-V3, no bias": (9, 24, 3, Router("sigmoid", groups=4, groups_kept=2, group_score="top2_sum"), False),
+  "DeepSeek-V2": (16, 40, 4, Router(renormalize=False, scale=16.0, groups=8, groups_kept=3), False),
+  "three groups": (1, 15, 2, Router(groups=3, groups_kept=1, group_score="top2_sum"), False),
+  "Phi-3.5": (16, 16, 2, Router("sparsemixer", renormalize=False), False),
+  "sparsemixer of five": (7, 5, 3, Router("sparsemixer", renormalize=False, scale=2.0), False),
+  "a dense network in parts": (7, 6, 3, Router(unit_weights=True), False),
+  "scaled softmax": (7, 6, 3, Router(scale=0.5), False),
+  "more than a block": (70, 100, 5, Router("sigmoid", groups=5, groups_kept=2, group_score="top2_sum"), True),
+}
+RULES = {
+  "topk": (OwnExperts(), TopK()),
+  "prune": (OwnExperts(1), Prune(1)),
+  "lynx": (AffinityBins(3.0, 2), Lynx(3, 2)),
+  "lynx without a lowest bin": (AffinityBins(1.0, None), Lynx(1, None)),
+  "oea": (FirstChoices(1), OEA(1)),
+  "mass_floor": (MassFloor(0.7), MassFloorPolicy(0.7)),
+  "auto": (WorthReading(0.5), Auto()),
+}
+# Each rule meets each kind of router; not every pair, as a test is mostly compilation.
+CASES = {
+  "sigmoid": ("topk", "prune", "lynx", "auto"),
+  "sigmoid, biased": ("lynx", "oea"),
+  "Llama-4": ("topk", "lynx", "oea"),
+  "DeepSeek-V3": ("topk", "prune", "lynx", "oea", "mass_floor", "auto"),
+  "DeepSeek-V3, no bias": ("lynx", "mass_floor"),
+  "DeepSeek-V2": ("topk", "lynx", "lynx without a lowest bin", "oea", "auto"),
+  "three groups": ("prune", "lynx"),
+  "Phi-3.5": ("topk", "prune", "lynx", "mass_floor"),
+  "sparsemixer of five": ("prune", "lynx"),
+  "a dense network in parts": ("topk", "lynx"),
+  "scaled softmax": ("prune", "lynx"),
+  "more than a block": ("topk", "lynx", "oea"),
+}
+
+
+@pytest.mark.parametrize(("name", "rule"), [(name, rule) for name, rules in CASES.items() for rule in rules])
+@given(data=st.data())
+@settings(max_examples=8)
+def test_equals_lynx_route(name, rule, data):
+  rows, experts, top_k, router, biased = ROUTERS[name]
+  logits, valid = data.draw(batches(rows, experts))
+  if router.scoring == "sparsemixer":
+    # It looks at experts within 2 % of each other: some are, far from zero.
+    logits += np.float32(data.draw(st.sampled_from([0, 40])))
+  bias = np.random.default_rng(experts).normal(0, 0.3, experts).astype(np.float32).round(2) if biased else None
+  for implementation in IMPLEMENTATIONS:
+    check(implementation, (rows, experts, top_k, *RULES[rule], router), logits, valid, bias)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_sigmoids_that_nearly_vanish_weigh_what_the_model_says(implementation):
+  logits = np.float32([[-46.0, -47.0, -60.0, -80.0], [-500.0] * 4, [1.0, 0.0, -1.0, -2.0]])
+  for rule in ("topk", "prune", "lynx"):
+    check(implementation, (3, 4, 2, *RULES[rule], Router("sigmoid")), logits, np.ones(3, bool))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_experts_of_other_groups_only_fill_a_row(implementation):
+  # The first row's group is (0, 1), the others' is (4, 5): kept are 0 and 5, so 5, of another group, fills a row.
+  logits = np.float32([[9, 1, 3, 2, 7, 8, 0, 0]] + [[0, 0, 0, 0, 8, 9, 0, 0]] * 3)
+  chosen = select_experts(
+    jnp.asarray(logits), 2, rule=FirstChoices(1), router=Router(groups=4, groups_kept=1), implementation=implementation
+  )
+  assert chosen.ids[0].tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("rule", ["topk", "lynx", "oea"])
+def test_masked_experts_of_own_groups(implementation, rule):
+  logits = np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
+  logits[:, :5] = -np.inf
+  router = Router(groups=3, groups_kept=1)
+  logits[:2, 3] = 20.0
+  check(implementation, (6, 12, 3, *RULES[rule], router), logits, np.ones(6, bool))
+
+
+def test_routers_that_cannot_be_are_named():
+  with pytest.raises(ValueError, match=r"Router.groups = 3 does not cut 8 experts into groups"):
+    select_experts(jnp.zeros((2, 8)), 2, router=Router(groups=3))
+  with pytest.raises(ValueError, match=r"top_k is 3: give a number from 1 to the experts that a row may use, 2"):
+    select_experts(jnp.zeros((2, 8)), 3, router=Router(groups=4))
+  with pytest.raises(ValueError, match="selection_bias goes with sigmoid gates"):
+    select_experts(jnp.zeros((2, 8)), 2, selection_bias=jnp.zeros(8))
+  with pytest.raises(ValueError, match=r"Router.scoring = 'tanh' is not supported"):
+    Router("tanh")
+  with pytest.raises(ValueError, match=r"Router.groups_kept = 3: give a number from 1 to groups = 2"):
+    Router(groups=2, groups_kept=3)
+  with pytest.raises(ValueError, match="sparsemixer has weights of its own and no groups"):
+    Router("sparsemixer")
+
+
+def test_groups_that_take_too_many_places_are_named():
+  with pytest.raises(NotImplementedError, match=r"not 4 and 495 in 33 groups, which take the place of 1024"):
+    select_experts(jnp.zeros((4, 495)), 2, router=Router(groups=33), implementation="pallas")
