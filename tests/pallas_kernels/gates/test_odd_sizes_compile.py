@@ -13,12 +13,17 @@ from tests.pallas_kernels import test_expert_ffn as experts
 from tests.pallas_kernels import test_grouped_matmul as grouped
 from tests.pallas_kernels import test_row_matmul as products
 from tests.pallas_kernels import test_select_experts as routing
+from tests.pallas_kernels import test_select_experts_routers as routers
 
 F32, BF16, I32 = jnp.float32, jnp.bfloat16, jnp.int32
 
 
 def of(dtype, *sizes):
   return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def with_bias(logits, bias=None, **options):
+  return select_experts(logits, selection_bias=bias, **options)
 
 
 def programs():
@@ -45,6 +50,15 @@ def programs():
   for index, (rows, count, top_k, rule, _, router) in enumerate(routing.CASES):
     fn = functools.partial(select_experts, top_k=top_k, rule=rule, router=router)
     yield f"select_experts-{index}", fn, (of(F32, rows, count),)
+  for name, rule in (
+    ("DeepSeek-V2", "oea"),
+    ("DeepSeek-V3", "auto"),
+    ("three groups", "lynx"),
+    ("Phi-3.5", "mass_floor"),
+  ):
+    rows, count, top_k, router, biased = routers.ROUTERS[name]
+    fn = functools.partial(with_bias, top_k=top_k, rule=routers.RULES[rule][0], router=router)
+    yield f"select_experts-{name}-{rule}", fn, (of(F32, rows, count), *[of(F32, count)] * biased)
 
 
 @pytest.mark.parametrize(("fn", "args"), [pytest.param(fn, args, id=name) for name, fn, args in programs()])
