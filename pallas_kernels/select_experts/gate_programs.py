@@ -52,12 +52,10 @@ def programs(shape: ModelShape) -> dict[str, Program]:
   }
 
 
-def programs_of_router(model: str) -> dict[str, Program]:
-  """Top-k and Lynx under a router that is more than a softmax, over as many rows as the table says."""
+def programs_of_router(model: str, rules: tuple[str, ...]) -> dict[str, Program]:
+  """Rules under a router that is more than a softmax, over as many rows as the table says."""
   rows, experts, top_k, router, biased = ROUTERS[model]
-  return {
-    f"{name}, T={rows}": routing(rows, experts, top_k, RULES[name], router, biased=biased) for name in ("topk", "lynx")
-  }
+  return {f"{name}, T={rows}": routing(rows, experts, top_k, RULES[name], router, biased=biased) for name in rules}
 
 
 def routing(

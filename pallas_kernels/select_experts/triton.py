@@ -62,7 +62,7 @@ def _cut(padded: int, rule: Rule, router: Router) -> tuple[int, int]:
   """Scores of a block of rows and of one warp, such that nothing spills at released models' sizes."""
   if isinstance(rule, OwnExperts) and router.groups == 1:
     return (2048, 256) if padded < 256 else (4096, 512)
-  return 4096, 128
+  return 4096, 256 if router.scoring == "sparsemixer" else 128
 
 
 def _row_block(rows: int, padded: int, rule: Rule, router: Router) -> int:
