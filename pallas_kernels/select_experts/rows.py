@@ -30,11 +30,12 @@ def padded_experts(experts: int, groups: int) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-  """T rows of E experts in groups, and how many rows are taken at a time."""
+  """T rows of E experts in groups, with a bias of the choice or not, and how many rows are taken at a time."""
 
   rows: int
   experts: int
   groups: int
+  biased: bool
   block: int
 
   @property

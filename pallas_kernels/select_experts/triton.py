@@ -82,7 +82,13 @@ def select_experts_triton(
   (rows, experts), run = logits.shape, experts_run(rule, top_k)
   tiles = most_tiles(rows * run, rows, experts, DECODE_TILE)
   padded = padded_experts(experts, router.groups)
-  batch = Batch(rows=rows, experts=experts, groups=router.groups, block=_row_block(rows, padded, rule, router))
+  batch = Batch(
+    rows=rows,
+    experts=experts,
+    groups=router.groups,
+    biased=selection_bias is not None,
+    block=_row_block(rows, padded, rule, router),
+  )
   inputs = (logits, valid) if selection_bias is None else (logits, valid, selection_bias)
   shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
   ids, weights, active, in_use, expert, slot = call(
@@ -258,6 +264,7 @@ def _kept_by_bins(
 def _filled(batch: Batch, read: Callable[[Any], Rows], kept: jax.Array, top_k: int, router: Router) -> jax.Array:
   """`kept`, with experts added by descending summed probability until it holds what one row runs."""
   unit = 1 << (((2**31 - 1) // batch.rows).bit_length() - 1)
+  place = batch.place()
 
   def add(block: Any, sums: jax.Array) -> jax.Array:
     rows = read(block)
@@ -265,14 +272,20 @@ def _filled(batch: Batch, read: Callable[[Any], Rows], kept: jax.Array, top_k: i
     fixed = jnp.floor(worth / total[:, None] * unit + 0.5).astype(jnp.int32)
     return sums + jnp.sum(jnp.where(rows.valid[:, None], fixed, 0), axis=0)
 
-  place = batch.place()
-  sums = batch.each(add, jnp.where(batch.expert() < batch.experts, 0, -2))
+  def fill(kept: jax.Array) -> jax.Array:
+    sums = batch.each(add, jnp.where(batch.expert() < batch.experts, 0, -2))
 
-  def grow(_: Any, kept: jax.Array) -> jax.Array:
-    best = jnp.argmax(jnp.where(kept != 0, -1, sums), axis=0)
-    return jnp.where((place == best) & (jnp.sum(kept) < top_k), 1, kept)
+    def grow(_: Any, kept: jax.Array) -> jax.Array:
+      best = jnp.argmax(jnp.where(kept != 0, -1, sums), axis=0)
+      return jnp.where((place == best) & (jnp.sum(kept) < top_k), 1, kept)
 
-  return jax.lax.fori_loop(0, top_k, grow, kept.astype(jnp.int32)) != 0
+    return jax.lax.fori_loop(0, top_k, grow, kept)
+
+  kept = kept.astype(jnp.int32)
+  if not batch.biased:
+    return fill(kept) != 0
+  # What experts are worth under a bias takes a round for each expert, and few sets need filling.
+  return jax.lax.cond(jnp.sum(kept) < top_k, fill, lambda kept: kept, kept) != 0
 
 
 def _cover(batch: Batch, rows: Rows, own: jax.Array, top_k: int, tau: float, router: Router) -> jax.Array:
