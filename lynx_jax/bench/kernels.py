@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+
 from lynx_jax.bench.decode_program import COMPILED, STATE, decode_program
 from lynx_jax.bench.estimate import ITEM_BYTES
 from lynx_jax.files import write_text
@@ -164,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m lynx_jax.bench.kernels", description=__doc__)
   parser.add_argument("--page", default="docs/KERNELS.md", help="what to rewrite (default: docs/KERNELS.md)")
   args = parser.parse_args(argv)
+  # Nothing runs, so JAX need not look for a GPU, and fail where there is none.
+  jax.config.update("jax_platforms", "cpu")
   page = Path(args.page)
   before, rest = page.read_text("utf-8").split(BEGIN)
   after = rest.split(END)[1]
