@@ -11,6 +11,7 @@ from flax import nnx
 
 from lynx_jax.models.decoder import Decoder, abstract_decoder
 from lynx_jax.models.spec import DecoderSpec
+from pallas_kernels.int8_weight import Int8Weight, Weight
 
 
 def parameter_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
@@ -26,13 +27,18 @@ def kept_in_float32(spec: DecoderSpec) -> frozenset[str]:
 
 
 def by_path(decoder: Decoder) -> dict[str, Any]:
-  """Every parameter of the decoder under its path; bfloat16 that `load` holds as its bits is bfloat16 again."""
-  flat = ((_dotted(path), variable.get_value()) for path, variable in nnx.to_flat_state(nnx.state(decoder)))
+  """Every parameter of the decoder under its path; bfloat16 that `load` holds as its bits is bfloat16 again.
+
+  Raises ValueError where `load` was asked for int8 weights.
+  """
+  flat = [(_dotted(path), variable.get_value()) for path, variable in nnx.to_flat_state(nnx.state(decoder))]
+  if any(isinstance(value, Int8Weight) for _, value in flat):
+    raise ValueError("the decoder's weights are int8, which no checkpoint holds: load it without weights='int8'")
   return {name: np.asarray(array).view(jnp.bfloat16) if array.dtype == np.uint16 else array for name, array in flat}
 
 
-def assemble(spec: DecoderSpec, arrays: Mapping[str, jax.Array]) -> Decoder:
-  """The decoder whose parameters are `arrays`; KeyError where one is missing."""
+def assemble(spec: DecoderSpec, arrays: Mapping[str, Weight | jax.ShapeDtypeStruct]) -> Decoder:
+  """The decoder whose parameters are `arrays`, abstract ones too; KeyError where one is missing."""
   graph, variables = _abstract(spec)
   filled = [(path, variable.replace(arrays[_dotted(path)])) for path, variable in variables]
   return nnx.merge(graph, nnx.from_flat_state(filled))

@@ -4,15 +4,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from checkpoints_convert.parameters import assemble, kept_in_float32, parameter_shapes
 from checkpoints_convert.readers import read_json
 from checkpoints_convert.sources import as_dtype, check_directory, has_weights, open_source
 from lynx_jax.loading import checkpoint_directory
-from lynx_jax.models.counts import counts
+from lynx_jax.models.counts import counts, weight_bytes
+from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.int8 import check_weights, is_int8
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
 from lynx_jax.models.spec import DecoderSpec, MLASpec, MoESpec
+from pallas_kernels.int8_weight import Int8Weight, Weight
 from pallas_kernels.native import describe as native_code
 
 
@@ -33,24 +38,26 @@ def read_config(where: str | Path) -> dict[str, Any]:
   return read_json(path / "config.json")
 
 
-def describe(where: str | Path | None) -> list[tuple[str, str]]:
+def describe(where: str | Path | None, weights: str | None = None) -> list[tuple[str, str]]:
   """Names and values to print, of the embedded model where `where` is None; no weight is read.
 
-  `where` is a directory, whose weights are checked if it has any, or what `read_config` takes.
+  `where` is a directory, whose weights are checked if it has any, or what `read_config` takes; `weights` is what
+  `load` takes, and sizes in bytes follow it.
   """
+  check_weights(weights)
   spec, dtype, stored = _read(where)
-  size = counts(spec)
+  size, held = counts(spec), weight_bytes(_abstract(spec, dtype, weights))
   lines = [
     ("family", spec.family),
-    ("dtype", f"{dtype}{stored}"),
+    ("dtype", f"{dtype}{stored}{', most weights held as ' + weights if weights else ''}"),
     ("layers", f"{len(spec.layers)}, {len(spec.moe_layers)} with experts"),
     ("width", f"{spec.width}, vocabulary {spec.vocab}, context {spec.context} tokens, {_tied(spec)}"),
     ("attention", _attention(spec)),
-    *_experts(spec, dtype, size.experts),
+    *_experts(spec, held.experts),
     ("parameters", f"{_number(size.total)}, of which a token uses {_number(size.active)}"),
-    ("weights", f"{_bytes(size.total * dtype.itemsize)}, of which experts {_bytes(size.experts * dtype.itemsize)}"),
-    ("read per token alone", _bytes((size.active - size.embedding) * dtype.itemsize)),
-    ("read per step, all experts", _bytes((size.total - size.embedding) * dtype.itemsize)),
+    ("weights", f"{_bytes(held.total)}, of which experts {_bytes(held.experts)}"),
+    ("read per token alone", _bytes(held.active - held.embedding)),
+    ("read per step, all experts", _bytes(held.total - held.embedding)),
     ("KV cache per token", f"{size.kv_per_token * dtype.itemsize} bytes"),
     ("policies", _policies(spec)),
     ("on this CPU", native_code()),
@@ -81,13 +88,26 @@ def _config_dtype(config: dict[str, Any]) -> np.dtype:
   return as_dtype(named[0] if named else "bfloat16")
 
 
-def _experts(spec: DecoderSpec, dtype: np.dtype, numbers: int) -> list[tuple[str, str]]:
-  """Lines on experts, whose parameters are `numbers` in all."""
+def _abstract(spec: DecoderSpec, dtype: np.dtype, weights: str | None) -> Decoder:
+  """What `load` would return, without its arrays."""
+  exact = kept_in_float32(spec)
+
+  def held(name: str, shape: tuple[int, ...]) -> Weight | jax.ShapeDtypeStruct:
+    if weights == "int8" and is_int8(name, tied=spec.tied):
+      abstract = jax.ShapeDtypeStruct(shape, np.int8), jax.ShapeDtypeStruct(shape[:-1], np.float32)
+      return Int8Weight(*abstract)  # pyright: ignore[reportArgumentType]
+    return jax.ShapeDtypeStruct(shape, np.float32 if name in exact else dtype)
+
+  return assemble(spec, {name: held(name, shape) for name, shape in parameter_shapes(spec).items()})
+
+
+def _experts(spec: DecoderSpec, held: int) -> list[tuple[str, str]]:
+  """Lines on experts, which take `held` bytes in all."""
   layers = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
   if not layers:
     return []
   first = layers[0]
-  one = numbers // sum(ffn.experts for ffn in layers) * dtype.itemsize
+  one = held // sum(ffn.experts for ffn in layers)
   shared = "" if first.shared is None else f", and one of width {first.shared.width} for every token"
   return [
     ("experts", f"{first.experts} per layer of width {first.expert_width}, {first.top_k} per token{shared}"),

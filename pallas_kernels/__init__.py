@@ -6,20 +6,24 @@ from pallas_kernels.cuda_graph import graph_options
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
 from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
+from pallas_kernels.int8_weight import Int8Weight, dequantize, quantize
 from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
 from pallas_kernels.native import describe, use_threads
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
 
 __all__ = [
+  "Int8Weight",
   "append_heads",
   "capacity_ffn",
   "decode_attention",
+  "dequantize",
   "expert_ffn",
   "explain",
   "graph_options",
   "grouped_matmul",
   "latent_attention",
+  "quantize",
   "row_matmul",
   "row_matmuls",
   "select_experts",

@@ -43,6 +43,15 @@ def test_generate_reads_a_file_and_prints_json_and_statistics(capsys, tmp_path):
   assert "the model's own routing" in err
 
 
+def test_int8_weights_generate_and_are_described(capsys):
+  code, out, err = run(capsys, "generate", "The man is", "--max-new-tokens", 8, "--weights", "int8")
+  done = lynx_jax.generate(lynx_jax.load(weights="int8"), ["The man is"], max_new_tokens=8)
+  assert (code, out, err) == (0, f"The man is{done[0].text}\n", "")
+  code, out, _ = run(capsys, "info", "--weights", "int8")
+  assert code == 0
+  assert "21.64 MB, of which experts 19.27 MB" in " ".join(out.split())
+
+
 def test_chat_answers_each_line_of_standard_input(capsys, monkeypatch):
   lines = iter(["What do plants need?", "", "/reset", "And animals?", "/exit"])
   monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
@@ -140,6 +149,8 @@ def test_sampled_tokens_can_be_measured_too(capsys):
     (["generate", "--prompts", "no_such_file"], "no_such_file"),
     (["generate", "x", "--model", "no_such_model"], "no_such_model"),
     (["generate", "x", "--dtype", "int3"], "int3"),
+    (["generate", "x", "--weights", "int4"], "weights is 'int4': choose 'int8', or None to keep the dtype"),
+    (["info", "--weights", "int4"], "weights is 'int4'"),
     (["info", "org/name"], "download"),
     (["bench", "decode", "--batch", "1,x"], "--batch is '1,x': expected whole numbers"),
     (["bench", "decode", "--batch", "0"], "--batch is '0'"),

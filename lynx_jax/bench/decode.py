@@ -18,7 +18,7 @@ import numpy as np
 
 from lynx_jax.bench.fed_decode import FedDecode, Tokens
 from lynx_jax.engine.report import RoutingReport
-from lynx_jax.models.counts import counts
+from lynx_jax.models.counts import weight_bytes
 from lynx_jax.models.ffn import MoE
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, format_policy
@@ -185,8 +185,7 @@ def _row(
   routing: RoutingReport | None,
   routing_seconds: float,
 ) -> Row:
-  size = params.decoder.embedding[...].dtype.itemsize
-  read = counts(params.spec).always_read * size + (routing.expert_bytes if routing else 0.0)
+  read = weight_bytes(params.decoder).always_read + (routing.expert_bytes if routing else 0.0)
   seconds = statistics.median(one.seconds for one in timed)
   bandwidths = [(one.seconds, one.bandwidth) for one in timed if one.bandwidth is not None]
   return Row(

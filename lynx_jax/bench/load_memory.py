@@ -26,17 +26,17 @@ def status(key):
   with open("/proc/self/status") as file:
     return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ":"))
 
-path, dtype, loader = sys.argv[1:]
+path, dtype, weights, loader = sys.argv[1:]
 module, name = loader.split(":")
 load = getattr(importlib.import_module(module), name)
 jax.numpy.zeros(1).block_until_ready()
 with open("/proc/self/clear_refs", "w") as file:
   file.write("5")
 idle = status("VmRSS")
-params = load(path, dtype=dtype or None)
+params = load(path, dtype=dtype or None, **({"weights": weights} if weights else {}))
 jax.block_until_ready(params)
-weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-print(json.dumps({"peak": status("VmHWM") - idle, "weights": weights}))
+held = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+print(json.dumps({"peak": status("VmHWM") - idle, "weights": held}))
 """
 
 
@@ -62,15 +62,15 @@ class LoadMemory:
     return self.peak / self.weights
 
 
-def load_memory(path: Path, dtype: str = "", *, loader: str = LOADER) -> LoadMemory:
+def load_memory(path: Path, dtype: str = "", *, weights: str = "", loader: str = LOADER) -> LoadMemory:
   """Loads `path` in a new process and measures it; needs Linux.
 
-  `loader` names a function by module and name, called as `load` is. Raises ValueError with the last line that the
-  process wrote where it fails.
+  `loader` names a function by module and name, called as `load` is, with `weights` where that is given. Raises
+  ValueError with the last line that the process wrote where it fails.
   """
   with open_source(path) as source:
     files = sum(file.stat().st_size for file in source.files())
-  command = [sys.executable, "-c", _PROGRAM, str(path), dtype, loader]
+  command = [sys.executable, "-c", _PROGRAM, str(path), dtype, weights, loader]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   if done.returncode != 0:
     raise ValueError(f"loading {path} as {dtype or 'it is'} failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -85,13 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("path", type=Path, help="a checkpoint directory")
   parser.add_argument("--dtype", default="", help="dtypes to load, with commas; the checkpoint's own by default")
+  parser.add_argument("--weights", default="", help="int8; the dtype by default")
   args = parser.parse_args(argv)
   table = Table(title="Host memory of load, MB; the peak is above an idle process")
   for heading in ("dtype", "files", "weights", "peak", "peak / weights"):
     table.add_column(heading, justify="right")
   try:
     for dtype in args.dtype.split(","):
-      found = load_memory(args.path, dtype)
+      found = load_memory(args.path, dtype, weights=args.weights)
       sizes = (f"{size / 1e6:.0f}" for size in (found.files, found.weights, found.peak))
       table.add_row(dtype or "its own", *sizes, f"{found.ratio:.2f}")
   except (ValueError, OSError) as error:

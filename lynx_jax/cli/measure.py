@@ -100,7 +100,7 @@ def _figures(args: argparse.Namespace) -> None:
     out=Path(args.out), only=tuple(args.only.split(",")) if args.only else NAMES, texts=tuple(map(Path, args.text)),
     batch=args.batch, windows=args.windows, length=args.length, redraw=args.redraw,
   )  # fmt: skip
-  bench = argparse.Namespace(model=args.bench_model or args.model, dtype=args.dtype)
+  bench = argparse.Namespace(model=args.bench_model or args.model, dtype=args.dtype, weights=args.weights)
   with status("figures") as progress:
     for picture in make_figures(lambda: load(args), lambda: load(bench), figures, progress):
       print(picture)

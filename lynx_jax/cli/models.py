@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import Any
 
+from lynx_jax.cli.options import add_weights
+
 
 def add_commands(verbs: Any) -> None:
   """Adds the commands to the parser's verbs."""
@@ -19,6 +21,7 @@ def add_commands(verbs: Any) -> None:
   info.add_argument(
     "path", nargs="?", help="a directory, a config.json, or a released model's name; the embedded model by default"
   )
+  add_weights(info)
   info.set_defaults(run=_info)
 
   estimate = verbs.add_parser("estimate", help="a decode step's time on a GPU, from a configuration alone")
@@ -51,7 +54,7 @@ def _info(args: argparse.Namespace) -> None:
   from lynx_jax.info import describe
 
   table = Table(show_header=False, box=None)
-  for name, value in describe(args.path):
+  for name, value in describe(args.path, args.weights):
     table.add_row(name, value)
   Console().print(table)
 

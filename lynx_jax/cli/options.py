@@ -15,6 +15,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
   """Flags that say which weights, in which dtype."""
   parser.add_argument("--model", metavar="PATH", help="checkpoint directory; the embedded model by default")
   parser.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
+  add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+  """The flag that says how weights are held."""
+  parser.add_argument("--weights", metavar="int8", help="hold weights in 8 bits with a scale an output")
 
 
 @contextlib.contextmanager
@@ -33,7 +39,7 @@ def status(message: str) -> Iterator[Callable[[str], None]]:
 def load(args: argparse.Namespace) -> "Params":
   """The model of `--model`."""
   with status(f"loading {args.model or 'the embedded model'}"):
-    return lynx_jax.load(args.model, dtype=args.dtype)
+    return lynx_jax.load(args.model, dtype=args.dtype, weights=args.weights)
 
 
 def batches(text: str) -> list[int]:

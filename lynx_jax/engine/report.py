@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from lynx_jax.engine.state import RoutingTotals
+from lynx_jax.models.counts import bytes_of
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.ffn import MoE
 
@@ -49,8 +50,7 @@ def expert_bytes(decoder: Decoder) -> tuple[int, ...]:
   sizes = []
   for layer in decoder.layers:
     if isinstance(layer.ffn, MoE):
-      weights = (layer.ffn.gate_up[...], layer.ffn.down[...])
-      sizes.append(sum(weight.size * weight.dtype.itemsize for weight in weights) // layer.ffn.spec.experts)
+      sizes.append(bytes_of((layer.ffn.gate_up, layer.ffn.down)) // layer.ffn.spec.experts)
   return tuple(sizes)
 
 

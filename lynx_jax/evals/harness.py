@@ -30,6 +30,7 @@ class LynxLM(TemplateLM):
     batch_size: rows that decode together.
     max_gen_toks: new tokens where a task does not say.
     dtype: of the weights; None keeps the checkpoint's.
+    weights: "int8" or None, as `load` takes it.
     seed: of the rows that share a batch.
 
   Raises:
@@ -43,15 +44,16 @@ class LynxLM(TemplateLM):
     batch_size: int | str = 16,
     max_gen_toks: int = 256,
     dtype: str | None = None,
+    weights: str | None = None,
     seed: int = 0,
     **unused: Any,
   ) -> None:
     super().__init__()
     if wrong := set(unused) - {"device", "max_batch_size"}:
       raise ValueError(
-        f"unknown model_args {', '.join(sorted(wrong))}: give pretrained, policy, batch_size, dtype, seed"
+        f"unknown model_args {', '.join(sorted(wrong))}: give pretrained, policy, batch_size, dtype, weights, seed"
       )
-    self.params = pretrained if isinstance(pretrained, Params) else load(pretrained, dtype=dtype)
+    self.params = pretrained if isinstance(pretrained, Params) else load(pretrained, dtype=dtype, weights=weights)
     if self.params.tokenizer is None or not self.params.spec.stop_ids:
       raise ValueError("the harness needs a checkpoint with a tokenizer and a stop token")
     self._tokenizer = self.params.tokenizer

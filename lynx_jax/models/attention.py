@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from lynx_jax.models.linear import bias, normal, normed_matmuls
+from lynx_jax.models.linear import bias, normal, normed_matmuls, weight
 from lynx_jax.models.linear import value as _array
 from lynx_jax.models.norms import Norm, RMSNorm
 from lynx_jax.models.rope import Turn, rotary_turn
@@ -114,7 +114,7 @@ class Attention(nnx.Module):
 
   def project_out(self, mixed_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"] | None) -> Float[Array, "T D"]:
     """The heads' results mapped back to the model width, and added to the residual stream where one is given."""
-    return row_matmul(mixed_TX, self.output[...], bias=_array(self.output_bias), residual_TO=residual_TD)
+    return row_matmul(mixed_TX, weight(self.output), bias=_array(self.output_bias), residual_TO=residual_TD)
 
 
 def _warmed(

@@ -1,53 +1,76 @@
-"""Sizes that follow from a spec alone: parameters, and the bytes that a token or a step moves."""
+"""Sizes that follow from a spec or from weights: parameters, and the bytes that a token or a step moves."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from lynx_jax.models.decoder import Decoder, abstract_decoder
-from lynx_jax.models.spec import DecoderSpec, MoESpec
+from lynx_jax.models.ffn import MoE
+from lynx_jax.models.spec import DecoderSpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-  """Parameter counts of a model.
+class Sizes:
+  """A model's weights, in numbers or in bytes.
 
   Attributes:
     total: all parameters.
     active: those that one token uses: everything but the experts it does not run.
     experts: parameters of all experts.
-    embedding: parameters of the input embedding, of which a step reads only its tokens' rows (unless tied).
-    kv_per_token: numbers (keys and values, or MLA's latents) that the cache holds for one position, all layers.
+    embedding: parameters of the input embedding, of which a step reads only its tokens' rows; 0 where it is the head.
   """
 
   total: int
   active: int
   experts: int
   embedding: int
-  kv_per_token: int
 
   @property
   def always_read(self) -> int:
-    """Parameters that every decode step reads, whichever experts run: attention, shared experts, norms, head, ..."""
+    """What every decode step reads, whichever experts run: attention, shared experts, norms, head, ..."""
     return self.total - self.experts - self.embedding
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Counts(Sizes):
+  """Parameter counts of a model.
+
+  Attributes:
+    kv_per_token: numbers (keys and values, or MLA's latents) that the cache holds for one position, all layers.
+  """
+
+  kv_per_token: int
 
 
 def counts(spec: DecoderSpec) -> Counts:
   """Counts from the abstract decoder; nothing is allocated."""
-  decoder: Decoder = abstract_decoder(spec)
-  total = sum(leaf.size for leaf in jax.tree.leaves(decoder))
-  experts = idle = 0
-  for layer in spec.layers:
-    if isinstance(layer.ffn, MoESpec):
-      one = 3 * spec.width * layer.ffn.expert_width
-      if layer.ffn.bias:
-        one += 2 * layer.ffn.expert_width + spec.width
-      experts += layer.ffn.experts * one
-      idle += (layer.ffn.experts - layer.ffn.top_k) * one
-  return Counts(
-    total=total,
-    active=total - idle,
-    experts=experts,
-    embedding=0 if spec.tied else spec.vocab * spec.width,
-    kv_per_token=sum(layer.attention.cache_width for layer in spec.layers),
-  )
+  sizes = _sizes(abstract_decoder(spec), _numbers)
+  return Counts(**dataclasses.asdict(sizes), kv_per_token=sum(layer.attention.cache_width for layer in spec.layers))
+
+
+def weight_bytes(decoder: Decoder) -> Sizes:
+  """Bytes of a decoder's weights as it holds them, scales of int8 weights included; it may be abstract."""
+  return _sizes(decoder, bytes_of)
+
+
+def bytes_of(tree: Any) -> int:
+  """Bytes of all arrays of a pytree."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _numbers(tree: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _sizes(decoder: Decoder, size: Callable[[Any], int]) -> Sizes:
+  total, experts, idle = size(decoder), 0, 0
+  for layer in decoder.layers:
+    ffn = layer.ffn
+    if isinstance(ffn, MoE):
+      every = size((ffn.gate_up, ffn.gate_up_bias, ffn.down, ffn.down_bias))
+      experts += every
+      idle += every // ffn.spec.experts * (ffn.spec.experts - ffn.spec.top_k)
+  embedding = 0 if decoder.spec.tied else size(decoder.embedding)
+  return Sizes(total=total, active=total - idle, experts=experts, embedding=embedding)

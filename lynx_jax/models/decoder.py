@@ -10,12 +10,12 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from lynx_jax.models.attention import Attention
 from lynx_jax.models.ffn import Dense, ExpertTrace, MoE
-from lynx_jax.models.linear import bias, normal, normed_matmul
+from lynx_jax.models.linear import bias, normal, normed_matmul, weight
 from lynx_jax.models.mla import MLA
 from lynx_jax.models.norms import Norm, make_norm
 from lynx_jax.models.spec import DecoderSpec, LayerSpec, MLASpec, MoESpec
 from lynx_jax.routing.select import Route, route_to_tiles
-from pallas_kernels.bfloat16_bits import take_rows
+from pallas_kernels.int8_weight import rows_at
 
 
 class Layer(nnx.Module):
@@ -45,11 +45,20 @@ class Decoder(nnx.Module):
     self.head = None if spec.tied else normal(rngs, (spec.vocab, spec.width), dtype)
     self.head_bias = bias(spec.vocab, dtype=dtype, where=spec.head_bias)
 
+  @property
+  def dtype(self) -> jnp.dtype:
+    """That of the residual stream: the weights', unless they are int8."""
+    return self.final_norm.scale[...].dtype
+
+  def embed(self, token_ids: Int[Array, "T"]) -> Float[Array, "T D"]:
+    """The tokens' rows of the embedding."""
+    return rows_at(weight(self.embedding), token_ids, self.dtype)
+
   def logits(self, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
     """Scores of the next token, in float32."""
-    weight = self.embedding if self.head is None else self.head
+    head = self.embedding if self.head is None else self.head
     rows = hidden.reshape(-1, hidden.shape[-1])
-    scores = normed_matmul(rows, self.final_norm, weight, self.head_bias, dtype="float32")
+    scores = normed_matmul(rows, self.final_norm, head, self.head_bias, dtype="float32")
     scores = scores.reshape(*hidden.shape[:-1], -1)
     return scores if self.spec.logits_divisor == 1.0 else scores / self.spec.logits_divisor
 
@@ -85,7 +94,7 @@ def run_layers(
   capacity: int | None = None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """Runs every layer over `token_ids`; returns the hidden states, what `mix` remembered, and the experts' traces."""
-  x, shape, spec = take_rows(decoder.embedding[...], token_ids.reshape(-1)), token_ids.shape, decoder.spec
+  x, shape, spec = decoder.embed(token_ids.reshape(-1)), token_ids.shape, decoder.spec
   if spec.embedding_multiplier != 1.0:
     x = x * spec.embedding_multiplier
   remembered, traces = [], []

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from lynx_jax.models.linear import bias, normal, normed_matmul, value
+from lynx_jax.models.linear import bias, normal, normed_matmul, value, weight
 from lynx_jax.models.norms import Norm
 from lynx_jax.models.spec import DenseSpec, MoESpec
 from lynx_jax.routing import Routing
 from lynx_jax.routing.select import Route, route_to_tiles
-from pallas_kernels import capacity_ffn, expert_ffn, row_matmul
+from pallas_kernels import Int8Weight, capacity_ffn, expert_ffn, row_matmul
 from pallas_kernels.activations import SWIGLU
 from pallas_kernels.expert_ffn import Tiles
 
@@ -51,7 +51,7 @@ class Dense(nnx.Module):
   ) -> tuple[Float[Array, "T D"], None]:
     """The network's output for normed rows, in `x`'s dtype; there is nothing to route."""
     gate, up = jnp.split(normed_matmul(x_TD, norm, self.gate_up, dtype="float32"), 2, axis=-1)
-    return row_matmul(SWIGLU(gate, up).astype(x_TD.dtype), self.down[...]), None
+    return row_matmul(SWIGLU(gate, up).astype(x_TD.dtype), weight(self.down)), None
 
 
 class MoE(nnx.Module):
@@ -117,11 +117,13 @@ class MoE(nnx.Module):
       "down_bias": value(self.down_bias),
       "activation": self.spec.activation,
     }
-    arrays, dropped = (x_TD, ids, weights, self.gate_up[...], self.down[...]), jnp.zeros((), jnp.int32)
+    gate_up, down, dropped = weight(self.gate_up), weight(self.down), jnp.zeros((), jnp.int32)
     if capacity is None:
-      y = expert_ffn(*arrays, valid=valid_T, tiles=tiles, **more)
+      y = expert_ffn(x_TD, ids, weights, gate_up, down, valid=valid_T, tiles=tiles, **more)
+    elif isinstance(gate_up, Int8Weight) or isinstance(down, Int8Weight):
+      raise ValueError("int8 experts cannot be trained: load them without weights='int8'")
     else:
-      y, dropped = capacity_ffn(*arrays, capacity, **more)
+      y, dropped = capacity_ffn(x_TD, ids, weights, gate_up, down, capacity, **more)
     return y.reshape(rows, top_k, -1).sum(axis=1) if self.spec.scale_input else y, dropped
 
   def _shared(self, shared: Dense, x_TD: jax.Array, norm: Norm, valid_T: jax.Array, route: Route) -> jax.Array:

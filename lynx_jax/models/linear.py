@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from lynx_jax.models.norms import Norm, RMSNorm
 from pallas_kernels import row_matmuls
+from pallas_kernels.int8_weight import Weight
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, scale: float = 0.02) -> nnx.Param:
@@ -26,6 +27,11 @@ def value(param: nnx.Param | None) -> jax.Array | None:
   return None if param is None else param[...]
 
 
+def weight(param: nnx.Param) -> Weight:
+  """The parameter's array, or its int8 values and scales."""
+  return param.get_value()
+
+
 def normed_matmuls(
   x_TD: Float[Array, "T D"],
   norm: Norm,
@@ -35,7 +41,7 @@ def normed_matmuls(
   dtype: str | None = None,
 ) -> tuple[Float[Array, "T _"], ...]:
   """norm(x) @ weight.T + bias for each weight [O, D]; a root mean square goes into the products' own launch."""
-  arrays = [weight[...] for weight in weights]
+  arrays = [weight(param) for param in weights]
   added = None if biases is None else [value(param) for param in biases]
   if isinstance(norm, RMSNorm):
     return row_matmuls(x_TD, arrays, norm_scale=norm.scale[...], norm_eps=norm.eps, biases=added, dtype=dtype)

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lynx_jax.models.attention import causal_attention
-from lynx_jax.models.linear import bias, normal, normed_matmul, normed_matmuls
+from lynx_jax.models.linear import bias, normal, normed_matmul, normed_matmuls, weight
 from lynx_jax.models.linear import value as _array
 from lynx_jax.models.norms import Norm, RMSNorm
 from lynx_jax.models.rope import Turn, rotary_turn
@@ -72,7 +72,7 @@ class MLA(nnx.Module):
     content, turned, entry = self._in_position(
       projected, rotary_turn(positions_BL, lengths_B, spec.rope_width, spec.rope), (b, length)
     )
-    weights = [weight[...].reshape(-1, spec.rank) for weight in (self.key_up, self.value_up)]
+    weights = [expansion[...].reshape(-1, spec.rank) for expansion in (self.key_up, self.value_up)]
     key, value = (
       x.reshape(b, length, spec.heads, -1) for x in row_matmuls(entry[..., : spec.rank].reshape(-1, spec.rank), weights)
     )
@@ -120,7 +120,7 @@ class MLA(nnx.Module):
 
   def project_out(self, mixed_TX: Float[Array, "T NU"], residual_TD: Float[Array, "T D"] | None) -> Float[Array, "T D"]:
     """The heads' results mapped back to the model width, and added to the residual stream where one is given."""
-    return row_matmul(mixed_TX, self.output[...], bias=_array(self.output_bias), residual_TO=residual_TD)
+    return row_matmul(mixed_TX, weight(self.output), bias=_array(self.output_bias), residual_TO=residual_TD)
 
 
 def _by_head(x_BNI: Float[Array, "B N I"], weight_NIO: Float[Array, "N I O"]) -> Float[Array, "B N O"]:

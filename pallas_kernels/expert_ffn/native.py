@@ -6,16 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.activations import SWIGLU, Activation, ClampedSwiGLU
+from pallas_kernels.int8_weight import Int8Weight, Weight
 from pallas_kernels.native import native_call, unavailable
 
-_HELD_AS = {"float32": ("float32",), "bfloat16": ("bfloat16", "uint16")}
+_HELD_AS = {"float32": ("float32", "int8"), "bfloat16": ("bfloat16", "uint16", "int8")}
 
 
 def native_objection(
   x: jax.Array,
   weights: jax.Array,
-  gate_up: jax.Array,
-  down: jax.Array,
+  gate_up: Weight,
+  down: Weight,
   ids: jax.Array,
   valid: jax.Array,
   tiles: object,
@@ -29,9 +30,11 @@ def native_objection(
   for bias in (gate_up_bias, down_bias):
     if bias is not None and bias.dtype != x.dtype:
       return f"rows of {x.dtype} and biases of {bias.dtype}: one dtype for both"
+  if isinstance(gate_up, Int8Weight) != isinstance(down, Int8Weight):
+    return f"weights of {gate_up.dtype} and of {down.dtype}: both int8, or neither"
   for weight in (gate_up, down):
     if weight.dtype.name not in held:
-      return f"rows of {x.dtype} and weights of {weight.dtype}: both float32, or both bfloat16 (or its bits)"
+      return f"rows of {x.dtype} and weights of {weight.dtype}: both float32, or both bfloat16 (or its bits), or int8"
   return unavailable()
 
 
@@ -39,8 +42,8 @@ def expert_ffn_native(
   x: jax.Array,
   ids: jax.Array,
   weights: jax.Array,
-  gate_up: jax.Array,
-  down: jax.Array,
+  gate_up: Weight,
+  down: Weight,
   valid: jax.Array,
   gate_up_bias: jax.Array | None = None,
   down_bias: jax.Array | None = None,
@@ -54,7 +57,7 @@ def expert_ffn_native(
   (y,) = native_call(
     "expert_ffn",
     (jax.ShapeDtypeStruct(x.shape, x.dtype),),
-    *(x, ids, weights.astype(jnp.float32), valid, gate_up, down, *biases),
+    *(x, ids, weights.astype(jnp.float32), valid, *jax.tree.leaves((gate_up, down)), *biases),
     instructions=instructions,
     gate_up_bias=int(gate_up_bias is not None),
     down_bias=int(down_bias is not None),

@@ -4,15 +4,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 from pallas_kernels.activations import SWIGLU, Activation
-from pallas_kernels.bfloat16_bits import from_bits
+from pallas_kernels.int8_weight import Int8Weight, factor, scaled
 
 
 def expert_ffn_reference(
   x_TD: Float[Array, "T D"],
   ids_TK: Int32[Array, "T K"],
   weights_TK: Float32[Array, "T K"],
-  gate_up: Num[Array, "E F2 D"],
-  down: Num[Array, "E D F"],
+  gate_up: Num[Array, "E F2 D"] | Int8Weight,
+  down: Num[Array, "E D F"] | Int8Weight,
   valid_T: Bool[Array, "T"],
   gate_up_bias: Float[Array, "E F2"] | None = None,
   down_bias: Float[Array, "E D"] | None = None,
@@ -20,16 +20,16 @@ def expert_ffn_reference(
   activation: Activation = SWIGLU,
 ) -> Float[Array, "T D"]:
   """`expert_ffn` in T*E*F memory and E / K times its arithmetic."""
-  gate_up, down = from_bits(gate_up), from_bits(down)
   rows = jnp.arange(x_TD.shape[0])[:, None]
   x = jnp.where(valid_T[:, None], x_TD, jnp.zeros_like(x_TD))
   weights = jnp.where(valid_T[:, None], weights_TK, 0.0)
   share_TE = jnp.zeros((x.shape[0], gate_up.shape[0]), jnp.float32).at[rows, ids_TK].add(weights)
-  gate_up_TEF = jnp.einsum("td,efd->tef", x, gate_up, preferred_element_type=jnp.float32)
+  gate_up_TEF = jnp.einsum("td,efd->tef", x, factor(gate_up, x.dtype), preferred_element_type=jnp.float32)
+  gate_up_TEF = scaled(gate_up_TEF, gate_up)
   if gate_up_bias is not None:
     gate_up_TEF += gate_up_bias.astype(jnp.float32)[None]
   hidden = activation(*jnp.split(gate_up_TEF, 2, axis=-1)).astype(x.dtype)
-  y_TED = jnp.einsum("tef,edf->ted", hidden, down, preferred_element_type=jnp.float32)
+  y_TED = scaled(jnp.einsum("tef,edf->ted", hidden, factor(down, x.dtype), preferred_element_type=jnp.float32), down)
   if down_bias is not None:
     y_TED += down_bias.astype(jnp.float32)[None]
   # An expert that no row uses may hold anything, NaN too.

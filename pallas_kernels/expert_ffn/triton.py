@@ -17,6 +17,7 @@ from pallas_kernels.bfloat16_bits import from_bits
 from pallas_kernels.blocks import Blocks
 from pallas_kernels.expert_ffn.blocks import choose_blocks, tile_rows_for
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
+from pallas_kernels.int8_weight import Int8Weight
 from pallas_kernels.pallas_call import call
 
 
@@ -25,6 +26,8 @@ def objection(
 ) -> str | None:
   """Why the kernels cannot take these arguments, or None."""
   for stack in (gate_up, down):
+    if isinstance(stack, Int8Weight):
+      return "int8 weights are not for the GPU kernels yet: plain JAX takes them"
     if stack.dtype != x.dtype and (stack.dtype, x.dtype) != (jnp.uint16, jnp.bfloat16):
       return f"rows and weights must have one dtype, not {x.dtype.name} and {stack.dtype.name}"
   return None

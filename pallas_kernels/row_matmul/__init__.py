@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.int8_weight import Int8Weight
 from pallas_kernels.native import unavailable
 from pallas_kernels.row_matmul.native import native_objection, row_matmul_native
 from pallas_kernels.row_matmul.reference import row_matmul_reference
@@ -32,7 +33,7 @@ ROW_MATMUL = Op(
 
 def row_matmul(
   x_TI: Float[Array, "T I"],
-  weight_OI: Float[Array, "O I"],
+  weight_OI: Float[Array, "O I"] | Int8Weight,
   *,
   norm_scale: Float[Array, "I"] | None = None,
   norm_eps: float = 0.0,
@@ -48,7 +49,7 @@ def row_matmul(
 
   Args:
     x_TI: rows.
-    weight_OI: stored [out, in], in `x`'s dtype.
+    weight_OI: stored [out, in], in `x`'s dtype, or int8 with scales [out].
     norm_scale: the norm's scale; None multiplies `x` as it is.
     norm_eps: added to the mean square.
     bias: added to every row.
@@ -69,7 +70,7 @@ def row_matmul(
 
 def row_matmuls(
   x_TI: Float[Array, "T I"],
-  weights: Sequence[Float[Array, "_ I"]],
+  weights: Sequence[Float[Array, "_ I"] | Int8Weight],
   *,
   norm_scale: Float[Array, "I"] | None = None,
   norm_eps: float = 0.0,

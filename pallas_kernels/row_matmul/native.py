@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.int8_weight import Int8Weight, Weight
 from pallas_kernels.native import native_call, unavailable
 
 _DTYPES = ("float32", "bfloat16")
@@ -10,7 +11,7 @@ _DTYPES = ("float32", "bfloat16")
 
 def native_objection(
   x: jax.Array,
-  weights: tuple[jax.Array, ...],
+  weights: tuple[Weight, ...],
   norm_scale: jax.Array | None,
   biases: tuple[jax.Array | None, ...],
   residual: jax.Array | None,
@@ -19,7 +20,10 @@ def native_objection(
   dtype: str,
 ) -> str | None:
   """Why the native code cannot take these arguments, or None."""
-  for array in (x, *weights, norm_scale, *biases, residual):
+  floating = [weight for weight in weights if not isinstance(weight, Int8Weight)]
+  if floating and len(floating) < len(weights):
+    return "int8 weights beside others: all of them, or none"
+  for array in (x, *floating, norm_scale, *biases, residual):
     if array is not None and (array.dtype != x.dtype or x.dtype.name not in _DTYPES):
       return f"rows of {x.dtype} with {array.dtype}: all float32, or all bfloat16"
   if dtype not in _DTYPES:
@@ -29,7 +33,7 @@ def native_objection(
 
 def row_matmul_native(
   x: jax.Array,
-  weights: tuple[jax.Array, ...],
+  weights: tuple[Weight, ...],
   norm_scale: jax.Array | None,
   biases: tuple[jax.Array | None, ...],
   residual: jax.Array | None,
@@ -41,7 +45,7 @@ def row_matmul_native(
   """`row_matmul` in C++ (pallas_kernels/native/row_matmul.cc)."""
   arrays = [x, *(array for array in (norm_scale, residual) if array is not None)]
   for weight, bias in zip(weights, biases, strict=True):
-    arrays += [weight] if bias is None else [weight, bias]
+    arrays += jax.tree.leaves((weight, bias))
   results = [jax.ShapeDtypeStruct((x.shape[0], weight.shape[0]), jnp.dtype(dtype)) for weight in weights]
   done = native_call(
     "row_matmul",

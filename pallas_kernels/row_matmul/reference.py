@@ -5,12 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.int8_weight import Weight, factor, scaled
 from pallas_kernels.rms_norm import rms_norm
 
 
 def row_matmul_reference(
   x: jax.Array,
-  weights: tuple[jax.Array, ...],
+  weights: tuple[Weight, ...],
   norm_scale: jax.Array | None,
   biases: tuple[jax.Array | None, ...],
   residual: jax.Array | None,
@@ -23,7 +24,7 @@ def row_matmul_reference(
     x = rms_norm(x, norm_scale, norm_eps)
   results = []
   for weight, bias in zip(weights, biases, strict=True):
-    y = jnp.einsum("ti,oi->to", x, weight, preferred_element_type=jnp.float32)
+    y = scaled(jnp.einsum("ti,oi->to", x, factor(weight, x.dtype), preferred_element_type=jnp.float32), weight)
     for added in (None if bias is None else bias[None, :], residual):
       if added is not None:
         y = y + added.astype(jnp.float32)

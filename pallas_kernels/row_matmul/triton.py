@@ -8,6 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.blocks import Blocks, choose, dividing_step
+from pallas_kernels.int8_weight import Int8Weight
 from pallas_kernels.pallas_call import call
 
 MOST_ROWS = 64
@@ -31,6 +32,8 @@ def choose_blocks(rows: int, columns: int, inner: int) -> Blocks:
 
 def objection(x, weights, norm_scale, biases, residual, *, norm_eps, dtype) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
+  if any(isinstance(weight, Int8Weight) for weight in weights):
+    return "int8 weights are not for the GPU kernels yet: plain JAX takes them"
   if x.shape[0] > MOST_ROWS:
     return f"it takes at most {MOST_ROWS} rows, not {x.shape[0]}"
   if x.dtype not in (jnp.bfloat16, jnp.float16):

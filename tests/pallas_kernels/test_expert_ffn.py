@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import expert_ffn, stored_experts
+from pallas_kernels import Int8Weight, dequantize, expert_ffn, quantize, stored_experts
 from pallas_kernels.activations import ClampedSwiGLU
 from pallas_kernels.bfloat16_bits import from_bits
 from pallas_kernels.expert_ffn.loop import expert_ffn_loop, tile_size
@@ -32,6 +32,10 @@ def weights_of(experts, width, expert_width, dtype=np.float32, seed=0):
   gate_up = random.normal(size=(experts, 2 * expert_width, width)) / np.sqrt(width)
   down = random.normal(size=(experts, width, expert_width)) / np.sqrt(expert_width)
   return jnp.asarray(gate_up, dtype), jnp.asarray(down, dtype)
+
+
+def in_int8(weights):
+  return tuple(Int8Weight(*map(jnp.asarray, quantize(np.asarray(stack)))) for stack in weights)
 
 
 def biases_of(experts, width, expert_width, dtype=np.float32):
@@ -172,6 +176,89 @@ class TestExpertFFN:
     assert len(traces) == 1
 
 
+# What the implementations add to the rounding of int8 weights, as a share of the largest result: nothing but float32
+# sums where rows stay float32; natively, 16 bits of each row and of each row of hidden values.
+INT8_ERRORS = {"cpu": 2**-13, "loop": 2**-18, "reference": 2**-18}
+
+
+@pytest.mark.parametrize("implementation", INT8_ERRORS)
+class TestInt8Experts:
+  @given(load=loads())
+  @settings(max_examples=15)
+  def test_equal_the_definition_on_the_weights_that_they_stand_for(self, implementation, load):
+    x, ids, weights, valid, experts, more = load
+    experts = in_int8(experts)
+    y = run(x, ids, weights, *experts, valid=valid, **more, implementation=implementation)
+    expected = by_numpy(x, ids, weights, *map(dequantize, experts), valid, **more)
+    np.testing.assert_allclose(y, expected, atol=INT8_ERRORS[implementation] * max(1.0, np.abs(expected).max()))
+    np.testing.assert_array_equal(y[~valid], 0)
+
+  @pytest.mark.parametrize("shape", SHAPES)
+  def test_bfloat16_rows_lose_no_more_than_with_bfloat16_weights(self, implementation, shape):
+    rows, experts, top_k, width, expert_width = shape
+    random = np.random.default_rng(1)
+    x = jnp.asarray(random.normal(size=(rows, width)), jnp.bfloat16)
+    ids = np.stack([random.permutation(experts)[:top_k] for _ in range(rows)]).astype(np.int32)
+    weights = np.full((rows, top_k), 1 / top_k, np.float32)
+    narrow = in_int8(weights_of(experts, width, expert_width))
+    y = run(x, ids, weights, *narrow, implementation=implementation)
+    expected = by_numpy(x, ids, weights, *map(dequantize, narrow), np.ones(rows, bool))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=2**-7 * np.abs(expected).max())
+
+  def test_experts_that_nobody_chose_may_hold_anything(self, implementation):
+    x, ids, share = np.ones((5, 8), np.float32), np.full((5, 1), 2, np.int32), np.ones((5, 1), np.float32)
+    experts = in_int8(weights_of(6, 8, 16))
+    unused = jnp.arange(6)[:, None] != 2
+    poisoned = [Int8Weight(stack.values, jnp.where(unused, jnp.nan, stack.scales)) for stack in experts]
+    clean = run(x, ids, share, *experts, implementation=implementation)
+    np.testing.assert_array_equal(run(x, ids, share, *poisoned, implementation=implementation), clean)
+
+  def test_outputs_of_zeros_give_zeros(self, implementation):
+    gate_up, down = weights_of(4, 24, 40)
+    experts = in_int8((gate_up, down.at[:, 5].set(0)))
+    ids = np.array([[0, 3], [1, 2]], np.int32)
+    y = run(np.ones((2, 24), np.float32), ids, np.ones((2, 2), np.float32), *experts, implementation=implementation)
+    assert np.isfinite(y).all()
+    np.testing.assert_array_equal(np.asarray(y)[:, 5], 0)
+    assert np.all(np.asarray(y)[:, :5] != 0)
+
+  def test_gradients_of_rows_are_those_of_the_weights_that_they_stand_for(self, implementation):
+    random = np.random.default_rng(4)
+    x = jnp.asarray(random.normal(size=(6, 8)), jnp.float32)
+    ids = jnp.asarray(np.stack([random.permutation(4)[:2] for _ in range(6)]), jnp.int32)
+    experts = in_int8(weights_of(4, 8, 12))
+
+    def slopes(experts, implementation):
+      def loss(x):
+        return jnp.sum(expert_ffn(x, ids, jnp.full((6, 2), 0.5), *experts, implementation=implementation))
+
+      return jax.grad(loss)(x)
+
+    wide = tuple(map(dequantize, experts))
+    np.testing.assert_allclose(slopes(experts, implementation), slopes(wide, "reference"), rtol=1e-4, atol=1e-5)
+
+
+def test_int8_experts_are_not_for_the_gpu_kernels_and_fall_back_there():
+  experts = in_int8(weights_of(4, 16, 32))
+  arguments = (jnp.ones((3, 16), jnp.bfloat16), jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)), *experts)
+  with pytest.raises(NotImplementedError, match="int8 weights are not for the GPU kernels yet: plain JAX takes them"):
+    expert_ffn(*arguments, implementation="pallas")
+  lowered = jax.jit(expert_ffn).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+  assert "stablehlo.while" in lowered
+  assert "custom_call" not in lowered
+
+
+def test_int8_beside_floating_weights_is_an_error_natively_and_right_elsewhere():
+  gate_up, down = weights_of(4, 16, 32)
+  (narrow,) = in_int8((gate_up,))
+  arguments = (jnp.ones((3, 16)), jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)))
+  with pytest.raises(NotImplementedError, match="weights of int8 and of float32: both int8, or neither"):
+    expert_ffn(*arguments, narrow, down, implementation="cpu")
+  expected = expert_ffn(*arguments, dequantize(narrow), down, implementation="reference")
+  np.testing.assert_allclose(expert_ffn(*arguments, narrow, down), expected, rtol=1e-5, atol=1e-6)
+
+
 tile_rows_jitted = jax.jit(tile_rows, static_argnums=(2, 3))
 
 
@@ -201,10 +288,14 @@ def test_tile_sizes_are_powers_of_two_and_no_larger_than_the_rows_need(rows, top
   assert tile <= max(8, 4 * rows * top_k // experts)
 
 
-def compiled_in_a_loop(layer):
+def bits_of(weights):
+  return tuple(map(as_bits, weights))
+
+
+def compiled_in_a_loop(layer, held=bits_of):
   """The decode loop's shape: a while loop whose steps run the layer on weights from outside."""
   rows, top_k, experts, width, expert_width = 8, 2, 16, 64, 96
-  weights = tuple(map(as_bits, weights_of(experts, width, expert_width, jnp.bfloat16)))
+  weights = held(weights_of(experts, width, expert_width, jnp.bfloat16))
 
   @jax.jit
   def loop(x, ids, share, gate_up, down):
@@ -214,11 +305,12 @@ def compiled_in_a_loop(layer):
   x = jnp.ones((rows, width), jnp.bfloat16)
   ids = jnp.zeros((rows, top_k), jnp.int32).at[:, 1].set(1)
   compiled = loop.lower(x, ids, jnp.full((rows, top_k), 0.5), *weights).compile()
-  return arrays_made(compiled, min(weight.size for weight in weights))
+  return arrays_made(compiled, experts * width * expert_width)
 
 
-def test_no_array_of_the_weights_size_is_made_in_a_decode_loop():
-  assert compiled_in_a_loop(expert_ffn_loop) == []
+@pytest.mark.parametrize("held", [bits_of, in_int8])
+def test_no_array_of_the_weights_size_is_made_in_a_decode_loop(held):
+  assert compiled_in_a_loop(expert_ffn_loop, held) == []
 
 
 def test_the_check_sees_weights_that_are_widened():
@@ -227,6 +319,13 @@ def test_the_check_sees_weights_that_are_widened():
     return expert_ffn_loop(x.astype(jnp.float32), ids, share, *wide, valid).astype(x.dtype)
 
   assert any("f32[16," in line for line in compiled_in_a_loop(widening))
+
+
+def test_the_check_sees_int8_weights_that_are_widened():
+  def widening(x, ids, share, gate_up, down, valid):
+    return expert_ffn_loop(x, ids, share, *(dequantize(held).astype(x.dtype) for held in (gate_up, down)), valid)
+
+  assert any("[16," in line for line in compiled_in_a_loop(widening, in_int8))
 
 
 def test_the_tiles_to_run_follow_the_experts_in_use():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import row_matmul, row_matmuls
+from pallas_kernels import Int8Weight, dequantize, quantize, row_matmul, row_matmuls
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 SIZES = ((1, 32, 16), (5, 48, 80), (2, 16, 6), (16, 64, 48), (33, 96, 32), (64, 32, 128))
@@ -30,10 +30,15 @@ def inputs(draw):
   return array(rows, inner), array(columns, inner), extras
 
 
+def normed(x, norm_scale, eps):
+  x = np.asarray(x, np.float64)
+  if norm_scale is None:
+    return x
+  return x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + eps) * np.asarray(norm_scale, np.float64)
+
+
 def by_numpy(x, weight, norm_scale, bias, residual_TO, eps):
-  x, weight = (np.asarray(a, np.float64) for a in (x, weight))
-  if norm_scale is not None:
-    x = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + eps) * np.asarray(norm_scale, np.float64)
+  x, weight = normed(x, norm_scale, eps), np.asarray(weight, np.float64)
   y = x @ weight.T
   for added in (bias, residual_TO):
     y = y if added is None else y + np.asarray(added, np.float64)
@@ -71,6 +76,63 @@ class TestRowMatmul:
     np.testing.assert_array_equal(poisoned[others], y[others])
     assert np.isnan(np.asarray(poisoned[3], np.float32)).all()
     assert y.dtype == jnp.bfloat16
+
+
+def in_int8(weight):
+  return Int8Weight(*map(jnp.asarray, quantize(np.asarray(weight))))
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "reference"])
+class TestInt8RowMatmul:
+  @given(case=inputs(), narrow=st.booleans())
+  @settings(max_examples=20)
+  def test_equals_the_definition_on_the_weights_that_it_stands_for(self, implementation, case, narrow):
+    x, weight, extras = case
+    if not narrow:
+      x, extras = jax.tree.map(lambda array: array.astype(jnp.float32), (x, extras))
+    weight = in_int8(weight)
+    y = run(x, weight, **extras, norm_eps=1e-3, dtype="float32", implementation=implementation)
+    expected, size = by_numpy(x, dequantize(weight), **extras, eps=1e-3)
+    if implementation == "reference":
+      # A normed bfloat16 row is rounded to 8 bits once.
+      bound = (2**-8 if narrow and extras["norm_scale"] is not None else 2**-20) * size
+    else:
+      # A row has 16 bits with its sign: half a step of its largest number, for every weight that it meets.
+      row = normed(x, extras["norm_scale"], 1e-3)
+      most = np.abs(row).max(axis=1, keepdims=True)
+      bound = 0.5 / 32767 * most * np.abs(np.asarray(dequantize(weight), np.float64)).sum(axis=1) + 2**-20 * size
+    assert np.all(np.abs(np.asarray(y) - expected) <= bound + 1e-6)
+
+  def test_several_weights_are_as_many_products(self, implementation):
+    random = np.random.default_rng(1)
+    x, *weights = (jnp.asarray(random.normal(size=(rows, 48)), jnp.bfloat16) for rows in (5, 80, 16, 24))
+    scale, bias = (jnp.asarray(random.normal(size=size), jnp.bfloat16) for size in (48, 16))
+    weights = [in_int8(weight) for weight in weights]
+    options = {"norm_scale": scale, "norm_eps": 1e-3, "dtype": "float32", "implementation": implementation}
+    together = row_matmuls(x, weights, biases=(None, bias, None), **options)
+    for y, weight, own in zip(together, weights, (None, bias, None), strict=True):
+      np.testing.assert_array_equal(y, row_matmul(x, weight, bias=own, **options))
+
+  def test_rows_do_not_meet_and_outputs_of_zeros_give_zeros(self, implementation):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(7, 64)), jnp.bfloat16)
+    weight = in_int8(jnp.asarray(random.normal(size=(32, 64))).at[9].set(0))
+    y = run(x, weight, implementation=implementation)
+    poisoned = run(x.at[3].set(jnp.nan), weight, implementation=implementation)
+    others = np.arange(7) != 3
+    np.testing.assert_array_equal(poisoned[others], y[others])
+    assert np.isnan(np.asarray(poisoned[3], np.float32)).all()
+    np.testing.assert_array_equal(np.asarray(y, np.float32)[:, 9], 0)
+
+
+def test_int8_weights_are_not_for_the_gpu_kernel_nor_natively_beside_others():
+  x, weight = jnp.ones((3, 16), jnp.bfloat16), jnp.ones((16, 16), jnp.bfloat16)
+  with pytest.raises(NotImplementedError, match="int8 weights are not for the GPU kernels yet: plain JAX takes them"):
+    row_matmul(x, in_int8(weight), implementation="pallas")
+  with pytest.raises(NotImplementedError, match="int8 weights beside others: all of them, or none"):
+    row_matmuls(x, [in_int8(weight), weight], implementation="cpu")
+  for y in row_matmuls(x, [in_int8(weight), weight]):
+    np.testing.assert_array_equal(np.asarray(y, np.float32), 16)
 
 
 def test_what_the_kernel_cannot_take_goes_to_the_reference():
