@@ -186,7 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     params = lynx_jax.load(args.model)
     sizes = {"length": args.prompt_length, "steps": args.steps, "repeats": args.repeats}
     theirs = Transformers(args.model, threads_used())
-    rows = list(compare(params, theirs, batches, policies, **sizes, progress=err.print))
+    rows = []
+    for row in compare(params, theirs, batches, policies, **sizes, progress=err.print):
+      rows.append(row)
+      err.print(f"batch {row.batch}, {row.policy}: {row.step_ms:.1f} ms a step, theirs {row.their_step_ms:.1f}")
   except (ValueError, OSError, ImportError) as error:
     err.print(f"error: {error}")
     return 2
