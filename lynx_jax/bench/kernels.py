@@ -2,16 +2,19 @@
 
     python -m lynx_jax.bench.kernels
 
-Needs the extra `gates`, no GPU. It takes some minutes.
+Needs the extra `gates`, no GPU. It takes a quarter of an hour on two cores.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
@@ -26,9 +29,10 @@ from pallas_kernels import gates
 from pallas_kernels.append_heads import gate_programs as append_heads
 from pallas_kernels.decode_attention import gate_programs as decode_attention
 from pallas_kernels.expert_ffn import gate_programs as expert_ffn
-from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
+from pallas_kernels.gates.shapes import MODEL_SHAPES
 from pallas_kernels.gates.targets import H200
 from pallas_kernels.grouped_matmul import gate_programs as grouped_matmul
+from pallas_kernels.latent_attention import gate_programs as latent_attention
 from pallas_kernels.row_matmul import gate_programs as row_matmul
 from pallas_kernels.select_experts import gate_programs as select_experts
 
@@ -38,6 +42,7 @@ OPS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
   "row_matmul": (row_matmul, ("row_matmul",)),
   "append_heads": (append_heads, ("append_heads",)),
   "decode_attention": (decode_attention, ("decode_attention", "join_attention")),
+  "latent_attention": (latent_attention, ("latent_attention", "join_attention")),
   "select_experts": (select_experts, ("select_experts",)),
   "expert_ffn": (expert_ffn, ("expert_hidden", "expert_down")),
   "grouped_matmul": (grouped_matmul, ("grouped_matmul",)),
@@ -60,18 +65,33 @@ class OpFigures:
   tensor_core: tuple[str, ...]
 
 
-def op_figures(op: str, shape: ModelShape, target: str) -> OpFigures:
-  """Compiles every program of an op."""
+Programs: TypeAlias = dict[str, tuple[Callable[..., Any], Any]]
+
+
+def programs_of(op: str) -> dict[str, Programs]:
+  """An op's programs, by the model whose sizes they have."""
+  if op == "latent_attention":
+    return {model: latent_attention.programs(heads) for model, heads in latent_attention.HEADS.items()}
+  found = {shape.name: OPS[op][0].programs(shape) for shape in MODEL_SHAPES.values()}
+  if op == "select_experts":
+    # Softmax routers above; these are more than that.
+    routed = {model: select_experts.programs_of_router(model, ("topk", "lynx")) for model in select_experts.ROUTERS}
+    found |= {f"{model}'s router": programs for model, programs in routed.items()}
+  return found
+
+
+def op_figures(op: str, model: str, target: str) -> OpFigures:
+  """Compiles every program of an op at one model's sizes."""
+  print(f"{op} {model} {target}", file=sys.stderr, flush=True)
   module, names = OPS[op]
-  programs: dict[str, tuple[Callable[..., Any], Any]] = module.programs(shape)
-  kernels = []
+  programs, kernels = programs_of(op)[model], []
   for fn, args in programs.values():
     report = gates.compile_for(fn, args, target, donate_argnums=getattr(module, "CACHES", ()))
     kernels += [kernel for name, kernel in report.kernels.items() if name.split("__")[0] in names]
   gpu = gates.TARGETS[target]
   return OpFigures(
     op=op,
-    model=shape.name,
+    model=model,
     target=target,
     programs=len(programs),
     registers=max(kernel.registers for kernel in kernels),
@@ -99,6 +119,7 @@ class LoopFigures:
 
 def loop_figures(name: str, policy: RoutingPolicy | None) -> LoopFigures:
   """Compiles a released model's loop at batch 16; GateError where it is not one graph or copies a cache."""
+  print(f"decode loop of {name}", file=sys.stderr, flush=True)
   config = RELEASED[name]
   fits = counts(spec_from_config(config)).total * ITEM_BYTES < 0.85 * gates.TARGETS["h100"].memory
   target = gates.TARGETS["h100"] if fits else H200
@@ -161,26 +182,28 @@ def loop_table(rows: Sequence[LoopFigures]) -> Iterator[str]:
     )
 
 
+def _without_a_gpu() -> None:
+  # Nothing runs, so JAX need not look for a GPU, and fail where there is none.
+  jax.config.update("jax_platforms", "cpu")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """Compiles, and rewrites the part of the page between the two marks."""
   parser = argparse.ArgumentParser(prog="python -m lynx_jax.bench.kernels", description=__doc__)
   parser.add_argument("--page", default="docs/KERNELS.md", help="what to rewrite (default: docs/KERNELS.md)")
+  parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
   args = parser.parse_args(argv)
-  # Nothing runs, so JAX need not look for a GPU, and fail where there is none.
-  jax.config.update("jax_platforms", "cpu")
   page = Path(args.page)
   before, rest = page.read_text("utf-8").split(BEGIN)
   after = rest.split(END)[1]
-  ops = []
-  for op in OPS:
-    for shape in MODEL_SHAPES.values():
-      print(f"{op} {shape.name}", file=sys.stderr, flush=True)
-      ops += [op_figures(op, shape, target) for target in gates.TARGETS]
-  loops = []
-  for name in COMPILED:
-    for policy in (None, Lynx(3, 2)):
-      print(f"decode loop of {name}", file=sys.stderr, flush=True)
-      loops.append(loop_figures(name, policy))
+  _without_a_gpu()
+  subjects = [(op, model, target) for op in OPS for model in programs_of(op) for target in gates.TARGETS]
+  with concurrent.futures.ProcessPoolExecutor(
+    args.jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_without_a_gpu
+  ) as pool:
+    ops = list(pool.map(op_figures, *zip(*subjects, strict=True)))
+  # One after the other: their compile times are in the table.
+  loops = [loop_figures(name, policy) for name in COMPILED for policy in (None, Lynx(3, 2))]
   tables = "\n".join(["", *op_table(ops), "", *loop_table(loops), ""])
   write_text(page, f"{before}{BEGIN}\n{tables}\n{END}{after}")
 
