@@ -70,7 +70,7 @@ def weights_cost(params: Params, whole: Params, rows: Int32[np.ndarray, "N L"]) 
   starts = range(0, len(rows), _ROWS)
   parts = [jax.device_get(_compare(params, whole, jnp.asarray(rows[at : at + _ROWS]))) for at in starts]
   ours, own, divergence, same = (np.concatenate(sums) for sums in zip(*parts, strict=True))
-  judged = np.full(len(rows), rows.shape[1] - 1)
+  judged = np.full(len(rows), float(rows.shape[1] - 1))
   entropy = ratio(ours, judged)
   return WeightsCost(
     weight_bytes=bytes_of(params),
