@@ -2,7 +2,7 @@
 
     python -m lynx_jax.bench.kernels
 
-Needs the extra `gates`, no GPU. It takes a quarter of an hour on two cores.
+Needs the extra `gates`, no GPU. It takes long: tens of minutes on two busy cores.
 """
 
 import argparse
