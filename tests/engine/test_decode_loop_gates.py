@@ -41,6 +41,28 @@ def test_a_layer_is_few_launches_and_lynx_adds_none(name: str, target: str):
   assert {launch.split("__")[0] for launch in launches[None, 2]} >= OWN - {"join_attention"}
 
 
+# One model a family that is not compiled above or in test_latent_loop_gates.py; the layers that differ in it.
+@pytest.mark.parametrize(
+  ("name", "changes"),
+  [
+    ("DeepSeek-V3", {"num_hidden_layers": 2, "first_k_dense_replace": 1}),
+    ("Qwen2-57B-A14B", {"num_hidden_layers": 1}),
+    ("gpt-oss-20b", {"num_hidden_layers": 2}),
+    ("granite-3.1-3b-a800m-base", {"num_hidden_layers": 1}),
+    ("Phi-3.5-MoE-instruct", {"num_hidden_layers": 1}),
+    ("dbrx-instruct", {"n_layers": 1}),
+    ("Llama-4-Scout-17B-16E", {"num_hidden_layers": 4}),
+  ],
+)
+def test_every_family_is_one_graph_that_copies_nothing(name: str, changes: dict[str, int]):
+  fn, args = decode_program(RELEASED[name] | changes, Lynx(3, 2))
+  report = gates.compile_for(fn, args, "h100", donate_argnums=(STATE,))
+  gates.captured(report)
+  gates.no_copy_of(report, min(leaf.size * 2 for leaf in jax.tree.leaves(args[STATE].cache)))
+  # Grouped experts, in one kernel.
+  assert any(launch.startswith("select_experts") for launch in gates.kernel_launches(report))
+
+
 @pytest.mark.slow
 def test_all_48_layers_of_qwen3_are_one_graph_that_copies_nothing():
   report = compiled("Qwen3-30B-A3B", Lynx(3, 2), "h100")
