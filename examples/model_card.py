@@ -1,4 +1,4 @@
-"""The model card of the embedded model, written from the corpus' and the run's own records."""
+"""The model card of a trained model, written from the corpus' and the run's own records."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from lynx_jax.models.counts import counts
 from lynx_jax.models.spec import DecoderSpec, MoESpec
 
 _FORMS = {"mixtral": "Mixtral", "qwen3_moe": "Qwen3-MoE"}
+_TITLES = {"mixtral": "lynx_jax's coarse model: few, wide experts", "qwen3_moe": "The model embedded in lynx_jax"}
 _DATASETS = {
   "hellaswag": "HellaSwag (MIT)",
   "winogrande": "WinoGrande (Apache-2.0)",
@@ -36,9 +37,9 @@ language: en
 library_name: lynx_jax
 ---
 
-# The model embedded in lynx_jax
+# {_TITLES[spec.family]}
 
-A Mixture-of-Experts language model small enough to travel inside a Python package: {size.total / 1e6:.1f}M
+A Mixture-of-Experts language model small enough to travel with a Python package: {size.total / 1e6:.1f}M
 parameters, {len(spec.layers)} layers of {ffn.experts} experts of which a token runs {ffn.top_k}
 ({size.active / 1e6:.1f}M parameters active), width {spec.width}, vocabulary {spec.vocab}, context {spec.context}
 tokens, bfloat16. Its form is {_FORMS[spec.family]}'s, and transformers loads this directory too.

@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "expert_ffn.h"
+#include "product_speed.h"
 #include "read_bandwidth.h"
 #include "row_matmul.h"
 #include "xla_ffi.h"
@@ -155,6 +156,11 @@ LYNX_EXPORT unsigned lynx_sources() { return LYNX_SOURCES; }
 
 LYNX_EXPORT double lynx_read_bandwidth(int64_t bytes, int passes) {
   return lynx::read_bandwidth(bytes, passes);
+}
+
+LYNX_EXPORT double lynx_product_speed(int type, int64_t rows, int64_t inner, int64_t bytes, int64_t read) {
+  const auto kind = static_cast<lynx::WeightType>(type);
+  return lynx::product_speed(*lynx::instruction_set(0), kind, rows, inner, bytes, read);
 }
 
 LYNX_EXPORT const char* lynx_instruction_set(int index) {

@@ -13,6 +13,8 @@ from pallas_kernels.native.build import LIBRARY, REASON, fingerprint
 
 _PATH = Path(__file__).parent / LIBRARY
 _REASON = _PATH.with_name(REASON)
+# As `WeightType` of products.h counts them.
+_WEIGHTS = ("bfloat16", "float32", "int8")
 _CALLS = ("append_heads", "decode_attention", "expert_ffn", "row_matmul")
 
 
@@ -30,6 +32,8 @@ def _library() -> ctypes.CDLL | str:
     library.lynx_instruction_set.restype = ctypes.c_char_p
     library.lynx_read_bandwidth.restype = ctypes.c_double
     library.lynx_read_bandwidth.argtypes = (ctypes.c_int64, ctypes.c_int)
+    library.lynx_product_speed.restype = ctypes.c_double
+    library.lynx_product_speed.argtypes = (ctypes.c_int, *4 * (ctypes.c_int64,))
     for call in _CALLS:
       handler = jax.ffi.pycapsule(getattr(library, f"lynx_{call}"))
       jax.ffi.register_ffi_target(f"lynx_{call}", handler, platform="cpu")
@@ -93,6 +97,28 @@ def read_bandwidth(size: int = 1 << 29, passes: int = 5) -> float | None:
   None where there is no library.
   """
   return _loaded().lynx_read_bandwidth(size, passes) or None if unavailable() is None else None
+
+
+def product_speed(
+  rows: int, *, weights: str = "bfloat16", inner: int = 1024, size: int = 1 << 29, read: int = 1 << 29
+) -> float | None:
+  """Bytes of weights a second that native products of `rows` rows take; None where there is no library.
+
+  Args:
+    rows: rows that meet each weight.
+    weights: bfloat16, float32 or int8.
+    inner: inputs of an output.
+    size: bytes of weights that are gone through, again and again: few come from caches, many from memory.
+    read: bytes to go through in all.
+
+  Raises:
+    ValueError: a kind of weights that is not known.
+  """
+  if weights not in _WEIGHTS:
+    raise ValueError(f"weights is {weights!r}: choose from {', '.join(_WEIGHTS)}")
+  if unavailable() is not None:
+    return None
+  return _loaded().lynx_product_speed(_WEIGHTS.index(weights), rows, inner, size, read) or None
 
 
 def describe() -> str:

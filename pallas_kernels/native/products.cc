@@ -18,6 +18,23 @@ typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
 
+// body(0), body(1), ... body(Count - 1), each a copy: indices are constants, so that small arrays become registers.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+// Sanitized copies take minutes to compile.
+#define LYNX_INLINE
+template <int Count, class Body>
+inline void unrolled(const Body& body) {
+  for (int i = 0; i < Count; ++i) body(i);
+}
+#else
+#define LYNX_INLINE __attribute__((always_inline))
+template <int Count, class Body>
+LYNX_INLINE inline void unrolled(const Body& body) {
+  if constexpr (Count > 1) unrolled<Count - 1>(body);
+  body(Count - 1);
+}
+#endif
+
 template <class Vector>
 inline Vector load(const void* from) {
   Vector vector;
@@ -84,20 +101,61 @@ inline float sum(Floats vector) {
 
 inline float sum(Ints vector) { return sum(__builtin_convertvector(vector, Floats)); }
 
+// A tile whose sums, weights and rows take all of 16 registers (`Full`) has its instructions in the order that they are
+// written in: GCC would gather the loads, and keep sums in memory for it.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define LYNX_FEW_REGISTERS 1
+alignas(32) const uint32_t kOdd[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                      0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+#else
+#define LYNX_FEW_REGISTERS 0
+#endif
+
+template <bool Full, class Vector>
+LYNX_INLINE inline Vector load_in_order(const void* from) {
+#if LYNX_FEW_REGISTERS
+  if constexpr (Full) {
+    Vector vector;
+    asm volatile("vmovups %1, %0" : "=x"(vector) : "m"(*static_cast<const __m256_u*>(from)));
+    return vector;
+  }
+#endif
+  return load<Vector>(from);
+}
+
+template <bool Full>
+LYNX_INLINE inline Floats add_in_order(Floats sum, Floats x, Floats y) {
+#if LYNX_FEW_REGISTERS
+  if constexpr (Full) {
+    asm volatile("vfmadd231ps %1, %2, %0" : "+x"(sum) : "x"(x), "x"(y));
+    return sum;
+  }
+#endif
+  return sum + x * y;
+}
+
 // Each of the following says how one type of weight meets a packed row, a block of kBlock values at a time.
 
 #if defined(__AVX512BF16__)
 struct Bfloat16 {
   typedef uint16_t Weight;
-  typedef __m512bh Block;
+  typedef __m512bh Part;
   typedef Floats Sum;
-  static constexpr int kBlock = 32;
+  static constexpr int kBlock = 32, kParts = 1;
   static constexpr int kPackedBlock = 64;
   static constexpr int kHeader = 0;
 
-  static Block weights(const uint16_t* from) { return load<Block>(from); }
-  static Sum add(Sum sum, Block weights, const char* row) {
-    return (Floats)_mm512_dpbf16_ps((__m512)sum, weights, load<Block>(row));
+  template <bool>
+  static Part weights(const uint16_t* from, int) {
+    return load<Part>(from);
+  }
+  template <bool>
+  static Part row(const char* from, int) {
+    return load<Part>(from);
+  }
+  template <bool>
+  static Sum add(Sum sum, Part weights, Part row) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, weights, row);
   }
   static void pack(const float* row, int64_t inner, char* packed) {
     narrow(row, inner, reinterpret_cast<uint16_t*>(packed));
@@ -107,21 +165,37 @@ struct Bfloat16 {
 // Weights are widened two at a time, those at even places and those at odd ones; rows lie packed likewise.
 struct Bfloat16 {
   typedef uint16_t Weight;
-  struct Block {
-    Floats even, odd;
-  };
+  typedef Floats Part;
   typedef Floats Sum;
-  static constexpr int kBlock = 2 * kLanes;
+  static constexpr int kBlock = 2 * kLanes, kParts = 2;
   static constexpr int kPackedBlock = 8 * kLanes;
   static constexpr int kHeader = 0;
 
-  static Block weights(const uint16_t* from) {
+  template <bool Full>
+  static Part weights(const uint16_t* from, int part) {
+#if LYNX_FEW_REGISTERS
+    if constexpr (Full) {
+      Part weights;
+      const __m256i_u& both = *reinterpret_cast<const __m256i_u*>(from);
+      if (part == 0) {
+        asm volatile("vmovdqu %1, %0\n\tvpslld $16, %0, %0" : "=x"(weights) : "m"(both));
+      } else {
+        // A mask in a register would take that of the tile's last sum.
+        asm volatile("vmovdqa %2, %0\n\tvpand %1, %0, %0" : "=&x"(weights) : "m"(both), "m"(kOdd));
+      }
+      return weights;
+    }
+#endif
     const Bits both = load<Bits>(from);
-    return {(Floats)(both << 16), (Floats)(both & 0xffff0000u)};
+    return part == 0 ? (Floats)(both << 16) : (Floats)(both & 0xffff0000u);
   }
-  static Sum add(Sum sum, Block weights, const char* row) {
-    sum += weights.even * load<Floats>(row);
-    return sum + weights.odd * load<Floats>(row + 4 * kLanes);
+  template <bool Full>
+  static Part row(const char* from, int part) {
+    return load_in_order<Full, Part>(from + part * 4 * kLanes);
+  }
+  template <bool Full>
+  static Sum add(Sum sum, Part weights, Part row) {
+    return add_in_order<Full>(sum, weights, row);
   }
   static void pack(const float* row, int64_t inner, char* packed) {
     for (int64_t i = 0; i < inner; ++i) {
@@ -135,14 +209,24 @@ struct Bfloat16 {
 
 struct Float32 {
   typedef float Weight;
-  typedef Floats Block;
+  typedef Floats Part;
   typedef Floats Sum;
-  static constexpr int kBlock = kLanes;
+  static constexpr int kBlock = kLanes, kParts = 1;
   static constexpr int kPackedBlock = 4 * kLanes;
   static constexpr int kHeader = 0;
 
-  static Block weights(const float* from) { return load<Floats>(from); }
-  static Sum add(Sum sum, Block weights, const char* row) { return sum + weights * load<Floats>(row); }
+  template <bool Full>
+  static Part weights(const float* from, int) {
+    return load_in_order<Full, Part>(from);
+  }
+  template <bool Full>
+  static Part row(const char* from, int) {
+    return load_in_order<Full, Part>(from);
+  }
+  template <bool Full>
+  static Sum add(Sum sum, Part weights, Part row) {
+    return add_in_order<Full>(sum, weights, row);
+  }
   static void pack(const float* row, int64_t inner, char* packed) { memcpy(packed, row, 4 * inner); }
 };
 
@@ -150,37 +234,45 @@ struct Float32 {
 // leaves. A packed row begins with its scale.
 struct Int8 {
   typedef int8_t Weight;
+#if defined(__AVX512BW__)
+  typedef __m512i Part;
+  static constexpr int kParts = 1;
+  template <bool>
+  static Part weights(const int8_t* from, int) { return _mm512_cvtepi8_epi16(load<__m256i>(from)); }
+  template <bool>
+  static Part row(const char* from, int) { return load<Part>(from); }
+  template <bool>
+  static Ints add(Ints sum, Part weights, Part row) {
 #if defined(__AVX512VNNI__)
-  typedef __m512i Block;
-  static Block weights(const int8_t* from) { return _mm512_cvtepi8_epi16(load<__m256i>(from)); }
-  static Ints add(Ints sum, Block weights, const char* row) {
-    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, weights, load<__m512i>(row));
-  }
-#elif defined(__AVX512BW__)
-  typedef __m512i Block;
-  static Block weights(const int8_t* from) { return _mm512_cvtepi8_epi16(load<__m256i>(from)); }
-  static Ints add(Ints sum, Block weights, const char* row) {
-    return sum + (Ints)_mm512_madd_epi16(weights, load<__m512i>(row));
+    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, weights, row);
+#else
+    return sum + (Ints)_mm512_madd_epi16(weights, row);
+#endif
   }
 #elif defined(__AVX2__)
-  typedef __m256i Block;
-  static Block weights(const int8_t* from) { return _mm256_cvtepi8_epi16(load<__m128i>(from)); }
-  static Ints add(Ints sum, Block weights, const char* row) {
-    return sum + (Ints)_mm256_madd_epi16(weights, load<__m256i>(row));
-  }
+  typedef __m256i Part;
+  static constexpr int kParts = 1;
+  template <bool>
+  static Part weights(const int8_t* from, int) { return _mm256_cvtepi8_epi16(load<__m128i>(from)); }
+  template <bool>
+  static Part row(const char* from, int) { return load<Part>(from); }
+  template <bool>
+  static Ints add(Ints sum, Part weights, Part row) { return sum + (Ints)_mm256_madd_epi16(weights, row); }
 #else
-  typedef int8_t Narrow __attribute__((vector_size(kLanes)));
-  typedef int16_t Short __attribute__((vector_size(2 * kLanes)));
-  struct Block {
-    Ints first, second;
-  };
-  static Block weights(const int8_t* from) {
-    return {__builtin_convertvector(load<Narrow>(from), Ints), __builtin_convertvector(load<Narrow>(from + kLanes), Ints)};
+  typedef Ints Part;
+  static constexpr int kParts = 2;
+  template <bool>
+  static Part weights(const int8_t* from, int part) {
+    typedef int8_t Narrow __attribute__((vector_size(kLanes)));
+    return __builtin_convertvector(load<Narrow>(from + part * kLanes), Ints);
   }
-  static Ints add(Ints sum, Block weights, const char* row) {
-    sum += weights.first * __builtin_convertvector(load<Short>(row), Ints);
-    return sum + weights.second * __builtin_convertvector(load<Short>(row + 2 * kLanes), Ints);
+  template <bool>
+  static Part row(const char* from, int part) {
+    typedef int16_t Short __attribute__((vector_size(2 * kLanes)));
+    return __builtin_convertvector(load<Short>(from + part * 2 * kLanes), Ints);
   }
+  template <bool>
+  static Ints add(Ints sum, Part weights, Part row) { return sum + weights * row; }
 #endif
   typedef Ints Sum;
   static constexpr int kBlock = 2 * kLanes;
@@ -242,31 +334,32 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
   constexpr int kSecondLevel = 2, kSoon = 1024;
   // Blocks of one line of memory.
   constexpr int kStep = kBlockBytes < 64 ? 64 / kBlockBytes : 1;
+  constexpr bool kFull = Outs * Rows > 8;
   typename Type::Sum sums[Outs][Rows] = {};
   const char* rows[Rows];
   for (int t = 0; t < Rows; ++t) rows[t] = static_cast<const char*>(packed[t]) + Type::kHeader;
   const int64_t blocks = inner / Type::kBlock;
-  // What is used twice stays in registers: rows if they are few, weights otherwise.
-  const auto add_block = [&](int64_t block) __attribute__((always_inline)) {
-    const auto weights_of = [&](int o) { return Type::weights(weight + o * inner + block * Type::kBlock); };
-    const auto add = [&](int o, int t, typename Type::Block weights) {
-      sums[o][t] = Type::add(sums[o][t], weights, rows[t] + block * Type::kPackedBlock);
-    };
-    if constexpr (Outs >= Rows) {
-#pragma GCC unroll 8
-      for (int o = 0; o < Outs; ++o) {
-        const typename Type::Block weights = weights_of(o);
-        for (int t = 0; t < Rows; ++t) add(o, t, weights);
+  // What is used more often stays in registers: rows, where there are no more of them than outputs.
+  const auto add_block = [&](int64_t block) LYNX_INLINE {
+    unrolled<Type::kParts>([&](int part) LYNX_INLINE {
+      const Weight* from = weight + block * Type::kBlock;
+      const int64_t at = block * Type::kPackedBlock;
+      if constexpr (Outs >= Rows) {
+        typename Type::Part held[Rows];
+        unrolled<Rows>([&](int t) LYNX_INLINE { held[t] = Type::template row<kFull>(rows[t] + at, part); });
+        unrolled<Outs>([&](int o) LYNX_INLINE {
+          const typename Type::Part weights = Type::template weights<kFull>(from + o * inner, part);
+          unrolled<Rows>([&](int t) LYNX_INLINE { sums[o][t] = Type::template add<kFull>(sums[o][t], weights, held[t]); });
+        });
+      } else {
+        typename Type::Part held[Outs];
+        unrolled<Outs>([&](int o) LYNX_INLINE { held[o] = Type::template weights<kFull>(from + o * inner, part); });
+        unrolled<Rows>([&](int t) LYNX_INLINE {
+          const typename Type::Part row = Type::template row<kFull>(rows[t] + at, part);
+          unrolled<Outs>([&](int o) LYNX_INLINE { sums[o][t] = Type::template add<kFull>(sums[o][t], held[o], row); });
+        });
       }
-    } else {
-      typename Type::Block weights[Outs];
-#pragma GCC unroll 8
-      for (int o = 0; o < Outs; ++o) weights[o] = weights_of(o);
-#pragma GCC unroll 8
-      for (int t = 0; t < Rows; ++t) {
-        for (int o = 0; o < Outs; ++o) add(o, t, weights[o]);
-      }
-    }
+    });
   };
   int64_t block = 0;
   int wait = fetch.turn;
@@ -283,39 +376,47 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
         __builtin_prefetch(weight + o * inner + block * Type::kBlock + kSoon / sizeof(Weight));
       }
     }
-#pragma GCC unroll 8
-    for (int step = 0; step < kStep; ++step) add_block(block + step);
+    unrolled<kStep>([&](int step) LYNX_INLINE { add_block(block + step); });
   }
   for (; block < blocks; ++block) add_block(block);
   if (const int64_t rest = inner % Type::kBlock) {
-    for (int o = 0; o < Outs; ++o) {
+    unrolled<Outs>([&](int o) LYNX_INLINE {
       Weight last[Type::kBlock] = {};
       memcpy(last, weight + o * inner + blocks * Type::kBlock, rest * sizeof(Weight));
-      const typename Type::Block weights = Type::weights(last);
-      for (int t = 0; t < Rows; ++t) sums[o][t] = Type::add(sums[o][t], weights, rows[t] + blocks * Type::kPackedBlock);
-    }
+      unrolled<Type::kParts>([&](int part) LYNX_INLINE {
+        const typename Type::Part weights = Type::template weights<kFull>(last, part);
+        unrolled<Rows>([&](int t) LYNX_INLINE {
+          sums[o][t] = Type::template add<kFull>(
+              sums[o][t], weights, Type::template row<kFull>(rows[t] + blocks * Type::kPackedBlock, part));
+        });
+      });
+    });
   }
-  for (int t = 0; t < Rows; ++t) {
+  unrolled<Rows>([&](int t) LYNX_INLINE {
     float scale = 1;
     if (Type::kHeader) memcpy(&scale, packed[t], 4);
-    for (int o = 0; o < Outs; ++o) {
+    unrolled<Outs>([&](int o) LYNX_INLINE {
       const float product = sum(sums[o][t]);
       y[t * y_stride + o] = Type::kHeader ? product * (scale * scales[o]) : product;
-    }
-  }
+    });
+  });
 }
 
-// Sums, weights and a row fit the vector registers, of which there are 32 or 16.
-#if defined(__AVX512BF16__)
-constexpr int kMostRows = 6;
-#else
-constexpr int kMostRows = 5;
-#endif
 constexpr int kOuts = 4;
+
+// How rows are taken: sums, weights and rows of a tile fit the vector registers, of which there are 32 or 16.
 #if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kMostRows = 6;
 constexpr int outs_of(int) { return kOuts; }
+constexpr int64_t groups_of(int64_t rows) { return (rows + kMostRows - 1) / kMostRows; }
+// Evenly, so that no group is of one row and reads the weights for that alone.
+constexpr int64_t take_of(int64_t left, int64_t groups) { return (left + groups - 1) / groups; }
 #else
+constexpr int kMostRows = 4;
 constexpr int outs_of(int rows) { return rows <= 3 ? kOuts : 2; }
+// In threes, which need the fewest loads; the last are two, three or four.
+constexpr int64_t groups_of(int64_t rows) { return rows < 3 ? 1 : (rows + 1) / 3; }
+constexpr int64_t take_of(int64_t left, int64_t groups) { return groups > 1 ? 3 : left; }
 #endif
 
 // `Most` outputs of Rows rows, or one.
@@ -338,8 +439,8 @@ inline void row_group(int take, const typename Type::Weight* weight, const float
     case 2: return columns<Type, Most, 2, First>(weight, scales, packed, inner, y, y_stride, fetch);
     case 3: return columns<Type, Most, 3, First>(weight, scales, packed, inner, y, y_stride, fetch);
     case 4: return columns<Type, Most, 4, First>(weight, scales, packed, inner, y, y_stride, fetch);
+#if defined(__AVX512F__) || defined(__aarch64__)
     case 5: return columns<Type, Most, 5, First>(weight, scales, packed, inner, y, y_stride, fetch);
-#if defined(__AVX512BF16__)
     case 6: return columns<Type, Most, 6, First>(weight, scales, packed, inner, y, y_stride, fetch);
 #endif
   }
@@ -348,10 +449,9 @@ inline void row_group(int take, const typename Type::Weight* weight, const float
 template <class Type, int Most>
 inline void tiles(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t rows,
                   int64_t inner, float* y, int64_t y_stride, const char* ahead) {
-  const int all = (int)((rows + kMostRows - 1) / kMostRows);
+  const int all = (int)groups_of(rows);
   for (int64_t t = 0, group = 0; group < all; ++group) {
-    // Evenly, so that no group is of one row and reads the weights for that alone.
-    const int take = (int)((rows - t + all - group - 1) / (all - group));
+    const int take = (int)take_of(rows - t, all - group);
     float* to = y + t * y_stride;
     const Fetch fetch = {ahead, (int)group, all};
     if (t == 0) row_group<Type, Most, true>(take, weight, scales, packed, inner, to, y_stride, fetch);

@@ -1,13 +1,11 @@
 #include "read_bandwidth.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 
+#include "pages.h"
 #include "threads.h"
 
 namespace lynx {
@@ -34,24 +32,17 @@ uint64_t sum_of(const char* part) {
 }  // namespace
 
 double read_bandwidth(int64_t bytes, int passes) {
-  constexpr size_t kHugePage = 2 << 20;
   const int64_t parts = std::max<int64_t>(1, bytes / kPart);
-  const size_t size = (static_cast<size_t>(parts) * kPart + kHugePage - 1) / kHugePage * kHugePage;
-  char* memory = static_cast<char*>(std::aligned_alloc(kHugePage, size));
-  if (memory == nullptr) return 0;
-#if defined(MADV_HUGEPAGE)
-  madvise(memory, size, MADV_HUGEPAGE);
-#endif
-  parallel(parts, [&](int64_t part, int64_t) { std::memset(memory + part * kPart, static_cast<int>(part), kPart); });
+  const Pages memory(parts * kPart);
+  if (memory.data() == nullptr) return 0;
   double best = 0;
   std::atomic<uint64_t> used{0};
   for (int pass = 0; pass < passes; ++pass) {
     const auto start = std::chrono::steady_clock::now();
-    parallel(parts, [&](int64_t part, int64_t) { used += sum_of(memory + part * kPart); });
+    parallel(parts, [&](int64_t part, int64_t) { used += sum_of(memory.data() + part * kPart); });
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     best = std::max(best, static_cast<double>(parts * kPart) / seconds.count());
   }
-  std::free(memory);
   // Depends on what was read, so that reading cannot be left out.
   return used == 1 ? 0 : best;
 }
