@@ -15,7 +15,8 @@ def in_huge_pages(array: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*s
   """
   if array.nbytes < _PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
     return array
-  memory = mmap.mmap(-1, array.nbytes + _PAGE)
+  # Private, as Python's default is not: shared memory has huge pages only where an administrator has allowed them.
+  memory = mmap.mmap(-1, array.nbytes + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
   try:
     memory.madvise(mmap.MADV_HUGEPAGE)
   except OSError:  # a kernel without them
