@@ -412,7 +412,6 @@ constexpr int64_t groups_of(int64_t rows) { return (rows + kMostRows - 1) / kMos
 // Evenly, so that no group is of one row and reads the weights for that alone.
 constexpr int64_t take_of(int64_t left, int64_t groups) { return (left + groups - 1) / groups; }
 #else
-constexpr int kMostRows = 4;
 constexpr int outs_of(int rows) { return rows <= 3 ? kOuts : 2; }
 // In threes, which need the fewest loads; the last are two, three or four.
 constexpr int64_t groups_of(int64_t rows) { return rows < 3 ? 1 : (rows + 1) / 3; }
