@@ -1,6 +1,7 @@
 """The weights of a converted directory: one Orbax checkpoint, a flat dictionary of parameters by path."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.rules import Shapes, aligned_empty
+from checkpoints_convert.rules import Shapes
+from pallas_kernels.huge_pages import aligned_empty
 
 WEIGHTS = "weights"
 
@@ -60,12 +62,12 @@ def _metadata(directory: Path) -> dict[str, Any]:
 
 
 def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[str, np.ndarray]]:
-  """Every parameter once, each in the dtype that `dtypes` gives it."""
+  """Every parameter once, each in the dtype that `dtypes` gives it: the largest first, while little is held."""
   import orbax.checkpoint as ocp
 
   metadata = _metadata(directory)
   with ocp.PyTreeCheckpointer() as checkpointer:
-    for group in _groups(shapes, dtypes):
+    for group in _groups(dict(sorted(shapes.items(), key=lambda entry: -math.prod(entry[1]))), dtypes):
       arguments = ocp.args.PyTreeRestore(
         item={path: metadata[path] for path in group},
         restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtypes[path]) for path in group},
@@ -83,7 +85,7 @@ def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Ite
 
 
 def _groups(shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[list[str]]:
-  ends = itertools.accumulate(int(np.prod(shape)) * dtypes[path].itemsize for path, shape in shapes.items())
+  ends = itertools.accumulate(math.prod(shape) * dtypes[path].itemsize for path, shape in shapes.items())
   grouped = itertools.groupby(zip(shapes, ends, strict=True), key=lambda entry: entry[1] // _GROUP_BYTES)
   for _, entries in grouped:
     yield [path for path, _ in entries]

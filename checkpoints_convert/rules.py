@@ -14,13 +14,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
+from pallas_kernels.huge_pages import aligned_empty
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[str, Shape]
 Layout: TypeAlias = "str | Stack | Join | Fold | Transpose | Merge | Interleave"
 
-# jaxlib uses host memory in place, without a copy, where it starts at a multiple of this many bytes.
-_ALIGNMENT = 64
 _NAMES_SHOWN = 4
 
 
@@ -315,12 +314,3 @@ def carry(
     array = aligned_empty(part.shape, dtype)
     part.copy_to(array)
     yield part.name, array
-
-
-def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
-  """Uninitialised memory that a JAX array on the CPU can take over without a copy."""
-  dtype = np.dtype(dtype)
-  size = int(np.prod(shape)) * dtype.itemsize
-  buffer = np.empty(size + _ALIGNMENT, np.uint8)
-  start = -buffer.ctypes.data % _ALIGNMENT
-  return buffer[start : start + size].view(dtype).reshape(shape)

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import functools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from checkpoints_convert.readers import (
   common_dtype,
   read_json,
 )
-from checkpoints_convert.rules import carry, check, describe, duplicates, names, only_rules, source_shapes
+from checkpoints_convert.rules import Rule, carry, check, describe, duplicates, names, only_rules, source_shapes
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.spec import DecoderSpec
 
@@ -91,11 +92,14 @@ class HubSource(Source):
     return {describe(rule.target): describe(rule.source) for rule in only_rules(self.table)}
 
   def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """Every parameter once, filled tensor by tensor."""
+    """Every parameter once, filled tensor by tensor: those of the largest tensors first, while little is held."""
     self._check_duplicates()
-    for rule in only_rules(self.table):
+    for rule in sorted(only_rules(self.table), key=self._largest_tensor, reverse=True):
       wanted = self._dtype_of(rule.target, dtype) if isinstance(rule.target, str) else dtype
       yield from carry(rule, self.shapes, functools.partial(self._tensors.read, dtype=wanted), wanted)
+
+  def _largest_tensor(self, rule: Rule) -> int:
+    return max(math.prod(self._tensors.shapes[name]) for name in names(rule.source))
 
   def _check_duplicates(self) -> None:
     read = functools.partial(self._tensors.read, dtype=DTYPES["F32"])

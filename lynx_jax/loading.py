@@ -15,7 +15,6 @@ from lynx_jax.models.int8 import check_weights, is_int8
 from lynx_jax.models.params import Params
 from lynx_jax.tokenizer import Tokenizer
 from pallas_kernels import Int8Weight, quantize, stored_experts
-from pallas_kernels.huge_pages import in_huge_pages
 
 _EXPERT_WEIGHTS = (".ffn.gate_up", ".ffn.down")
 
@@ -77,7 +76,4 @@ def _int8(name: str, array: np.ndarray) -> Int8Weight:
 def _to_device(name: str, array: np.ndarray) -> jax.Array:
   if name.endswith(_EXPERT_WEIGHTS) and array.ndim == 3:
     array = stored_experts(array, jax.default_backend())
-  if jax.default_backend() == "cpu":
-    # device_put takes such a buffer over without a copy.
-    array = in_huge_pages(array)
   return jax.device_put(array)

@@ -1,28 +1,43 @@
-"""Arrays in 2 MB pages, which the CPU reads faster: fewer of its accesses wait for a page's address."""
+"""Memory for large arrays in 2 MB pages, which the CPU reads faster: fewer accesses wait for a page's address."""
 
+import math
 import mmap
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped
+from numpy.typing import DTypeLike
 
+# jaxlib uses host memory in place, without a copy, where it starts at a multiple of this many bytes.
+_ALIGNMENT = 64
 _PAGE = 2 << 20
 
 
-def in_huge_pages(array: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
-  """`array` copied to where Linux may back it by huge pages; as it is where it is small or that cannot be had.
+def aligned_empty(shape: Sequence[int], dtype: DTypeLike) -> Shaped[np.ndarray, "*shape"]:
+  """An uninitialised array that `jax.device_put` takes over on the CPU without a copy.
 
-  The copy begins at a multiple of 2 MB, so `jax.device_put` takes it over on the CPU and copies no more.
+  From 2 MB on it begins at a multiple of 2 MB, where Linux may back it by huge pages, and goes back to the system
+  when it is let go of.
   """
-  if array.nbytes < _PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-    return array
+  dtype = np.dtype(dtype)
+  size = math.prod(shape) * dtype.itemsize
+  alignment = _ALIGNMENT if size < _PAGE else _PAGE
+  buffer = _small(size + alignment) if size < _PAGE else _large(size + alignment)
+  start = -buffer.ctypes.data % alignment
+  return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _small(size: int) -> Shaped[np.ndarray, "bytes"]:
+  return np.empty(size, np.uint8)
+
+
+def _large(size: int) -> Shaped[np.ndarray, "bytes"]:
+  if not hasattr(mmap, "MADV_HUGEPAGE"):
+    return _small(size)
   # Private, as Python's default is not: shared memory has huge pages only where an administrator has allowed them.
-  memory = mmap.mmap(-1, array.nbytes + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+  memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
   try:
     memory.madvise(mmap.MADV_HUGEPAGE)
   except OSError:  # a kernel without them
-    return array
-  whole = np.frombuffer(memory, np.uint8)
-  start = -whole.ctypes.data % _PAGE
-  copy = whole[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-  copy[...] = array
-  return copy
+    return _small(size)
+  return np.frombuffer(memory, np.uint8)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int8, Num
 
 from pallas_kernels.bfloat16_bits import from_bits, take_rows
+from pallas_kernels.huge_pages import aligned_empty
 
 LARGEST = 127
 # Elements taken at a time, so that their float32 copies stay in the processor's cache.
@@ -53,7 +54,7 @@ def quantize(weight: Num[np.ndarray, "*stack O I"]) -> Int8Weight:
   """
   *stack, outs, inner = weight.shape
   rows = weight.reshape(-1, inner)
-  values, scales = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+  values, scales = aligned_empty(rows.shape, np.int8), aligned_empty((len(rows),), np.float32)
   step = max(1, _BLOCK // max(1, inner))
   for start in range(0, len(rows), step):
     block = rows[start : start + step].astype(np.float32)

@@ -15,11 +15,11 @@ import lynx_jax
 from checkpoints_convert import convert
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.parameters import by_path
-from checkpoints_convert.rules import aligned_empty
 from lynx_jax import loading
 from lynx_jax.bench import random_checkpoint
 from lynx_jax.bench.load_memory import load_memory
 from lynx_jax.models.decoder import abstract_decoder
+from pallas_kernels.huge_pages import aligned_empty
 from tests.checkpoints_convert.tampering import copied, with_tensors
 from tests.families.cases import MIXTRAL, OLMOE, QWEN3_MOE, checkpoint, reference
 
@@ -192,9 +192,11 @@ def sizeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
   return path
 
 
-@pytest.mark.parametrize(("converted", "dtype"), [(False, ""), (False, "float32"), (True, "")])
+@pytest.mark.parametrize(
+  ("converted", "dtype", "most"), [(False, "", 1.1), (False, "float32", 1.1), (False, "float16", 1.1), (True, "", 1.3)]
+)
 def test_the_host_never_holds_the_model_twice(
-  sizeable: Path, tmp_path: Path, converted: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+  sizeable: Path, tmp_path: Path, converted: bool, dtype: str, most: float, monkeypatch: pytest.MonkeyPatch
 ):
   if converted:
     convert(sizeable, tmp_path / "out")
@@ -202,7 +204,7 @@ def test_the_host_never_holds_the_model_twice(
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
   found = load_memory(tmp_path / "out" if converted else sizeable, dtype)
   assert found.weights > 200e6
-  assert 0.9 < found.ratio < 1.3
+  assert 0.9 < found.ratio < most
 
 
 def test_the_measurement_sees_a_model_that_is_held_twice(sizeable: Path):

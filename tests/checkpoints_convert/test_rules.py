@@ -21,7 +21,6 @@ from checkpoints_convert.rules import (
   Rule,
   Stack,
   Transpose,
-  aligned_empty,
   carry,
   check,
   describe,
@@ -253,12 +252,3 @@ def test_a_layout_is_described_in_a_line():
   assert describe(Merge("a", 4)) == "a cut into 4"
   layout = Stack((Join(("a", Transpose("b")), axis=1), Join(("c", "d"), axis=1)))
   assert describe(layout) == "stack of 2 such as join along axis 1 of (a, transpose of b)"
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_memory_is_aligned_for_jax(dtype):
-  array = aligned_empty((3, 5), np.dtype(dtype))
-  assert array.shape == (3, 5)
-  assert array.ctypes.data % 64 == 0
-  assert array.flags.c_contiguous
-  assert array.flags.writeable

@@ -1,12 +1,14 @@
-"""Where arrays are copied to, as the kernel describes its own mappings."""
+"""Where large arrays lie, as the kernel describes its own mappings, and that JAX takes them as they are."""
 
 import mmap
 from pathlib import Path
 
+import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
-from pallas_kernels.huge_pages import in_huge_pages
+from pallas_kernels.huge_pages import aligned_empty
 
 SMAPS = Path("/proc/self/smaps")
 needs_smaps = pytest.mark.skipif(
@@ -29,16 +31,34 @@ def flags_of(address: int) -> set[str]:
 
 @needs_smaps
 def test_a_large_array_lies_in_private_memory_that_may_have_huge_pages():
-  array = np.arange(3 << 20, dtype=np.int32)
-  copy = in_huge_pages(array)
-  np.testing.assert_array_equal(copy, array)
-  assert copy.ctypes.data % (2 << 20) == 0
-  flags = flags_of(copy.ctypes.data)
+  array = aligned_empty((3 << 20,), np.int32)
+  assert array.ctypes.data % (2 << 20) == 0
+  flags = flags_of(array.ctypes.data)
   # hg: advised; sh would be shared memory, which has none by default.
   assert "hg" in flags
   assert "sh" not in flags
 
 
-def test_a_small_array_stays_where_it_is():
-  array = np.zeros(1000, np.float32)
-  assert in_huge_pages(array) is array
+@pytest.mark.parametrize("shape", [(), (0,), (3, 5), (1 << 19,), (3, 1 << 18)])
+@pytest.mark.parametrize("dtype", [np.float16, np.dtype(ml_dtypes.bfloat16), "int32"])
+def test_an_array_is_whole_and_jax_takes_it_over(shape, dtype):
+  array = aligned_empty(shape, dtype)
+  assert array.shape == shape
+  assert array.dtype == np.dtype(dtype)
+  assert array.flags.c_contiguous
+  assert array.flags.writeable
+  array[...] = 1
+  placed = jax.device_put(array, jax.devices("cpu")[0])
+  np.testing.assert_array_equal(np.asarray(placed), np.ones(shape, dtype))
+  if array.size:
+    assert placed.unsafe_buffer_pointer() == array.ctypes.data
+
+
+@needs_smaps
+def test_a_large_array_goes_back_to_the_system():
+  array = aligned_empty((3 << 20,), np.int32)
+  address = array.ctypes.data
+  assert flags_of(address)
+  del array
+  with pytest.raises(AssertionError, match="no mapping"):
+    flags_of(address)
