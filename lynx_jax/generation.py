@@ -200,7 +200,7 @@ class _Batch:
         continue
       if finish[index] == Finish.NOT_FINITE:
         raise FloatingPointError(
-          f"prompt {index}: the model's logits are NaN at new token {generated[index] - 1}: "
+          f"prompt {index}: the model's logits are not finite at new token {generated[index] - 1}: "
           f"the weights are damaged, or overflow in their dtype"
         )
       row.extend(output[index, len(row.token_ids) : generated[index]].tolist(), _REASONS.get(finish[index]))

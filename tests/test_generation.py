@@ -148,5 +148,5 @@ def test_bad_options_are_named(options, message):
 def test_nan_logits_are_an_error_that_names_the_prompt():
   params = small_params()
   broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params.decoder)
-  with pytest.raises(FloatingPointError, match="prompt 0: the model's logits are NaN at new token 0"):
+  with pytest.raises(FloatingPointError, match="prompt 0: the model's logits are not finite at new token 0"):
     lynx_jax.generate(dataclasses.replace(params, decoder=broken), [[1, 2]])

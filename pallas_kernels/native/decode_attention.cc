@@ -5,19 +5,44 @@
 namespace lynx {
 namespace {
 
-// The queries that share one row's group of keys: keys are the rows of a weight, and queries the packed rows.
-void attend(const InstructionSet& set, const DecodeAttention& op, int64_t row, int64_t group) {
-  const int64_t width = op.head_dim, rest = op.heads / op.groups;
-  const int64_t end = std::clamp<int64_t>(op.positions[row] + 1, 0, op.capacity);
-  int64_t first = op.window > 0 ? std::clamp<int64_t>(op.positions[row] + 1 - op.window, 0, end) : 0;
-  if (op.chunk > 0) first = std::clamp<int64_t>(op.positions[row] / op.chunk * op.chunk, first, end);
-  const int64_t seen = end - first, first_head = row * op.heads + group * rest;
+// Rows' groups of keys that a thread takes at a time.
+constexpr int64_t kGrain = 4;
+// Of a group's keys, and of its values, what is asked for before they are needed: the rest of more comes in the order of
+// its addresses, which the hardware foresees.
+constexpr int64_t kMostAhead = 16384;
+
+// What the queries of one row that share a group of keys see of the cache.
+struct Seen {
+  int64_t count;
+  const char *keys, *values;
+};
+
+Seen seen_by(const DecodeAttention& op, int64_t item) {
+  const int64_t position = op.positions[item / op.groups];
+  const int64_t end = std::clamp<int64_t>(position + 1, 0, op.capacity);
+  int64_t first = op.window > 0 ? std::clamp<int64_t>(position + 1 - op.window, 0, end) : 0;
+  if (op.chunk > 0) first = std::clamp<int64_t>(position / op.chunk * op.chunk, first, end);
+  const int64_t at = (item * op.capacity + first) * op.head_dim * op.key.bytes();
+  return {end - first, static_cast<const char*>(op.key.data) + at, static_cast<const char*>(op.value.data) + at};
+}
+
+void fetch(const Seen& seen, int64_t row_bytes) {
+  for (int64_t at = 0; at < std::min(seen.count * row_bytes, kMostAhead); at += 64) {
+    __builtin_prefetch(seen.keys + at);
+    __builtin_prefetch(seen.values + at);
+  }
+}
+
+// Keys are the rows of a weight, and queries the packed rows.
+void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, const Seen& seen) {
+  const int64_t width = op.head_dim, rest = op.heads / op.groups, count = seen.count;
+  const int64_t group = item % op.groups, first_head = item * rest;
   const WeightType type = op.key.narrow ? WeightType::kBfloat16 : WeightType::kFloat32;
   const Products& products = set.products[static_cast<int>(type)];
   const int64_t bytes = products.packed_bytes(width);
   static thread_local Scratch scratch, packed_scratch, pointers;
-  float* scores = scratch.get<float>(rest * seen + width);
-  float* values = scores + rest * seen;
+  float* scores = scratch.get<float>(rest * count + width);
+  float* values = scores + rest * count;
   char* packed = packed_scratch.get<char>(rest * bytes);
   const void** queries = pointers.get<const void*>(rest);
   for (int64_t r = 0; r < rest; ++r) {
@@ -25,22 +50,19 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t row, i
     products.pack(values, width, packed + r * bytes);
     queries[r] = packed + r * bytes;
   }
-  const int64_t at = ((row * op.groups + group) * op.capacity + first) * width;
-  const int64_t size = weight_bytes(type);
-  const char* keys = static_cast<const char*>(op.key.data) + at * size;
-  products.multiply(keys, seen, nullptr, queries, rest, width, scores, seen, nullptr);
+  products.multiply(seen.keys, count, nullptr, queries, rest, width, scores, count, nullptr);
   for (int64_t r = 0; r < rest; ++r) {
-    float* own = scores + r * seen;
+    float* own = scores + r * count;
     const float sink = op.sinks == nullptr ? -INFINITY : op.sinks[group * rest + r];
     float top = sink;
-    for (int64_t c = 0; c < seen; ++c) {
+    for (int64_t c = 0; c < count; ++c) {
       own[c] *= op.scale;
       top = std::fmax(top, own[c]);
     }
-    float total = set.exponentials(own, seen, top);
+    float total = set.exponentials(own, count, top);
     if (op.sinks != nullptr) total += std::exp(sink - top);
     std::memset(values, 0, 4 * width);
-    set.add_rows(static_cast<const char*>(op.value.data) + at * size, op.value.narrow, seen, width, own, values);
+    set.add_rows(seen.values, op.value.narrow, count, width, own, values);
     for (int64_t i = 0; i < width; ++i) values[i] /= total;
     op.mixed.write(set, (first_head + r) * width, width, values);
   }
@@ -49,7 +71,18 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t row, i
 }  // namespace
 
 void decode_attention(const InstructionSet& set, const DecodeAttention& op) {
-  for_each(op.batch * op.groups, 4, [&](int64_t item) { attend(set, op, item / op.groups, item % op.groups); });
+  const int64_t items = op.batch * op.groups, row_bytes = op.head_dim * op.key.bytes();
+  parallel((items + kGrain - 1) / kGrain, [&](int64_t chunk, int64_t following) {
+    Seen seen = seen_by(op, chunk * kGrain);
+    fetch(seen, row_bytes);
+    for (int64_t item = chunk * kGrain, end = std::min(items, item + kGrain); item < end; ++item) {
+      const int64_t then = item + 1 < end ? item + 1 : following < 0 ? item : following * kGrain;
+      const Seen next = seen_by(op, then);
+      if (then != item) fetch(next, row_bytes);
+      attend(set, op, item, seen);
+      seen = next;
+    }
+  });
 }
 
 }  // namespace lynx

@@ -59,6 +59,21 @@ inline uint32_t as_bits(float value) {
   return bits;
 }
 
+// Runs `body` over whole vectors, and over one more that is filled up with zeros.
+template <class Body>
+inline void for_vectors(int64_t count, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, (int)kLanes);
+  if (i < count) body(i, (int)(count - i));
+}
+
+inline Floats load_some(const float* from, int count) {
+  if (count == kLanes) return load<Floats>(from);
+  Floats vector = {};
+  memcpy(&vector, from, 4 * count);
+  return vector;
+}
+
 inline Bits round_to_bfloat16(Floats x) {
   const Bits bits = (Bits)x;
   const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
@@ -198,10 +213,19 @@ struct Bfloat16 {
     return add_in_order<Full>(sum, weights, row);
   }
   static void pack(const float* row, int64_t inner, char* packed) {
-    for (int64_t i = 0; i < inner; ++i) {
-      const float rounded = as_float((uint32_t)round_to_bfloat16(row[i]) << 16);
-      const int64_t place = i / kBlock * kBlock + i % 2 * kLanes + i % kBlock / 2;
-      memcpy(packed + 4 * place, &rounded, 4);
+    // Bits lie in the second half, until the blocks, which are twice as wide, come to where they have been read.
+    const int64_t blocks = inner / kBlock;
+    char* bits = packed + blocks * kPackedBlock / 2;
+    narrow(row, blocks * kBlock, reinterpret_cast<uint16_t*>(bits));
+    for (int64_t block = 0; block < blocks; ++block) {
+      const Bits both = load<Bits>(bits + block * 2 * kBlock);
+      store(packed + block * kPackedBlock, both << 16);
+      store(packed + block * kPackedBlock + kPackedBlock / 2, both & 0xffff0000u);
+    }
+    char* last = packed + blocks * kPackedBlock;
+    for (int64_t i = 0; i < inner % kBlock; ++i) {
+      const float rounded = as_float((uint32_t)round_to_bfloat16(row[blocks * kBlock + i]) << 16);
+      memcpy(last + 4 * (i % 2 * kLanes + i / 2), &rounded, 4);
     }
   }
 };
@@ -283,22 +307,31 @@ struct Int8 {
     const int64_t blocks = (inner + kBlock - 1) / kBlock;
     const int64_t bound = 0x7fffffff / (2 * 127 * blocks);
     const float most = bound < 32767 ? (float)bound : 32767.0f;
+    Floats sizes = {};
+    Ints numbers = Ints{} - 1;
+    for_vectors(inner, [&](int64_t i, int some) {
+      const Floats x = load_some(row + i, some), size = (Floats)((Bits)x & 0x7fffffffu);
+      sizes = size > sizes ? size : sizes;
+      numbers &= x - x == 0.0f;
+    });
     float largest = 0;
     bool finite = true;
-    for (int64_t i = 0; i < inner; ++i) {
-      const float size = as_float(as_bits(row[i]) & 0x7fffffffu);
-      largest = size > largest ? size : largest;
-      finite &= size - size == 0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      largest = sizes[lane] > largest ? sizes[lane] : largest;
+      finite &= numbers[lane] != 0;
     }
     // A row that is not finite gives NaN.
     const float scale = finite ? largest / most : as_float(0x7fc00000u);
     const float factor = finite && largest > 0 ? most / largest : 0;
     memcpy(packed, &scale, 4);
-    int16_t* to = reinterpret_cast<int16_t*>(packed + kHeader);
-    for (int64_t i = 0; finite && i < inner; ++i) {
-      const float scaled = row[i] * factor;
-      to[i] = (int16_t)(scaled + (scaled < 0 ? -0.5f : 0.5f));
-    }
+    if (!finite) return;
+    typedef int16_t Shorts __attribute__((vector_size(2 * kLanes)));
+    for_vectors(inner, [&](int64_t i, int some) {
+      const Floats scaled = load_some(row + i, some) * factor;
+      const Floats half = scaled < 0.0f ? Floats{} - 0.5f : Floats{} + 0.5f;
+      const Shorts whole = __builtin_convertvector(__builtin_convertvector(scaled + half, Ints), Shorts);
+      memcpy(packed + kHeader + 2 * i, &whole, 2 * some);
+    });
   }
 };
 
@@ -494,21 +527,6 @@ inline Floats exponential(Floats x) {
   p = p * r * r + r + 1.0f;
   const Bits power = ((Bits)shifted << 23) + 0x3f800000u;
   return p * (Floats)power;
-}
-
-// Runs `body` over whole vectors, and over one more that is filled up with zeros.
-template <class Body>
-inline void for_vectors(int64_t count, const Body& body) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) body(i, (int)kLanes);
-  if (i < count) body(i, (int)(count - i));
-}
-
-inline Floats load_some(const float* from, int count) {
-  if (count == kLanes) return load<Floats>(from);
-  Floats vector = {};
-  memcpy(&vector, from, 4 * count);
-  return vector;
 }
 
 void swiglu(const float* gate, const float* up, int64_t count, Activation activation, float* out) {

@@ -43,6 +43,7 @@ struct Rows {
   void* data;
   bool narrow;
 
+  int64_t bytes() const { return narrow ? 2 : 4; }
   void read(const InstructionSet& set, int64_t at, int64_t count, float* out) const {
     if (narrow) set.widen(static_cast<const uint16_t*>(data) + at, count, out);
     else std::memcpy(out, static_cast<const float*>(data) + at, 4 * count);

@@ -146,6 +146,16 @@ def test_nan_logits_end_a_row_as_not_finite(prompts):
   assert set(state.finish.tolist()) == {Finish.NOT_FINITE}
 
 
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("token", [0, 17, VOCAB - 1])
+def test_one_logit_that_is_not_finite_ends_its_rows(prompts, value, token):
+  params = jax.tree.map(lambda leaf: leaf, small_params())
+  head = params.decoder.head
+  head[...] = head[...].at[token].set(value)
+  state = _prefill(params, *padded(prompts), CAPACITY)
+  assert set(state.finish.tolist()) == {Finish.NOT_FINITE}
+
+
 def test_prefill_refuses_a_cache_smaller_than_the_prompts(prompts):
   with pytest.raises(ValueError, match="capacity is 8 positions, fewer than the 16"):
     prefill(small_params(), *padded(prompts), 8)
