@@ -9,8 +9,8 @@
 `--form coarse` trains 8 experts of which a token runs 2, in Mixtral's form, each as wide as two of the fine ones: a
 token uses as many weights as before, of half as many.
 A run that was stopped continues exactly where its last checkpoint stands: a batch is a pure function of the step.
-The rate is held after its warm-up and falls only over the last fifth of `--steps`; the checkpoint from before the
-fall is kept, so that a longer run can start from it (`--steps` larger, the same `--run`).
+The rate is held after its warm-up and falls only over the last fifth of `--steps`. The checkpoint from before the fall is
+kept, and a longer run (`--steps` larger, the same `--run`) goes on from there, as if it had been longer from the start.
 """
 
 import argparse
@@ -195,6 +195,16 @@ def start(manager: ocp.CheckpointManager, spec: DecoderSpec, training: Training,
   return step, jax.tree.unflatten(structure, saved)
 
 
+def take_back_the_fall(manager: ocp.CheckpointManager, run: Path, steps: int) -> None:
+  """Deletes the checkpoints of a shorter run whose rate had begun to fall, if there is one from before."""
+  noted = run / "steps.json"
+  fall = decay_start(json.loads(noted.read_text())["steps"]) if noted.exists() else None
+  if fall is not None and fall < decay_start(steps) and min(manager.all_steps(), default=steps) <= fall:
+    for step in [step for step in manager.all_steps() if step > fall]:
+      manager.delete(step)
+  write_json(noted, {"steps": steps})
+
+
 def _fresh(spec: DecoderSpec, training: Training, steps: int) -> tuple[Decoder, Any]:
   decoder = Decoder(spec, rngs=nnx.Rngs(training.seed))
   return decoder, optimizer(training, steps).init(cast(Any, decoder))
@@ -221,6 +231,7 @@ def train(
   sampler = Sampler(np.load(corpus / "tokens_train.npy"), training.batch, training.length, seed=training.seed)
   valid = Sampler(np.load(corpus / "tokens_valid.npy"), training.batch, training.length, seed=0)
   manager = checkpoints(run, steps)
+  take_back_the_fall(manager, run, steps)
   first, (decoder, state) = start(manager, spec, training, steps)
   log = Log(run / "log.jsonl", first)
   begin = time.monotonic()

@@ -44,16 +44,22 @@ def promotions():
 
 
 @pytest.mark.slow
-def test_a_stopped_run_continues_to_the_bit(corpus, tmp_path):
-  train(corpus, tmp_path / "whole", 4, "--export", str(tmp_path / "whole_hf"))
-  train(corpus, tmp_path / "parts", 4, "--minutes", "0")
-  saved = sorted(int(path.name) for path in (tmp_path / "parts" / "checkpoints").iterdir())
-  assert saved == [1]
-  train(corpus, tmp_path / "parts", 4, "--export", str(tmp_path / "parts_hf"))
+def test_a_stopped_run_and_a_longer_one_continue_to_the_bit(corpus, tmp_path):
+  train(corpus, tmp_path / "whole", 7, "--export", str(tmp_path / "whole_hf"))
+
+  def saved():
+    return {int(path.name) for path in (tmp_path / "parts" / "checkpoints").iterdir()}
+
+  train(corpus, tmp_path / "parts", 5, "--minutes", "0")
+  assert saved() == {1}
+  train(corpus, tmp_path / "parts", 5)
+  assert saved() == {4, 5}
+  # The rate fell after step 4; in a run of seven it does not.
+  train(corpus, tmp_path / "parts", 7, "--export", str(tmp_path / "parts_hf"))
   whole, parts = ((tmp_path / f"{name}_hf" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
   assert whole == parts
   with pytest.raises(ValueError, match=r"was started with .*batch=1.*, not .*batch=2.*choose another --run"):
-    train(corpus, tmp_path / "parts", 4, "--batch", "2")
+    train(corpus, tmp_path / "parts", 7, "--batch", "2")
 
 
 @pytest.mark.slow
