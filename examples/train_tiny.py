@@ -9,8 +9,8 @@
 `--form coarse` trains 8 experts of which a token runs 2, in Mixtral's form, each as wide as two of the fine ones: a
 token uses as many weights as before, of half as many.
 A run that was stopped continues exactly where its last checkpoint stands: a batch is a pure function of the step.
-The rate is held after its warm-up and falls only over the last fifth of `--steps`. The checkpoint from before the fall is
-kept, and a longer run (`--steps` larger, the same `--run`) goes on from there, as if it had been longer from the start.
+The rate is held after its warm-up and falls only over the last fifth of `--steps`. The checkpoint from before the fall
+is kept, and a longer run (`--steps` larger, the same `--run`) goes on from it, as if it had been longer from the start.
 """
 
 import argparse

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
-
 # Logits a block of `likeliest`.
 _BLOCK = 128
 

@@ -143,7 +143,7 @@ def _take_token(state: DecodeState, logits_BV: jax.Array, spec: DecoderSpec) -> 
   full = state.lengths + 1 >= min(state.capacity, spec.context)
   finish = jnp.select(
     [
-      # The sum is zero where all are finite. It is vector code on a CPU; `isnan` and `any` are not, and its `max` loses NaN.
+      # Zero where all are finite. On a CPU a sum is vector code, `isnan` and `any` are not, and `max` loses NaN.
       jnp.isnan((logits_BV - logits_BV).sum(axis=-1)),
       (token[:, None] == requests.stop_ids).any(axis=-1),
       (generated >= requests.max_new_tokens) | full,

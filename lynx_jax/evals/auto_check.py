@@ -4,6 +4,7 @@
       --mix mixed,one-domain,adversarial
 
 The bounds it is held to are `MOST_INCREASE` of cross-entropy and `MOST_DIVERGENCE`, a share of Prune's divergence.
+`--bound` measures the bound that it states itself instead, on weights, at every step and layer.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -19,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lynx_jax
+from lynx_jax.evals.auto_bound import spent_by_auto
 from lynx_jax.evals.bootstrap import Interval
 from lynx_jax.evals.command import MIXES, batches_of
 from lynx_jax.evals.compare import PolicyCost, fewest_within, measure_policies, summarize, times_cheaper
@@ -32,6 +35,8 @@ from lynx_jax.routing import Auto, Prune
 MOST_INCREASE = 0.01
 MOST_DIVERGENCE = 1 / 3
 
+# The policy adds up savings in fixed point, of 23 bits or more.
+_ROUNDING = 1e-5
 _SHARES = (0.1, 0.25, 1.0, 1.5, 2.5)
 
 
@@ -109,6 +114,51 @@ def table(rows: Sequence[AutoCost]) -> Table:
   return found
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BoundSpent:
+  """What `Auto()` spends of the bound that it states.
+
+  Attributes:
+    mix, batch: as in `AutoCost`.
+    steps: layers and steps that were looked at.
+    left_out: mean share of the experts of the model's own routing that are not read.
+    mean, most: loss over what is allowed, of the layers and steps where something is left out.
+    above: layers and steps whose loss is more than is allowed.
+  """
+
+  mix: str
+  batch: int
+  steps: int
+  left_out: float
+  mean: float
+  most: float
+  above: int
+
+
+def check_bound(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]], mix: str) -> BoundSpent:
+  """Measures what `Auto()` loses of its rows' weights at every step and layer, beside what it may."""
+  spent = spent_by_auto(params, batches, Auto())
+  shares = spent.shares
+  return BoundSpent(
+    mix=mix, batch=len(batches[0]), steps=spent.loss.size, left_out=float(spent.saved.mean()),
+    mean=float(shares.mean()) if shares.size else 0.0, most=float(shares.max(initial=0.0)),
+    above=int((spent.loss > spent.allowed + _ROUNDING).sum()),
+  )  # fmt: skip
+
+
+def bound_table(rows: Sequence[BoundSpent]) -> Table:
+  """Markdown, so that it can be pasted."""
+  found = Table(box=box.MARKDOWN)
+  for heading in ("mix", "batch", "layers and steps", "experts left out", "of the bound, mean", "most", "above it"):
+    found.add_column(heading, no_wrap=True)
+  for row in rows:
+    found.add_row(
+      row.mix, str(row.batch), f"{row.steps:,}", f"{row.left_out:.0%}", f"{row.mean:.2f}", f"{row.most:.2f}",
+      str(row.above),
+    )  # fmt: skip
+  return found
+
+
 def _span(interval: Interval, scale: float = 1.0) -> str:
   value, low, high = (scale * x for x in (interval.value, interval.low, interval.high))
   return f"{value:.1f} [{low:.1f}, {high:.1f}]"
@@ -124,18 +174,20 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--windows", type=int, default=8, metavar="N", help="batches a mix and size (default: 8)")
   parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens a row (default: 128)")
   parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as a list of objects")
+  parser.add_argument("--bound", action="store_true", help="measure what Auto spends of the bound that it states")
   args = parser.parse_args(argv)
   params = lynx_jax.load(args.model)
   windows = cut(token_streams(params, read_texts(args.text)), args.length)
-  rows = []
+  rows: list[Any] = []
   for batch in map(int, args.batch.split(",")):
     for mix in args.mix.split(","):
       chosen = batches_of(params, windows, mix, batch, args.windows)
       if not chosen:
         raise SystemExit(f"no {mix} batch of {batch} rows of {args.length} tokens can be made: give more text")
       print(f"{mix}, batch {batch}", file=sys.stderr, flush=True)
-      rows.append(check_auto(params, [windows.tokens[indices] for indices in chosen], mix, lambda done: None))
-  Console(width=220).print(table(rows))
+      batches = [windows.tokens[indices] for indices in chosen]
+      rows.append(check_bound(params, batches, mix) if args.bound else check_auto(params, batches, mix, lambda _: None))
+  Console(width=220).print((bound_table if args.bound else table)(rows))
   if args.json:
     write_json(args.json, [dataclasses.asdict(row) for row in rows])
 

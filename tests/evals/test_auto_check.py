@@ -2,10 +2,13 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lynx_jax.evals import auto_check
+from lynx_jax.evals.auto_bound import spent_by_auto
+from lynx_jax.routing import Auto
 from tests.small_models import random_prompts, small_params
 
 
@@ -28,6 +31,40 @@ def test_it_is_measured_at_each_batch_and_mix(tmp_path, monkeypatch, capsys):
     # With two experts a token Prune has one size, and so no two to read off between.
     assert row["prune"] is None
     assert all(times["low"] <= times["value"] <= times["high"] for times in row["prune_each"].values())
+  assert "| mixed | 4     |" in capsys.readouterr().out
+
+
+class KeepsOne(Auto):
+  """Promises what `Auto` does, and does not keep it."""
+
+  def keep_set(self, scores):
+    return jnp.arange(scores.num_experts) == scores.ids[0, 0]
+
+
+def test_what_is_spent_of_the_bound_is_seen():
+  params = small_params()
+  batches = [np.array(random_prompts([9] * 6, seed=seed), np.int32) for seed in (1, 2)]
+  kept = spent_by_auto(params, batches, Auto(1.5))
+  layers = len(params.spec.moe_layers)
+  assert kept.loss.shape == kept.allowed.shape == kept.saved.shape == (2 * layers * 8,)
+  assert 0 < kept.saved.mean() < 1
+  assert (kept.loss <= kept.allowed + 1e-5).all()
+  assert (kept.loss[kept.allowed == 0] == 0).all()
+  broken = spent_by_auto(params, batches, KeepsOne(0.1))
+  assert broken.shares.max() > 1
+
+
+def test_the_bound_is_tabled_and_written(tmp_path, monkeypatch, capsys):
+  random = small_params()
+  monkeypatch.setattr(auto_check.lynx_jax, "load", lambda path: random)
+  tokens = np.array(random_prompts([9] * 12), np.int32).reshape(-1)
+  monkeypatch.setattr(auto_check, "token_streams", lambda params, texts: {"a": tokens})
+  (tmp_path / "a.txt").write_text("read by nobody")
+  flags = ["--bound", "--batch", "4", "--mix", "mixed", "--windows", "2", "--length", "9"]
+  auto_check.main(["--text", str(tmp_path / "a.txt"), *flags, "--json", str(tmp_path / "found.json")])
+  (row,) = json.loads((tmp_path / "found.json").read_text())
+  assert (row["mix"], row["batch"], row["above"]) == ("mixed", 4, 0)
+  assert 0 < row["mean"] <= row["most"] <= 1
   assert "| mixed | 4     |" in capsys.readouterr().out
 
 
