@@ -23,9 +23,8 @@ from rich.table import Table
 import lynx_jax
 from lynx_jax.evals.auto_bound import spent_by_auto
 from lynx_jax.evals.bootstrap import Interval
-from lynx_jax.evals.command import MIXES, batches_of
 from lynx_jax.evals.compare import PolicyCost, fewest_within, measure_policies, summarize, times_cheaper
-from lynx_jax.evals.mixes import cut
+from lynx_jax.evals.mixes import MIXES, BatchMaker, cut
 from lynx_jax.evals.reading import read_texts, token_streams
 from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
@@ -178,10 +177,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   params = lynx_jax.load(args.model)
   windows = cut(token_streams(params, read_texts(args.text)), args.length)
+  maker = BatchMaker(params, windows)
   rows: list[Any] = []
   for batch in map(int, args.batch.split(",")):
     for mix in args.mix.split(","):
-      chosen = batches_of(params, windows, mix, batch, args.windows)
+      chosen = maker.indices(mix, batch, args.windows)
       if not chosen:
         raise SystemExit(f"no {mix} batch of {batch} rows of {args.length} tokens can be made: give more text")
       print(f"{mix}, batch {batch}", file=sys.stderr, flush=True)

@@ -5,20 +5,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int32
 from rich.table import Table
 
 from lynx_jax.evals.bootstrap import Interval
 from lynx_jax.evals.choices import answer_questions
 from lynx_jax.evals.compare import PolicyCost, measure_policies, summarize
 from lynx_jax.evals.exercises import solve_exercises
-from lynx_jax.evals.mixes import Windows, adversarial, cut, expert_usage, mixed, one_domain
+from lynx_jax.evals.mixes import MIXES, BatchMaker, cut
 from lynx_jax.evals.reading import read_exercises, read_questions, read_texts, token_streams
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, TopK, format_policy
-
-MIXES = ("mixed", "one-domain", "adversarial")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +97,12 @@ def _texts(
   params: Params, evaluation: Evaluation, policies: Sequence[RoutingPolicy], progress: Callable[[str], None]
 ) -> list[dict[str, Any]]:
   windows = cut(token_streams(params, read_texts(evaluation.texts)), evaluation.length)
-  rows = []
+  maker, rows = BatchMaker(params, windows), []
   for batch in evaluation.batches:
     for mix in evaluation.mixes:
       name = f"{mix}, batch {batch}"
       progress(name)
-      batches = batches_of(params, windows, mix, batch, evaluation.windows, seed=evaluation.seed)
+      batches = maker.indices(mix, batch, evaluation.windows, seed=evaluation.seed)
       if not batches:
         raise ValueError(
           f"no {mix} batch of {batch} rows can be made of these texts ({len(windows.tokens)} windows of "
@@ -120,17 +116,6 @@ def _texts(
         named = {"mix": mix, "batch": batch, "batches": len(batches), "policy": format_policy(policy)}
         rows.append(named | dataclasses.asdict(summarize(costs)))
   return rows
-
-
-def batches_of(
-  params: Params, windows: Windows, mix: str, batch: int, count: int, *, seed: int = 0
-) -> list[Int32[np.ndarray, "B"]]:
-  """Indices of the rows of up to `count` batches of a mix."""
-  if mix == "mixed":
-    return mixed(windows, batch, count, seed=seed)
-  if mix == "one-domain":
-    return one_domain(windows, batch, count, seed=seed)
-  return adversarial(windows, expert_usage(params, windows), batch, count, seed=seed)
 
 
 def tables(found: dict[str, list[dict[str, Any]]]) -> list[Table]:

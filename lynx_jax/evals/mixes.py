@@ -1,6 +1,7 @@
 """Which sequences share a batch: of one kind, of all kinds, or as unlike as can be found."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +12,8 @@ from jaxtyping import Float, Int32
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.params import Params
 from lynx_jax.routing.expert_sets import chosen_by_row
+
+MIXES = ("mixed", "one-domain", "adversarial")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,25 @@ def expert_usage(params: Params, windows: Windows, *, rows: int = 16) -> Float[n
   counts = np.concatenate([np.asarray(usage(jnp.asarray(part))) for part in np.split(padded, len(padded) // rows)])
   counts = counts[: len(tokens)]
   return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+class BatchMaker:
+  """Chooses which windows share a batch; runs the model over them once, and only if a mix asks for it."""
+
+  def __init__(self, params: Params, windows: Windows) -> None:
+    self._params, self._windows = params, windows
+
+  @functools.cached_property
+  def _usage(self) -> Float[np.ndarray, "N U"]:
+    return expert_usage(self._params, self._windows)
+
+  def indices(self, mix: str, batch: int, count: int, *, seed: int = 0) -> list[Int32[np.ndarray, "B"]]:
+    """Rows of up to `count` batches of a mix of `MIXES`."""
+    if mix == "mixed":
+      return mixed(self._windows, batch, count, seed=seed)
+    if mix == "one-domain":
+      return one_domain(self._windows, batch, count, seed=seed)
+    return adversarial(self._windows, self._usage, batch, count, seed=seed)
 
 
 def describe(windows: Windows) -> str:

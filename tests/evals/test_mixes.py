@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynx_jax.evals import Windows, adversarial, cut, expert_usage, mixed, one_domain
+from lynx_jax.evals import Windows, adversarial, cut, expert_usage, mixed, mixes, one_domain
+from lynx_jax.evals.mixes import MIXES, BatchMaker
 from tests.small_models import small_params
 
 
@@ -67,3 +68,22 @@ def test_usage_counts_the_experts_that_each_sequence_runs():
   np.testing.assert_allclose(np.linalg.norm(usage, axis=1), 1, rtol=1e-6)
   alone = expert_usage(small_params(), Windows(tokens=drawn.tokens[3:4], domains=("x",)))
   np.testing.assert_allclose(usage[3], alone[0], rtol=1e-6)
+
+
+def test_only_adversarial_batches_run_the_model_and_once(monkeypatch):
+  runs = []
+  monkeypatch.setattr(mixes, "expert_usage", lambda *given: runs.append(given) or expert_usage(*given))
+  drawn = windows([3, 2], length=7)
+  params = small_params()
+  maker = BatchMaker(params, drawn)
+  found = {mix: [rows.tolist() for rows in maker.indices(mix, 2, 9, seed=1)] for mix in MIXES[:2]}
+  assert not runs
+  found["adversarial"] = [rows.tolist() for rows in maker.indices("adversarial", 2, 9, seed=1)]
+  assert len(maker.indices("adversarial", 3, 9)) == 1
+  assert len(runs) == 1
+  usage = expert_usage(params, drawn)
+  for mix, batches in (
+    ("mixed", mixed(drawn, 2, 9, seed=1)), ("one-domain", one_domain(drawn, 2, 9, seed=1)),
+    ("adversarial", adversarial(drawn, usage, 2, 9, seed=1)),
+  ):  # fmt: skip
+    assert found[mix] == [rows.tolist() for rows in batches]
