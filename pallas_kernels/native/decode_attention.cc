@@ -7,6 +7,9 @@ namespace {
 
 // Rows' groups of keys that a thread takes at a time.
 constexpr int64_t kGrain = 4;
+// Positions between which the next group's keys, then its values, are asked for: in one go they would fill the buffers of
+// what is missed, and the products would wait.
+constexpr int64_t kStride = 8;
 // Of a group's keys, and of its values, what is asked for before they are needed: the rest of more comes in the order of
 // its addresses, which the hardware foresees.
 constexpr int64_t kMostAhead = 16384;
@@ -26,15 +29,14 @@ Seen seen_by(const DecodeAttention& op, int64_t item) {
   return {end - first, static_cast<const char*>(op.key.data) + at, static_cast<const char*>(op.value.data) + at};
 }
 
-void fetch(const Seen& seen, int64_t row_bytes) {
-  for (int64_t at = 0; at < std::min(seen.count * row_bytes, kMostAhead); at += 64) {
-    __builtin_prefetch(seen.keys + at);
-    __builtin_prefetch(seen.values + at);
-  }
+// Asks for rows [from, to) of a group, of those that are seen.
+void fetch(const char* rows, const Seen& seen, int64_t row_bytes, int64_t from, int64_t to) {
+  const int64_t end = std::min({to * row_bytes, seen.count * row_bytes, kMostAhead});
+  for (int64_t at = from * row_bytes; at < end; at += 64) __builtin_prefetch(rows + at);
 }
 
 // Keys are the rows of a weight, and queries the packed rows.
-void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, const Seen& seen) {
+void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, const Seen& seen, const Seen& next) {
   const int64_t width = op.head_dim, rest = op.heads / op.groups, count = seen.count;
   const int64_t group = item % op.groups, first_head = item * rest;
   const WeightType type = op.key.narrow ? WeightType::kBfloat16 : WeightType::kFloat32;
@@ -50,22 +52,28 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, 
     products.pack(values, width, packed + r * bytes);
     queries[r] = packed + r * bytes;
   }
-  products.multiply(seen.keys, count, nullptr, queries, rest, width, scores, count, nullptr);
+  const int64_t row_bytes = width * op.key.bytes();
+  for (int64_t c = 0; c < count; c += kStride) {
+    const int64_t some = std::min(kStride, count - c);
+    fetch(next.keys, next, row_bytes, c, c + kStride);
+    products.multiply(seen.keys + c * row_bytes, some, nullptr, queries, rest, width, scores + c, count, nullptr);
+  }
+  fetch(next.keys, next, row_bytes, (count + kStride - 1) / kStride * kStride, next.count);
   for (int64_t r = 0; r < rest; ++r) {
     float* own = scores + r * count;
     const float sink = op.sinks == nullptr ? -INFINITY : op.sinks[group * rest + r];
-    float top = sink;
-    for (int64_t c = 0; c < count; ++c) {
-      own[c] *= op.scale;
-      top = std::fmax(top, own[c]);
-    }
+    const float top = std::fmax(sink, set.scale(op.scale, count, own));
     float total = set.exponentials(own, count, top);
     if (op.sinks != nullptr) total += std::exp(sink - top);
     std::memset(values, 0, 4 * width);
-    set.add_rows(seen.values, op.value.narrow, count, width, own, values);
+    for (int64_t c = 0; c < count; c += kStride) {
+      if (r == 0) fetch(next.values, next, row_bytes, c, c + kStride);
+      set.add_rows(seen.values + c * row_bytes, op.value.narrow, std::min(kStride, count - c), width, own + c, values);
+    }
     for (int64_t i = 0; i < width; ++i) values[i] /= total;
     op.mixed.write(set, (first_head + r) * width, width, values);
   }
+  fetch(next.values, next, row_bytes, (count + kStride - 1) / kStride * kStride, next.count);
 }
 
 }  // namespace
@@ -74,12 +82,14 @@ void decode_attention(const InstructionSet& set, const DecodeAttention& op) {
   const int64_t items = op.batch * op.groups, row_bytes = op.head_dim * op.key.bytes();
   parallel((items + kGrain - 1) / kGrain, [&](int64_t chunk, int64_t following) {
     Seen seen = seen_by(op, chunk * kGrain);
-    fetch(seen, row_bytes);
+    if (chunk < thread_count()) {
+      fetch(seen.keys, seen, row_bytes, 0, seen.count);
+      fetch(seen.values, seen, row_bytes, 0, seen.count);
+    }
     for (int64_t item = chunk * kGrain, end = std::min(items, item + kGrain); item < end; ++item) {
-      const int64_t then = item + 1 < end ? item + 1 : following < 0 ? item : following * kGrain;
-      const Seen next = seen_by(op, then);
-      if (then != item) fetch(next, row_bytes);
-      attend(set, op, item, seen);
+      const int64_t then = item + 1 < end ? item + 1 : following * kGrain;
+      const Seen next = then < 0 ? Seen{} : seen_by(op, then);
+      attend(set, op, item, seen, next);
       seen = next;
     }
   });

@@ -548,6 +548,20 @@ void add_scaled(float factor, const float* x, int64_t count, float* y) {
   });
 }
 
+float scale(float factor, int64_t count, float* x) {
+  Floats most = Floats{} - __builtin_inff();
+  for_vectors(count, [&](int64_t i, int some) {
+    const Floats y = load_some(x + i, some) * factor;
+    memcpy(x + i, &y, 4 * some);
+    Floats own = y;
+    for (int lane = some; lane < kLanes; ++lane) own[lane] = -__builtin_inff();
+    most = own > most ? own : most;
+  });
+  float top = most[0];
+  for (int lane = 1; lane < kLanes; ++lane) top = most[lane] > top ? most[lane] : top;
+  return top;
+}
+
 float exponentials(float* x, int64_t count, float from) {
   Floats total = {};
   for_vectors(count, [&](int64_t i, int some) {
@@ -581,6 +595,7 @@ inline void add_columns(const void* rows, bool narrow, int64_t count, int64_t wi
 
 void add_rows(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y) {
   int64_t i = 0;
+  for (; i + 8 * kLanes <= width; i += 8 * kLanes) add_columns<8>(rows, narrow, count, width, factors, y, i);
   for (; i + 4 * kLanes <= width; i += 4 * kLanes) add_columns<4>(rows, narrow, count, width, factors, y, i);
   for (; i + kLanes <= width; i += kLanes) add_columns<1>(rows, narrow, count, width, factors, y, i);
   for (; i < width; ++i) {
@@ -617,7 +632,7 @@ constexpr const char* kName =
 extern const InstructionSet LYNX_SET;
 const InstructionSet LYNX_SET = {
     kName,      {products<Bfloat16>(), products<Float32>(), products<Int8>()}, swiglu, add_scaled,
-    exponentials, add_rows, dot, widen, narrow,
+    scale, exponentials, add_rows, dot, widen, narrow,
 };
 
 }  // namespace lynx

@@ -32,6 +32,8 @@ struct InstructionSet {
   void (*swiglu)(const float* gate, const float* up, int64_t count, Activation activation, float* out);
   // y[o] += factor * x[o]
   void (*add_scaled)(float factor, const float* x, int64_t count, float* y);
+  // x *= factor; returns the largest of them that is a number.
+  float (*scale)(float factor, int64_t count, float* x);
   // Replaces each x by e to the (x - from), and returns their sum.
   float (*exponentials)(float* x, int64_t count, float from);
   // y[i] += sum over r of factors[r] * rows[r * width + i], rows in bfloat16 or in float32.
