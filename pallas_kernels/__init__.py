@@ -5,6 +5,7 @@ from pallas_kernels.bfloat16_bits import stored_experts
 from pallas_kernels.cuda_graph import graph_options
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
+from pallas_kernels.greedy_token import GREEDY_TOKEN, greedy_token
 from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
 from pallas_kernels.int8_weight import Int8Weight, dequantize, quantize
 from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
@@ -21,6 +22,7 @@ __all__ = [
   "expert_ffn",
   "explain",
   "graph_options",
+  "greedy_token",
   "grouped_matmul",
   "latent_attention",
   "quantize",
@@ -39,6 +41,7 @@ _OPS = (
   SELECT_EXPERTS,
   EXPERT_FFN,
   GROUPED_MATMUL,
+  GREEDY_TOKEN,
 )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int, Num
 
 from pallas_kernels._dispatch import differentiated_as
+from pallas_kernels.native import native_call, unavailable
 
 
 def stored_experts(weights: Num[np.ndarray, "*shape"], platform: str) -> Num[np.ndarray, "*shape"]:
@@ -33,4 +34,14 @@ def take_rows(table: Num[Array, "V D"], ids: Int[Array, "*rows"]) -> Num[Array, 
     table, ids = jax.lax.optimization_barrier((table, ids))
     return from_bits(jax.lax.bitcast_convert_type(table, jnp.uint16)[ids])
 
-  return differentiated_as(by_bits, lambda table, ids: table[ids])(table, ids)
+  def by_copying(table: jax.Array, ids: jax.Array) -> jax.Array:
+    flat = jnp.where(ids < 0, ids + table.shape[0], ids).reshape(-1).astype(jnp.int32)
+    taken = jax.ShapeDtypeStruct((flat.size, table.shape[1]), table.dtype)
+    return native_call("take_rows", (taken,), table, flat)[0].reshape(*ids.shape, table.shape[1])
+
+  def take(table: jax.Array, ids: jax.Array) -> jax.Array:
+    if unavailable() is not None:
+      return by_bits(table, ids)
+    return jax.lax.platform_dependent(table, ids, cpu=by_copying, default=by_bits)
+
+  return differentiated_as(take, lambda table, ids: table[ids])(table, ids)

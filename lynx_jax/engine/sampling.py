@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
-# Logits a block of `likeliest`.
-_BLOCK = 128
+from pallas_kernels import greedy_token
 
 
 def _check(name: str, value: object, kind: type, ok: bool, remedy: str) -> None:
@@ -88,31 +87,13 @@ def samplers(settings: Sampling | Sequence[Sampling], rows: int) -> Samplers:
   )
 
 
-def likeliest(logits_BV: Float32[Array, "B V"]) -> Int32[Array, "B"]:
-  """The lowest id of each row's largest logit; any id where a row has NaN.
-
-  In two stages, the largest of each block and then where it lies in one block: an argmax that carries ids along is no
-  vector code on a CPU.
-  """
-  vocab = logits_BV.shape[1]
-  size = min(_BLOCK, vocab)
-  whole = vocab // size * size
-  largest = logits_BV[:, :whole].reshape(-1, whole // size, size).max(axis=2)
-  if whole < vocab:
-    largest = jnp.concatenate([largest, logits_BV[:, whole:].max(axis=1, keepdims=True)], axis=1)
-  # The last block begins early enough to be whole; what it shares with the one before is smaller, or that were taken.
-  first = jnp.minimum(jnp.argmax(largest, axis=1).astype(jnp.int32) * size, vocab - size)
-  block = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, size))(logits_BV, first)
-  return first + jnp.argmax(block, axis=1).astype(jnp.int32)
-
-
 def sample(logits_BV: Float32[Array, "B V"], rows: Samplers, index_B: Int32[Array, "B"]) -> Int32[Array, "B"]:
   """The next token of each row; `index_B` counts the tokens a row has drawn, and picks its random number.
 
   Rows at temperature 0 take the largest logit (the lowest id among equals). What one row asks for never changes
   another row's token.
   """
-  greedy = likeliest(logits_BV)
+  greedy = greedy_token(logits_BV).ids
   warm = rows.temperature > 0
 
   def draw(_: None) -> jax.Array:

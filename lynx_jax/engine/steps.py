@@ -19,6 +19,7 @@ from lynx_jax.models.spec import DecoderSpec, MoESpec
 from lynx_jax.routing import RoutingPolicy
 from lynx_jax.routing.select import route_to_tiles
 from lynx_jax.routing.stats import active_experts, own_experts, retained_mass
+from pallas_kernels import greedy_token
 
 
 def forward(
@@ -143,8 +144,7 @@ def _take_token(state: DecodeState, logits_BV: jax.Array, spec: DecoderSpec) -> 
   full = state.lengths + 1 >= min(state.capacity, spec.context)
   finish = jnp.select(
     [
-      # Zero where all are finite. On a CPU a sum is vector code, `isnan` and `any` are not, and `max` loses NaN.
-      jnp.isnan((logits_BV - logits_BV).sum(axis=-1)),
+      ~greedy_token(logits_BV).finite,
       (token[:, None] == requests.stop_ids).any(axis=-1),
       (generated >= requests.max_new_tokens) | full,
     ],

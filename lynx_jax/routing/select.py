@@ -1,6 +1,7 @@
-"""`lynx_route` for a decode step: on a GPU one kernel, which also groups the rows for `expert_ffn`."""
+"""`lynx_route` for a decode step: in one kernel or native call, which also groups the rows for `expert_ffn`."""
 
 import dataclasses
+import functools
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -16,7 +17,15 @@ from lynx_jax.routing.topk import TopK
 from pallas_kernels import select_experts
 from pallas_kernels._dispatch import differentiated_as
 from pallas_kernels.expert_ffn import DECODE_TILE, Tiles, tile_rows, tile_rows_for
-from pallas_kernels.select_experts import AffinityBins, FirstChoices, OwnExperts, Rule, WorthReading, objection
+from pallas_kernels.select_experts import (
+  AffinityBins,
+  FirstChoices,
+  OwnExperts,
+  Rule,
+  WorthReading,
+  native_objection,
+  objection,
+)
 from pallas_kernels.select_experts import MassFloor as MassFloorRule
 from pallas_kernels.select_experts import Router as KernelRouter
 
@@ -52,8 +61,9 @@ def route_to_tiles(
 
   On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one launch, whatever the router. Gates and
   weights may differ from `lynx_route`'s in the last bits, and so may a choice that ties but for them: that of experts
-  by biased gates, of groups by gates, or the greedy set of a `MassFloor` or an `Auto`. Elsewhere, and for other
-  policies, it is `lynx_route`.
+  by biased gates, of groups by gates, or the greedy set of a `MassFloor` or an `Auto`. On a CPU, `TopK` and `Prune` run
+  in one native call under softmax and sigmoid routers without groups or a bias; weights may differ in the last bits.
+  Elsewhere, and for other policies, it is `lynx_route`.
   """
 
   def route(logits: jax.Array, valid: jax.Array, selection_bias: jax.Array | None = None) -> Routing:
@@ -63,14 +73,15 @@ def route_to_tiles(
   options = {"top_k": top_k, "rule": rule, "router": rule_of_router(router)}
   arrays = (logits, valid) if selection_bias is None else (logits, valid, selection_bias)
   rows, experts = logits.shape
-  many = tile_rows_for(rows, top_k, experts) != DECODE_TILE
-  if rule is None or many or objection(*arrays, **options) is not None:
+  objections = {("cuda", "pallas"): objection, ("cpu", "cpu"): native_objection}
+  taken = [place for place, object_ in objections.items() if rule is not None and object_(*arrays, **options) is None]
+  if not taken or tile_rows_for(rows, top_k, experts) != DECODE_TILE:
     return route(*arrays), None
 
-  def in_one_kernel(
-    logits: jax.Array, valid: jax.Array, selection_bias: jax.Array | None = None
+  def in_one_call(
+    logits: jax.Array, valid: jax.Array, selection_bias: jax.Array | None = None, *, implementation: str
   ) -> tuple[Routing, Tiles]:
-    given = {"valid": valid, "selection_bias": selection_bias, "implementation": "pallas"}
+    given = {"valid": valid, "selection_bias": selection_bias, "implementation": implementation}
     chosen = select_experts(logits, **options, **given)
     return Routing(chosen.ids, chosen.weights, chosen.active), chosen.tiles
 
@@ -78,7 +89,11 @@ def route_to_tiles(
     routing = route(*arrays)
     return routing, tile_rows(routing.ids, arrays[1], experts, DECODE_TILE)
 
-  return jax.lax.platform_dependent(*arrays, cuda=differentiated_as(in_one_kernel, in_steps), default=in_steps)
+  runs = {
+    platform: differentiated_as(functools.partial(in_one_call, implementation=name), in_steps)
+    for platform, name in taken
+  }
+  return jax.lax.platform_dependent(*arrays, **runs, default=in_steps)
 
 
 def rule_of_router(router: Router) -> KernelRouter:

@@ -57,8 +57,20 @@ class HeadsRow {
   float* values_;
 };
 
+// Asks for what will be written: stores that miss wait for one another.
+void fetch(const Rows& cache, int64_t at, int64_t count) {
+  char* lines = static_cast<char*>(cache.data) + at * cache.bytes();
+  for (int64_t byte = 0; byte < count * cache.bytes(); byte += 64) __builtin_prefetch(lines + byte, 1);
+}
+
 void append_row(const InstructionSet& set, const AppendHeads& op, int64_t row) {
-  const int64_t half = op.head_dim / 2;
+  const int64_t half = op.head_dim / 2, position = op.positions[row];
+  const bool inside = position >= 0 && position < op.capacity;
+  const auto at = [&](int64_t g) { return ((row * op.groups + g) * op.capacity + position) * op.head_dim; };
+  for (int64_t g = 0; inside && g < op.groups; ++g) {
+    fetch(op.cache_key, at(g), op.head_dim);
+    fetch(op.cache_value, at(g), op.head_dim);
+  }
   static thread_local Scratch scratch;
   float* values = scratch.get<float>(std::max(op.heads, op.groups) * op.head_dim);
   const float *cosines = op.cosines + row * half, *sines = op.sines + row * half;
@@ -66,13 +78,9 @@ void append_row(const InstructionSet& set, const AppendHeads& op, int64_t row) {
   query.norm(op.query_norm, op.query_norm_size);
   query.turn(cosines, sines);
   op.new_query.write(set, row * op.heads * op.head_dim, op.heads * op.head_dim, values);
-  const int64_t position = op.positions[row];
-  if (position < 0 || position >= op.capacity) return;
+  if (!inside) return;
   const auto keep = [&](const Rows& cache) {
-    for (int64_t g = 0; g < op.groups; ++g) {
-      const int64_t at = ((row * op.groups + g) * op.capacity + position) * op.head_dim;
-      cache.write(set, at, op.head_dim, values + g * op.head_dim);
-    }
+    for (int64_t g = 0; g < op.groups; ++g) cache.write(set, at(g), op.head_dim, values + g * op.head_dim);
   };
   HeadsRow key(set, op, op.key, row, op.groups, values);
   key.norm(op.key_norm, op.key_norm_size);

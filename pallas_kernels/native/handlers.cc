@@ -3,9 +3,12 @@
 
 #include "attention.h"
 #include "expert_ffn.h"
+#include "greedy_token.h"
 #include "product_speed.h"
 #include "read_bandwidth.h"
 #include "row_matmul.h"
+#include "select_experts.h"
+#include "take_rows.h"
 #include "xla_ffi.h"
 
 #define LYNX_EXPORT extern "C" __attribute__((visibility("default")))
@@ -148,6 +151,46 @@ LYNX_EXPORT lynx::ffi::Error* lynx_decode_attention(lynx::ffi::CallFrame* frame)
     op.sinks = static_cast<const float*>(optional(call, "sinks", next));
     op.mixed = rows_of(call.result(0));
     decode_attention(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_select_experts(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    SelectExperts op{};
+    op.rows = call.arg(0).dims[0];
+    op.experts = call.arg(0).dims[1];
+    op.logits = call.data<float>(0);
+    op.valid = call.data<bool>(1);
+    op.top_k = call.attribute<int64_t>("top_k", 1);
+    op.run = call.result(0).dims[1];
+    op.sigmoid = call.attribute<int64_t>("sigmoid", 0) != 0;
+    op.renormalize = call.attribute<int64_t>("renormalize", 0) != 0;
+    op.unit_weights = call.attribute<int64_t>("unit_weights", 0) != 0;
+    op.scale = call.attribute<float>("scale", 1);
+    op.ids = static_cast<int32_t*>(call.result(0).data);
+    op.weights = static_cast<float*>(call.result(1).data);
+    op.active = static_cast<bool*>(call.result(2).data);
+    select_experts(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_greedy_token(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    const ffi::Buffer& logits = call.arg(0);
+    greedy_token(set, {logits.dims[0], logits.dims[1], call.data<float>(0), static_cast<int32_t*>(call.result(0).data),
+                       static_cast<bool*>(call.result(1).data)});
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_take_rows(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet&) {
+    const ffi::Buffer& table = call.arg(0);
+    const int64_t bytes = table.dtype == ffi::kFloat32 ? 4 : table.dtype == ffi::kInt8 ? 1 : 2;
+    take_rows({table.dims[0], table.dims[1] * bytes, call.arg(1).dims[0], table.data, call.data<int32_t>(1),
+               call.result(0).data});
   });
 }
 

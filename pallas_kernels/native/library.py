@@ -15,7 +15,9 @@ _PATH = Path(__file__).parent / LIBRARY
 _REASON = _PATH.with_name(REASON)
 # As `WeightType` of products.h counts them.
 _WEIGHTS = ("bfloat16", "float32", "int8")
-_CALLS = ("append_heads", "decode_attention", "expert_ffn", "row_matmul")
+_CALLS = (
+  "append_heads", "decode_attention", "expert_ffn", "greedy_token", "row_matmul", "select_experts", "take_rows",
+)  # fmt: skip
 
 
 @functools.cache

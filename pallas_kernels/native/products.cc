@@ -548,18 +548,55 @@ void add_scaled(float factor, const float* x, int64_t count, float* y) {
   });
 }
 
+// The largest that is a number of some vectors, the last of which may be filled up.
+class Top {
+ public:
+  void add(Floats x, int some) {
+    for (int lane = some; lane < kLanes; ++lane) x[lane] = -__builtin_inff();
+    most_ = x > most_ ? x : most_;
+  }
+  float value() const {
+    float top = most_[0];
+    for (int lane = 1; lane < kLanes; ++lane) top = most_[lane] > top ? most_[lane] : top;
+    return top;
+  }
+
+ private:
+  Floats most_ = Floats{} - __builtin_inff();
+};
+
 float scale(float factor, int64_t count, float* x) {
-  Floats most = Floats{} - __builtin_inff();
+  Top top;
   for_vectors(count, [&](int64_t i, int some) {
     const Floats y = load_some(x + i, some) * factor;
     memcpy(x + i, &y, 4 * some);
-    Floats own = y;
-    for (int lane = some; lane < kLanes; ++lane) own[lane] = -__builtin_inff();
-    most = own > most ? own : most;
+    top.add(y, some);
   });
-  float top = most[0];
-  for (int lane = 1; lane < kLanes; ++lane) top = most[lane] > top ? most[lane] : top;
-  return top;
+  return top.value();
+}
+
+// The largest of each stretch first: places that were carried along would be twice the work.
+Largest largest(const float* x, int64_t count) {
+  constexpr int64_t kStretch = 1024;
+  Ints finite = Ints{} - 1;
+  float most = -__builtin_inff();
+  int64_t at = 0;
+  for (int64_t from = 0; from < count; from += kStretch) {
+    Top top;
+    for_vectors(count - from < kStretch ? count - from : kStretch, [&](int64_t i, int some) {
+      const Floats own = load_some(x + from + i, some);
+      finite &= own - own == 0.0f;
+      top.add(own, some);
+    });
+    if (top.value() > most) {
+      most = top.value();
+      at = from;
+    }
+  }
+  bool all_finite = true;
+  for (int lane = 0; lane < kLanes; ++lane) all_finite &= finite[lane] != 0;
+  while (at < count - 1 && x[at] != most) ++at;
+  return {at, all_finite};
 }
 
 float exponentials(float* x, int64_t count, float from) {
@@ -632,7 +669,7 @@ constexpr const char* kName =
 extern const InstructionSet LYNX_SET;
 const InstructionSet LYNX_SET = {
     kName,      {products<Bfloat16>(), products<Float32>(), products<Int8>()}, swiglu, add_scaled,
-    scale, exponentials, add_rows, dot, widen, narrow,
+    scale, exponentials, add_rows, largest, dot, widen, narrow,
 };
 
 }  // namespace lynx

@@ -25,6 +25,11 @@ struct Products {
                    int64_t inner, float* y, int64_t y_stride, const void* following);
 };
 
+struct Largest {
+  int64_t place;
+  bool finite;
+};
+
 struct InstructionSet {
   const char* name;
   Products products[kWeightTypes];
@@ -38,6 +43,8 @@ struct InstructionSet {
   float (*exponentials)(float* x, int64_t count, float from);
   // y[i] += sum over r of factors[r] * rows[r * width + i], rows in bfloat16 or in float32.
   void (*add_rows)(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y);
+  // The lowest place of the largest, any where some are NaN; and whether all are finite.
+  Largest (*largest)(const float* x, int64_t count);
   float (*dot)(const float* x, const float* y, int64_t count);
   void (*widen)(const uint16_t* bfloat16, int64_t count, float* out);
   // Rounds to nearest, ties to even; NaN stays NaN.

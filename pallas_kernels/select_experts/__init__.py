@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
 from pallas_kernels.expert_ffn.tiles import Tiles
+from pallas_kernels.native import unavailable
+from pallas_kernels.select_experts.native import native_objection, select_experts_native
 from pallas_kernels.select_experts.reference import select_experts_reference
 from pallas_kernels.select_experts.router import Router
 from pallas_kernels.select_experts.rules import (
@@ -31,6 +33,7 @@ __all__ = [
   "Selection",
   "WorthReading",
   "experts_run",
+  "native_objection",
   "objection",
   "select_experts",
 ]
@@ -39,6 +42,14 @@ SELECT_EXPERTS = Op(
   "select_experts",
   (
     Implementation("pallas", select_experts_triton, "the whole of routing in one kernel", (GPU,), objection),
+    Implementation(
+      "cpu",
+      select_experts_native,
+      "rows' own experts in native code",
+      (CPU,),
+      native_objection,
+      unavailable=unavailable,
+    ),
     Implementation("reference", select_experts_reference, "sorts and unions in plain JAX"),
   ),
 )
@@ -83,7 +94,7 @@ def select_experts(
     router: the model's own rule.
     selection_bias: what is added to a sigmoid router's gates where experts are chosen, not where they are weighed.
     valid: rows that count; None takes all. How many do is data.
-    implementation: "pallas", "reference", or None for the best on the platform.
+    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
 
   Raises:
     ValueError: `top_k` is not between 1 and the experts that a row may use, groups that do not cut E, a bias of another

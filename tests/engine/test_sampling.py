@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lynx_jax.engine.sampling import Sampling, _filter, likeliest, sample, samplers
+from lynx_jax.engine.sampling import Sampling, _filter, sample, samplers
 
 ROWS, VOCAB = 4, 50
 
@@ -50,17 +50,6 @@ def test_the_filters_keep_what_numpy_keeps(each, seed):
 
 _filter_jitted = jax.jit(lambda logits, rows: _filter(jnp.asarray(logits), rows))
 _sample_jitted = jax.jit(sample)
-_likeliest_jitted = jax.jit(likeliest)
-
-
-@given(st.sampled_from([1, 50, 127, 128, 129, 256, 300, 1000]), st.integers(0, 2**16))
-@settings(max_examples=80)
-def test_the_likeliest_is_numpys(vocab, seed):
-  random = np.random.default_rng(seed)
-  # Few values, so that many are equal; a row of -inf among them.
-  logits = random.choice(np.array([-np.inf, -2.0, -0.0, 0.0, 3.0, np.inf], np.float32), size=(5, vocab))
-  logits[0] = -np.inf
-  np.testing.assert_array_equal(_likeliest_jitted(logits), np.argmax(logits, axis=1))
 
 
 def test_greedy_takes_the_first_of_equals():

@@ -19,6 +19,13 @@ def test_rows_and_derivatives_are_those_of_indexing(dtype):
   np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (3, 50)])
+def test_ids_of_any_shape(shape):
+  table = jax.random.normal(jax.random.key(0), (70, 5), jnp.bfloat16)
+  ids = jax.random.randint(jax.random.key(1), shape, -70, 70)
+  np.testing.assert_array_equal(jax.jit(take_rows)(table, ids), table[ids])
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA's CPU compiler")
 def test_a_loop_makes_no_second_table():
   table, start = jax.ShapeDtypeStruct((1000, 64), jnp.bfloat16), jax.ShapeDtypeStruct((4,), jnp.int32)

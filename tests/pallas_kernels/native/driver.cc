@@ -1,5 +1,6 @@
 // Runs the native operations on random shapes against slow statements of them, under a sanitizer: every instruction set
 // of this processor, one to three threads, several callers at once.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -8,8 +9,12 @@
 #include <thread>
 #include <vector>
 
+#include "attention.h"
 #include "expert_ffn.h"
+#include "greedy_token.h"
 #include "row_matmul.h"
+#include "select_experts.h"
+#include "take_rows.h"
 
 namespace {
 
@@ -157,9 +162,103 @@ void check_expert_ffn(Random& random, const InstructionSet& set, WeightType type
   }
 }
 
+void check_decode_attention(Random& random, const InstructionSet& set) {
+  const int64_t batch = random.between(1, 3), groups = random.between(1, 3), heads = groups * random.between(1, 3);
+  const int64_t width = random.between(1, 40), capacity = random.between(1, 30);
+  std::vector<float> query(batch * heads * width), mixed(query.size()), key(batch * groups * capacity * width), value;
+  for (float& one : query) one = random.normal();
+  for (float& one : key) one = random.normal();
+  value = key;
+  std::vector<int32_t> positions(batch);
+  for (int32_t& position : positions) position = static_cast<int32_t>(random.between(0, capacity - 1));
+  DecodeAttention op{};
+  op.batch = batch;
+  op.heads = heads;
+  op.groups = groups;
+  op.capacity = capacity;
+  op.head_dim = width;
+  op.query = {query.data(), false};
+  op.key = {key.data(), false};
+  op.value = {value.data(), false};
+  op.positions = positions.data();
+  op.scale = 0.5f;
+  op.mixed = {mixed.data(), false};
+  decode_attention(set, op);
+  for (int64_t head = 0; head < batch * heads; ++head) {
+    const float* own = query.data() + head * width;
+    const int64_t cached = head / (heads / groups) * capacity * width;
+    std::vector<double> sum(width);
+    double total = 0;
+    for (int64_t at = 0; at <= positions[head / heads]; ++at) {
+      double score = 0;
+      for (int64_t i = 0; i < width; ++i) score += static_cast<double>(own[i]) * key[cached + at * width + i];
+      const double share = std::exp(0.5 * score);
+      total += share;
+      for (int64_t i = 0; i < width; ++i) sum[i] += share * value[cached + at * width + i];
+    }
+    for (int64_t i = 0; i < width; ++i) {
+      check(std::fabs(mixed[head * width + i] - sum[i] / total) < 1e-4, "decode_attention", set.name);
+    }
+  }
+}
+
+void check_select_experts(Random& random, const InstructionSet& set) {
+  const int64_t rows = random.between(1, 9), experts = random.between(1, 40), top_k = random.between(1, experts);
+  const int64_t run = random.between(1, top_k);
+  std::vector<float> logits(rows * experts), weights(rows * run);
+  // Many are equal.
+  for (float& logit : logits) logit = std::round(random.normal() * 2);
+  std::vector<int32_t> ids(rows * run);
+  std::unique_ptr<bool[]> valid(new bool[rows]), active(new bool[experts]);
+  for (int64_t t = 0; t < rows; ++t) valid[t] = random.between(0, 3) > 0;
+  select_experts(set, {rows, experts, top_k, run, logits.data(), valid.get(), random.between(0, 1) > 0, true, false, 2,
+                       ids.data(), weights.data(), active.get()});
+  std::vector<bool> used(experts);
+  for (int64_t t = 0; t < rows; ++t) {
+    const float* row = logits.data() + t * experts;
+    double total = 0;
+    for (int64_t k = 0; k < run; ++k) {
+      const int32_t id = ids[t * run + k];
+      total += weights[t * run + k];
+      if (!valid[t]) continue;
+      used[id] = true;
+      int64_t before = 0;
+      for (int64_t e = 0; e < experts; ++e) before += row[e] > row[id] || (row[e] == row[id] && e < id);
+      check(before == k, "the order of experts", set.name);
+    }
+    check(std::fabs(total - (valid[t] ? 2 : 0)) < 1e-5, "weights", set.name);
+  }
+  for (int64_t e = 0; e < experts; ++e) check(active[e] == used[e], "active experts", set.name);
+}
+
+void check_vocabulary(Random& random, const InstructionSet& set) {
+  const int64_t rows = random.between(1, 200), width = random.between(1, 2100);
+  std::vector<float> table(rows * width), taken(3 * width);
+  for (float& value : table) value = std::round(random.normal() * 2);
+  std::vector<int32_t> ids{-5, static_cast<int32_t>(random.between(0, rows - 1)), static_cast<int32_t>(rows)}, best(rows);
+  take_rows({rows, 4 * width, 3, table.data(), ids.data(), taken.data()});
+  for (int64_t i = 0; i < 3; ++i) {
+    const int64_t id = std::clamp<int64_t>(ids[i], 0, rows - 1);
+    check(std::memcmp(&taken[i * width], &table[id * width], 4 * width) == 0, "take_rows", set.name);
+  }
+  table[0] = NAN;
+  std::unique_ptr<bool[]> finite(new bool[rows]);
+  greedy_token(set, {rows, width, table.data(), best.data(), finite.get()});
+  for (int64_t t = 0; t < rows; ++t) {
+    const float* row = table.data() + t * width;
+    check(finite[t] == (t > 0), "finite", set.name);
+    check(t == 0 || best[t] == std::max_element(row, row + width) - row, "greedy_token", set.name);
+  }
+}
+
 void check_all(uint32_t seed) {
   Random random{std::mt19937(seed)};
   for (int index = 0; const InstructionSet* set = instruction_set(index); ++index) {
+    for (int round = 0; round < 6; ++round) {
+      check_decode_attention(random, *set);
+      check_select_experts(random, *set);
+      check_vocabulary(random, *set);
+    }
     for (int type = 0; type < kWeightTypes; ++type) {
       for (int round = 0; round < 6; ++round) {
         check_row_matmul(random, *set, static_cast<WeightType>(type));

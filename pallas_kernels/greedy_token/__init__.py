@@ -1,0 +1,48 @@
+"""The end of a decode step: each row's most likely token."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int32
+
+from pallas_kernels._dispatch import CPU, Implementation, Op
+from pallas_kernels.greedy_token.native import greedy_token_native, native_objection
+from pallas_kernels.greedy_token.reference import greedy_token_reference
+from pallas_kernels.native import unavailable
+
+__all__ = ["GREEDY_TOKEN", "GreedyToken", "greedy_token"]
+
+GREEDY_TOKEN = Op(
+  "greedy_token",
+  (
+    Implementation(
+      "cpu", greedy_token_native, "one pass in native code", (CPU,), native_objection, unavailable=unavailable
+    ),
+    Implementation("reference", greedy_token_reference, "maxima in plain JAX"),
+  ),
+)
+
+
+class GreedyToken(NamedTuple):
+  """What each row's logits say.
+
+  Attributes:
+    ids: the lowest id of the row's largest logit; any id where the row has NaN.
+    finite: whether all of its logits are.
+  """
+
+  ids: Int32[Array, "B"]
+  finite: Bool[Array, "B"]
+
+
+def greedy_token(logits_BV: Float[Array, "B V"], *, implementation: str | None = None) -> GreedyToken:
+  """The most likely token of each row, ties to the lowest id, and whether the row's logits are all finite.
+
+  Args:
+    logits_BV: one row a sequence.
+    implementation: "cpu", "reference", or None for the best on the platform.
+
+  Raises:
+    ValueError: an unknown implementation.
+    NotImplementedError: the named implementation cannot run here.
+  """
+  return GreedyToken(*GREEDY_TOKEN(implementation, logits_BV))
