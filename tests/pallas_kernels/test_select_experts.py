@@ -13,6 +13,7 @@ from lynx_jax.routing import OEA, Auto, Lynx, Prune, TopK, lynx_route
 from lynx_jax.routing import MassFloor as MassFloorPolicy
 from lynx_jax.routing import Router as ModelRouter
 from pallas_kernels import expert_ffn, select_experts
+from pallas_kernels.native import unavailable
 from pallas_kernels.select_experts import (
   AffinityBins,
   FirstChoices,
@@ -135,6 +136,12 @@ def test_its_tiles_drive_expert_ffn(implementation):
   args = (x, chosen.ids, chosen.weights, gate_up, down)
   y = expert_ffn(*args, valid=valid, tiles=chosen.tiles, implementation="pallas")
   np.testing.assert_allclose(y, expert_ffn(*args, valid=valid, implementation="reference"), rtol=1e-4, atol=1e-4)
+
+
+def test_native_code_takes_plain_routers_wherever_it_is_built():
+  for rule in (OwnExperts(), OwnExperts(2)):
+    for router in (RENORMALIZE, KEEP_MASS, Router("sigmoid"), Router(unit_weights=True)):
+      assert takes("cpu", rule, router) == (unavailable() is None)
 
 
 @pytest.mark.parametrize(
