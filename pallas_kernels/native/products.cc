@@ -352,7 +352,8 @@ void pack(const float* row, int64_t inner, void* packed) {
 
 // What a tile asks memory for while it computes: of the lines from `ahead` on, in the order of their addresses, its share,
 // which is what it reads itself at each step of `every` that is its `turn`; hardware prefetchers stop at every page and
-// start anew with every row. The first of the tiles that read the same weight also fetches that, shortly before its use.
+// start anew with every row, and a processor may drop a request while too many are under way. The first of the tiles that
+// read the same weight also fetches that, shortly before its use.
 struct Fetch {
   const char* ahead;
   int turn, every;
@@ -446,9 +447,10 @@ constexpr int64_t groups_of(int64_t rows) { return (rows + kMostRows - 1) / kMos
 constexpr int64_t take_of(int64_t left, int64_t groups) { return (left + groups - 1) / groups; }
 #else
 constexpr int outs_of(int rows) { return rows <= 3 ? kOuts : 2; }
-// In threes, which need the fewest loads; the last are two, three or four.
-constexpr int64_t groups_of(int64_t rows) { return rows < 3 ? 1 : (rows + 1) / 3; }
-constexpr int64_t take_of(int64_t left, int64_t groups) { return groups > 1 ? 3 : left; }
+// In threes, which need the fewest loads. Four that are left are two twice, which compute faster than four at once; four
+// alone read their weights once.
+constexpr int64_t groups_of(int64_t rows) { return rows <= 4 ? 1 : (rows + 2) / 3; }
+constexpr int64_t take_of(int64_t left, int64_t groups) { return groups == 1 ? left : left == 4 ? 2 : 3; }
 #endif
 
 // `Most` outputs of Rows rows, or one.
@@ -482,10 +484,12 @@ template <class Type, int Most>
 inline void tiles(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t rows,
                   int64_t inner, float* y, int64_t y_stride, const char* ahead) {
   const int all = (int)groups_of(rows);
+  // A few groups repeat each other's requests, some of which were dropped; beyond that, arithmetic is what takes the time.
+  const bool repeat = all <= 4;
   for (int64_t t = 0, group = 0; group < all; ++group) {
     const int take = (int)take_of(rows - t, all - group);
     float* to = y + t * y_stride;
-    const Fetch fetch = {ahead, (int)group, all};
+    const Fetch fetch = repeat ? Fetch{ahead, 0, 1} : Fetch{ahead, (int)group, all};
     if (t == 0) row_group<Type, Most, true>(take, weight, scales, packed, inner, to, y_stride, fetch);
     else row_group<Type, Most, false>(take, weight, scales, packed + t, inner, to, y_stride, fetch);
     t += take;
