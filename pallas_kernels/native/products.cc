@@ -352,8 +352,8 @@ void pack(const float* row, int64_t inner, void* packed) {
 
 // What a tile asks memory for while it computes: of the lines from `ahead` on, in the order of their addresses, its share,
 // which is what it reads itself at each step of `every` that is its `turn`; hardware prefetchers stop at every page and
-// start anew with every row, and a processor may drop a request while too many are under way. The first of the tiles that
-// read the same weight also fetches that, shortly before its use.
+// start anew with every row. The first of the tiles that read the same weight also fetches that, shortly before its use, and
+// more than once: a processor may drop a request while too many are under way.
 struct Fetch {
   const char* ahead;
   int turn, every;
@@ -366,6 +366,8 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
   typedef typename Type::Weight Weight;
   constexpr int kBlockBytes = Type::kBlock * (int)sizeof(Weight);
   constexpr int kSecondLevel = 2, kSoon = 1024;
+  // Integers of a byte keep the processor busier than memory.
+  constexpr int kRequests = sizeof(Weight) > 1 ? 3 : 1;
   // Blocks of one line of memory.
   constexpr int kStep = kBlockBytes < 64 ? 64 / kBlockBytes : 1;
   constexpr bool kFull = Outs * Rows > 8;
@@ -407,7 +409,8 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
     if constexpr (First) {
 #pragma GCC unroll 8
       for (int o = 0; o < Outs; ++o) {
-        __builtin_prefetch(weight + o * inner + block * Type::kBlock + kSoon / sizeof(Weight));
+        const char* line = reinterpret_cast<const char*>(weight + o * inner + block * Type::kBlock);
+        unrolled<kRequests>([&](int nearer) LYNX_INLINE { __builtin_prefetch(line + (kSoon >> nearer)); });
       }
     }
     unrolled<kStep>([&](int step) LYNX_INLINE { add_block(block + step); });
@@ -484,7 +487,7 @@ template <class Type, int Most>
 inline void tiles(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t rows,
                   int64_t inner, float* y, int64_t y_stride, const char* ahead) {
   const int all = (int)groups_of(rows);
-  // A few groups repeat each other's requests, some of which were dropped; beyond that, arithmetic is what takes the time.
+  // A few groups repeat each other's requests, some of which are dropped; with more, arithmetic is what takes the time.
   const bool repeat = all <= 4;
   for (int64_t t = 0, group = 0; group < all; ++group) {
     const int take = (int)take_of(rows - t, all - group);
