@@ -10,6 +10,7 @@ from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
 from pallas_kernels.int8_weight import Int8Weight, dequantize, quantize
 from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
 from pallas_kernels.native import describe, use_threads
+from pallas_kernels.rms_norm import RMS_NORM, rms_norm
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
 
@@ -26,6 +27,7 @@ __all__ = [
   "grouped_matmul",
   "latent_attention",
   "quantize",
+  "rms_norm",
   "row_matmul",
   "row_matmuls",
   "select_experts",
@@ -42,6 +44,7 @@ _OPS = (
   EXPERT_FFN,
   GROUPED_MATMUL,
   GREEDY_TOKEN,
+  RMS_NORM,
 )
 
 

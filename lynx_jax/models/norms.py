@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pallas_kernels.rms_norm import rms_norm
+from pallas_kernels import rms_norm
 
 
 class RMSNorm(nnx.Module):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.rms_norm import rms_norm
+from pallas_kernels.rms_norm import rms_norm_reference
 from pallas_kernels.rotary import rotate
 
 
@@ -33,11 +33,11 @@ def append_heads_reference(
 def split_heads(x: jax.Array, head_dim: int, norm: jax.Array | None, eps: float, clip: float | None) -> jax.Array:
   """A projection [..., heads * H] as heads [..., heads, H], clipped, and normed whole before or by head after."""
   if norm is not None and norm.shape[0] != head_dim:
-    x = rms_norm(x, norm, eps)
+    x = rms_norm_reference(x, norm, eps)
   if clip is not None:
     x = jnp.clip(x, -clip, clip)
   x = x.reshape(*x.shape[:-1], -1, head_dim)
-  return rms_norm(x, norm, eps) if norm is not None and norm.shape[0] == head_dim else x
+  return rms_norm_reference(x, norm, eps) if norm is not None and norm.shape[0] == head_dim else x
 
 
 def write_positions(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:

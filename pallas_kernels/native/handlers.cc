@@ -6,6 +6,7 @@
 #include "greedy_token.h"
 #include "product_speed.h"
 #include "read_bandwidth.h"
+#include "rms_norm.h"
 #include "row_matmul.h"
 #include "select_experts.h"
 #include "take_rows.h"
@@ -172,6 +173,21 @@ LYNX_EXPORT lynx::ffi::Error* lynx_select_experts(lynx::ffi::CallFrame* frame) {
     op.weights = static_cast<float*>(call.result(1).data);
     op.active = static_cast<bool*>(call.result(2).data);
     select_experts(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_rms_norm(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    RmsNorm op{};
+    op.width = call.arg(1).dims[0];
+    op.x = rows_of(call.arg(0));
+    op.y = rows_of(call.result(0));
+    op.rows = 1;
+    for (int64_t i = 0; i + 1 < call.arg(0).rank; ++i) op.rows *= call.arg(0).dims[i];
+    op.scale = call.arg(1).data;
+    op.eps = call.attribute<float>("eps", 0);
+    rms_norm(set, op);
   });
 }
 

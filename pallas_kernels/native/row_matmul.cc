@@ -1,6 +1,6 @@
 #include "row_matmul.h"
 
-#include <cmath>
+#include "rms_norm.h"
 
 namespace lynx {
 namespace {
@@ -23,13 +23,10 @@ std::vector<Chunk> cut(const RowMatmul& op) {
 
 void pack_row(const InstructionSet& set, const RowMatmul& op, const Products& products, int64_t t, char* packed) {
   static thread_local Scratch scratch;
-  float* row = scratch.get<float>(2 * op.inner);
+  float* row = scratch.get<float>(op.inner);
   op.x.read(set, t * op.inner, op.inner, row);
   if (op.norm_scale != nullptr) {
-    float* scale = row + op.inner;
-    Rows{const_cast<void*>(op.norm_scale), op.x.narrow}.read(set, 0, op.inner, scale);
-    const float factor = 1.0f / std::sqrt(set.dot(row, row, op.inner) / static_cast<float>(op.inner) + op.norm_eps);
-    for (int64_t i = 0; i < op.inner; ++i) row[i] = row[i] * factor * scale[i];
+    norm_row(set, {const_cast<void*>(op.norm_scale), op.x.narrow}, op.inner, op.norm_eps, row);
   }
   products.pack(row, op.inner, packed);
 }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.int8_weight import Weight, factor, scaled
-from pallas_kernels.rms_norm import rms_norm
+from pallas_kernels.rms_norm import rms_norm_reference
 
 
 def row_matmul_reference(
@@ -21,7 +21,7 @@ def row_matmul_reference(
 ) -> tuple[jax.Array, ...]:
   """`row_matmul` with each weight; a normed row is rounded to `x`'s dtype, as models do."""
   if norm_scale is not None:
-    x = rms_norm(x, norm_scale, norm_eps)
+    x = rms_norm_reference(x, norm_scale, norm_eps)
   results = []
   for weight, bias in zip(weights, biases, strict=True):
     y = scaled(jnp.einsum("ti,oi->to", x, factor(weight, x.dtype), preferred_element_type=jnp.float32), weight)

@@ -12,6 +12,7 @@
 #include "attention.h"
 #include "expert_ffn.h"
 #include "greedy_token.h"
+#include "rms_norm.h"
 #include "row_matmul.h"
 #include "select_experts.h"
 #include "take_rows.h"
@@ -251,6 +252,22 @@ void check_vocabulary(Random& random, const InstructionSet& set) {
   }
 }
 
+void check_rms_norm(Random& random, const InstructionSet& set) {
+  const int64_t rows = random.between(1, 9), width = random.between(1, 70);
+  std::vector<float> x(rows * width), y(rows * width), scale(width);
+  for (float& value : x) value = random.normal();
+  for (float& value : scale) value = random.normal();
+  rms_norm(set, {rows, width, {x.data(), false}, {y.data(), false}, scale.data(), 0.01f});
+  for (int64_t t = 0; t < rows; ++t) {
+    double squares = 0;
+    for (int64_t i = 0; i < width; ++i) squares += static_cast<double>(x[t * width + i]) * x[t * width + i];
+    for (int64_t i = 0; i < width; ++i) {
+      const double expected = x[t * width + i] * scale[i] / std::sqrt(squares / width + 0.01);
+      check(std::fabs(y[t * width + i] - expected) < 1e-5 * (1 + std::fabs(expected)), "rms_norm", set.name);
+    }
+  }
+}
+
 void check_all(uint32_t seed) {
   Random random{std::mt19937(seed)};
   for (int index = 0; const InstructionSet* set = instruction_set(index); ++index) {
@@ -258,6 +275,7 @@ void check_all(uint32_t seed) {
       check_decode_attention(random, *set);
       check_select_experts(random, *set);
       check_vocabulary(random, *set);
+      check_rms_norm(random, *set);
     }
     for (int type = 0; type < kWeightTypes; ++type) {
       for (int round = 0; round < 6; ++round) {
