@@ -59,6 +59,7 @@ def test_measured_policies_share_their_batches():
   own, few, pruned = measure_policies(small_params(), batches, [TopK(), OEA(1), Prune(1)], prompt_length=2)
   np.testing.assert_array_equal(own.tokens, [20, 20, 20])
   np.testing.assert_array_equal(own.own_cross_entropy, few.own_cross_entropy)
-  assert summarize(own).increase.value == 0
+  # Two programs of the same sums: the rounding of float32.
+  assert abs(summarize(own).increase.value) < 1e-6
   assert summarize(few).experts.value < summarize(own).experts.value
   assert summarize(pruned).divergence.value > 0
