@@ -1,8 +1,10 @@
 """How GPU kernels cut a product: a table of measured choices for each device, and a rule of thumb where it has none."""
 
 import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import jax
 from jax.experimental import pallas as pl
@@ -31,13 +33,15 @@ Question = tuple[str, tuple[int, ...]]
 TUNED: dict[str, dict[Question, Blocks]] = {}
 """By JAX's `device_kind`: what `python -m lynx_jax.bench.tune` found fastest. No device has been measured yet."""
 
-_tried: dict[Question, Blocks] = {}
+_tried: contextvars.ContextVar[Mapping[Question, Blocks]] = contextvars.ContextVar(
+  "tried", default=MappingProxyType({})
+)
 _asked: list[dict[Question, Blocks]] = []
 
 
 def choose(kernel: str, sizes: tuple[int, ...], rule: Callable[[], Blocks]) -> Blocks:
   """The cut on trial, or the one measured on this machine's GPU, or the rule's."""
-  found = _tried.get((kernel, sizes)) or TUNED.get(_device_kind(), {}).get((kernel, sizes)) or rule()
+  found = _tried.get().get((kernel, sizes)) or TUNED.get(_device_kind(), {}).get((kernel, sizes)) or rule()
   for questions in _asked:
     questions[kernel, sizes] = found
   return found
@@ -49,12 +53,12 @@ def _device_kind() -> str:
 
 @contextlib.contextmanager
 def trying(question: Question, blocks: Blocks) -> Iterator[None]:
-  """Kernels traced inside are cut this way."""
-  _tried[question] = blocks
+  """Kernels that this thread traces inside are cut this way."""
+  token = _tried.set({**_tried.get(), question: blocks})
   try:
     yield
   finally:
-    del _tried[question]
+    _tried.reset(token)
 
 
 @contextlib.contextmanager

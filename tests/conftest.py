@@ -32,11 +32,17 @@ def own_errors():
 
 
 def pytest_collection_modifyitems(items):
-  """Tests marked `gpu` are skipped, with the reason, where JAX has no NVIDIA GPU."""
-  marked = [item for item in items if item.get_closest_marker("gpu")]
-  if marked and jax.default_backend() != "gpu":
-    for item in marked:
-      item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU: run `make gpu` on a machine that has one"))
+  """Tests of a GPU are skipped, with the reason, where JAX has no NVIDIA GPU; tests of C++ for CPUs where it has one."""
+  gpu = jax.default_backend() == "gpu"
+  reason = "native code is for CPUs" if gpu else "needs an NVIDIA GPU: run `make gpu` on a machine that has one"
+  for item in items:
+    if _is_native(item) if gpu else item.get_closest_marker("gpu"):
+      item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _is_native(item):
+  parameters = getattr(getattr(item, "callspec", None), "params", {})
+  return "instructions" in parameters or parameters.get("implementation") == "cpu" or "native" in item.nodeid
 
 
 # Every compiled program maps memory of its own; Linux gives a process 65,530 maps, and the compiler aborts at the next.

@@ -7,9 +7,11 @@ ratio. Ratios are medians of ratios within a repeat.
 
 import dataclasses
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -95,10 +97,9 @@ def bench_decode(
       policy: FedDecode(params, batch, policy, tokens=tokens, length=prompt_length, steps=steps, seed=seed)
       for policy in policies
     }
-    reports = {}
-    for policy, run in runs.items():
-      progress(f"batch {batch}: compiling {format_policy(policy)}")
-      reports[policy] = run.warm_up()
+    progress(f"batch {batch}: compiling {len(runs)} {'policies' if len(runs) > 1 else 'policy'}")
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+      reports = dict(zip(runs, threads.map(FedDecode.warm_up, runs.values()), strict=True))
     timed: dict[RoutingPolicy, list[_Timed]] = {policy: [] for policy in policies}
     before = _bandwidth()
     for repeat in range(repeats):

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -51,19 +53,30 @@ def copy_bandwidth(megabytes: int = 1024, repeats: int = 20) -> float:
 
 
 def op_times(shape: ModelShape, bandwidth: float, *, rows: int = 16, capacity: int = 1024) -> Iterator[OpTime]:
-  """Every op of a decode step of `rows` rows, and a prefill's grouped product, with random inputs."""
-  for case in cases(shape, rows, capacity):
-    got, want = (
-      jax.jit(functools.partial(case.fn, implementation=choice))(*case.args) for choice in (None, "reference")
-    )
+  """Every op of a decode step of `rows` rows, and a prefill's grouped product, with random inputs.
+
+  All are compiled side by side before the first is timed.
+  """
+  every = list(cases(shape, rows, capacity))
+  with ThreadPoolExecutor(os.cpu_count()) as threads:
+    prepared = list(threads.map(_prepared, every))
+  for case, (best, reference, timed) in zip(every, prepared, strict=True):
     yield OpTime(
       op=case.op,
       model=shape.name,
       case=case.what,
-      us=1e6 * seconds(functools.partial(case.fn, implementation=None), case.args),
+      us=1e6 * timed.seconds(),
       roofline_us=1e6 * case.moved / bandwidth,
-      error=_difference(got, want),
+      error=_difference(best(*case.args), reference(*case.args)),
     )
+
+
+def _prepared(case: "Case") -> tuple[Any, Any, "Timed"]:
+  """The op's best implementation and its reference, compiled, and loops that time the former."""
+  best = functools.partial(case.fn, implementation=None)
+  reference = functools.partial(case.fn, implementation="reference")
+  one, other = (jax.jit(fn).lower(*case.args).compile() for fn in (best, reference))
+  return one, other, Timed(best, case.args)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,26 +156,36 @@ def _experts(x: jax.Array, *args: jax.Array, tiles: Any, implementation: str | N
   return expert_ffn(x, *args, tiles=tiles, implementation=implementation)
 
 
-def seconds(fn: Callable[..., Any], args: tuple, rounds: int = 50, repeats: int = 7) -> float:
-  """Median time of a call among many in one compiled loop, less that of the loop's own work."""
+class Timed:
+  """Loops of calls of `fn` with `args`, compiled on construction, in which a call is timed among many."""
 
-  def timed(call: Callable[..., Any]) -> float:
-    def body(_: jax.Array, carry: jax.Array) -> jax.Array:
-      # Zero, but the compiler cannot know: rounds depend on each other and are not hoisted out of the loop.
-      result = call(args[0] + carry.astype(args[0].dtype), *args[1:])
-      first = jax.tree.leaves(result)[0]
-      return jnp.minimum(jnp.abs(first.reshape(-1)[0].astype(jnp.float32)), 0.0)
+  def __init__(self, fn: Callable[..., Any], args: tuple, rounds: int = 50):
+    self._args, self._rounds = args, rounds
+    self._calls, self._nothing = (self._loop(one) for one in (fn, lambda *args: args[0]))
 
-    loop = jax.jit(lambda: jax.lax.fori_loop(0, rounds, body, jnp.zeros((), jnp.float32)))
-    loop().block_until_ready()
+  def _loop(self, call: Callable[..., Any]) -> jax.stages.Compiled:
+    def loop(first: jax.Array, *rest: jax.Array) -> jax.Array:
+      def body(_: jax.Array, carry: jax.Array) -> jax.Array:
+        # Zero, but the compiler cannot know: rounds depend on each other and are not hoisted out of the loop.
+        result = jax.tree.leaves(call(first + carry.astype(first.dtype), *rest))[0]
+        return jnp.minimum(jnp.abs(result.reshape(-1)[0].astype(jnp.float32)), 0.0)
+
+      return jax.lax.fori_loop(0, self._rounds, body, jnp.zeros((), jnp.float32))
+
+    return jax.jit(loop).lower(*self._args).compile()
+
+  def seconds(self, repeats: int = 7) -> float:
+    """Median time of a call, less that of the loop's own work."""
+    return max(0.0, self._median(self._calls, repeats) - self._median(self._nothing, repeats))
+
+  def _median(self, loop: jax.stages.Compiled, repeats: int) -> float:
+    loop(*self._args).block_until_ready()
     times = []
     for _ in range(repeats):
       begin = time.perf_counter()
-      loop().block_until_ready()
+      loop(*self._args).block_until_ready()
       times.append(time.perf_counter() - begin)
-    return statistics.median(times) / rounds
-
-  return max(0.0, timed(fn) - timed(lambda *args: args[0]))
+    return statistics.median(times) / self._rounds
 
 
 def _difference(got: Any, want: Any) -> float:

@@ -8,14 +8,16 @@ What it prints are entries for `pallas_kernels.blocks.TUNED`: a line for each th
 import argparse
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from lynx_jax.bench.op_speed import Case, cases, seconds
+from lynx_jax.bench.op_speed import Case, Timed, cases
 from lynx_jax.files import write_json
 from pallas_kernels.blocks import Blocks, Question, questions, trying
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
@@ -44,20 +46,30 @@ def tune(
     with questions() as asked:
       jax.eval_shape(_pallas(case), *case.args)
     for question, rule in asked.items():
+      tried = list(itertools.islice(dict.fromkeys(candidates(rule)), most))
+      with ThreadPoolExecutor(os.cpu_count()) as threads:
+        compiled = list(threads.map(functools.partial(_compiled, case, question), tried))
       times = {}
-      for blocks in itertools.islice(dict.fromkeys(candidates(rule)), most):
-        with trying(question, blocks):
-          try:
-            times[blocks] = seconds(_pallas(case), case.args)
-          except Exception as error:
-            # The compiler's own: too much shared memory, say. The rule itself must work.
-            if blocks == rule:
-              raise
-            progress(f"{question} {blocks}: {str(error).splitlines()[0]}")
+      for blocks, loops in zip(tried, compiled, strict=True):
+        if isinstance(loops, Timed):
+          times[blocks] = loops.seconds()
+        elif blocks == rule:
+          raise loops
+        else:
+          # The compiler's own: too much shared memory, say. The rule itself must work.
+          progress(f"{question} {blocks}: {str(loops).splitlines()[0]}")
       best = min(times, key=times.__getitem__)
       found[question] = (best, times[best], times[rule])
       progress(f"{shape.name} {question}: {1e6 * times[rule]:.1f} us by rule, {1e6 * times[best]:.1f} us by {best}")
   return found
+
+
+def _compiled(case: Case, question: Question, blocks: Blocks) -> Timed | Exception:
+  with trying(question, blocks):
+    try:
+      return Timed(_pallas(case), case.args)
+    except Exception as error:
+      return error
 
 
 def _pallas(case: Case) -> Callable[..., Any]:
@@ -69,14 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--out", type=Path, required=True, help="JSON file of what was found")
   parser.add_argument("--rows", type=int, default=16)
+  parser.add_argument("--model", action="append", choices=MODEL_SHAPES, help="whose sizes; several times for several")
   args = parser.parse_args(argv)
   device = jax.devices()[0]
   if device.platform != "gpu":
     print(f"error: JAX runs on {device.platform} here, not on an NVIDIA GPU", file=sys.stderr)
     return 2
   found = {}
-  for shape in MODEL_SHAPES.values():
-    found |= tune(shape, rows=args.rows, progress=lambda line: print(line, file=sys.stderr, flush=True))
+  for name in args.model or MODEL_SHAPES:
+    found |= tune(MODEL_SHAPES[name], rows=args.rows, progress=lambda line: print(line, file=sys.stderr, flush=True))
   facts = [
     {"kernel": kernel, "sizes": sizes, "blocks": repr(best), "us": 1e6 * fast, "rule_us": 1e6 * slow}
     for (kernel, sizes), (best, fast, slow) in found.items()

@@ -147,18 +147,20 @@ def compile_for(
 
 
 def ptxas() -> Path:
-  """NVIDIA's assembler, of the wheel `nvidia-cuda-nvcc-cu12`.
+  """NVIDIA's assembler, of the wheel `nvidia-cuda-nvcc-cu12` or of its successor for CUDA 13.
 
   Raises:
-    ModuleNotFoundError: the wheel is not installed.
+    ModuleNotFoundError: neither wheel is installed.
   """
-  try:
-    found = importlib.util.find_spec("nvidia.cuda_nvcc")
-  except ModuleNotFoundError:
-    found = None
-  if found is None or not found.submodule_search_locations:
-    raise ModuleNotFoundError("ptxas is not installed: pip install 'lynx-jax[gates]'")
-  return Path(next(iter(found.submodule_search_locations))) / "bin" / "ptxas"
+  for package in ("nvidia.cuda_nvcc", "nvidia.cu13"):
+    try:
+      found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+      continue
+    for folder in (found and found.submodule_search_locations) or ():
+      if (program := Path(folder) / "bin" / "ptxas").is_file():
+        return program
+  raise ModuleNotFoundError("ptxas is not installed: pip install 'lynx-jax[gates]'")
 
 
 def _thunk_dump(folder: Path) -> str:
