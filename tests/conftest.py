@@ -32,7 +32,7 @@ def own_errors():
 
 
 def pytest_collection_modifyitems(items):
-  """Tests of a GPU are skipped, with the reason, where JAX has no NVIDIA GPU; tests of C++ for CPUs where it has one."""
+  """Tests of a GPU are skipped where JAX has no NVIDIA GPU, and tests of C++ for CPUs where it has one."""
   gpu = jax.default_backend() == "gpu"
   reason = "native code is for CPUs" if gpu else "needs an NVIDIA GPU: run `make gpu` on a machine that has one"
   for item in items:

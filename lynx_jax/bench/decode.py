@@ -121,7 +121,7 @@ class _Timed(NamedTuple):
 
 
 def _bandwidth() -> float | None:
-  return read_bandwidth(1 << 28, 2) if jax.default_backend() == "cpu" else None
+  return read_bandwidth(1 << 29, 1) if jax.default_backend() == "cpu" else None
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "router", "policy", "rounds"))

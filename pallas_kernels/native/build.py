@@ -18,17 +18,20 @@ SOURCE = Path(__file__).parent
 LIBRARY = "liblynx.so"
 REASON = "not_built.txt"
 
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
+_AVX512_BF16 = (*_AVX512, "-mavx512bf16", "-mavx512vnni")
 _SETS: Mapping[str, tuple[int, tuple[str, ...]]] = MappingProxyType(
   {
-    "avx512_bf16": (
-      16,
-      ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mavx512bf16", "-mavx512vnni"),
-    ),
-    "avx512": (16, ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")),
+    # Its tile instructions are written in assembly: old compilers have no name for them, but their assemblers may.
+    "amx_bf16": (16, (*_AVX512_BF16, "-DLYNX_TILES=1")),
+    "avx512_bf16": (16, _AVX512_BF16),
+    "avx512": (16, _AVX512),
     "avx2": (8, ("-mavx2", "-mfma")),
     "portable": (4, ()),
   }
 )
+EMULATED_TILES = "-DLYNX_EMULATED_TILES"
+"""A flag of `build` that makes the set with tiles run on any processor, slowly: for tests."""
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-psabi")
 
 
@@ -55,12 +58,16 @@ def compiler(preferred: str | None = None) -> str:
   raise BuildError(f"no C++ compiler (looked for {', '.join(names)})")
 
 
-def objects() -> list[tuple[str, str, tuple[str, ...]]]:
-  """What is compiled: object name, source file, flags of its own."""
+def objects(flags: Sequence[str] = ()) -> list[tuple[str, str, tuple[str, ...]]]:
+  """What is compiled: object name, source file, flags of its own beside `flags`."""
   names = tuple(_SETS) if platform.machine().lower() in ("x86_64", "amd64") else ("portable",)
+  chosen = dict(_SETS)
+  if EMULATED_TILES in flags:
+    chosen["amx_bf16"] = (4, ("-DLYNX_TILES=1",))
   sets = [
-    (f"products_{name}", "products.cc", (f"-DLYNX_SET={name}", f"-DLYNX_LANES={_SETS[name][0]}", *_SETS[name][1]))
-    for name in names
+    (f"products_{name}", "products.cc", (f"-DLYNX_SET={name}", f"-DLYNX_LANES={lanes}", *own))
+    for name, (lanes, own) in chosen.items()
+    if name in names
   ]
   rest = [(path.stem, path.name, ()) for path in sorted(SOURCE.glob("*.cc")) if path.name != "products.cc"]
   return sets + rest
@@ -88,7 +95,7 @@ def build(
   """
   cxx = compiler(cxx)
   with tempfile.TemporaryDirectory() as folder:
-    work = [*objects(), *((f"extra_{path.stem}", str(path), ("-I", str(SOURCE))) for path in extra_sources)]
+    work = [*objects(flags), *((f"extra_{path.stem}", str(path), ("-I", str(SOURCE))) for path in extra_sources)]
     files = [str(Path(folder) / f"{name}.o") for name, _, _ in work]
     commands = [
       [cxx, *_FLAGS, f"-DLYNX_SOURCES={fingerprint()}u", *own, *flags, "-c", str(SOURCE / source), "-o", file]

@@ -1,5 +1,6 @@
 #include "expert_ffn.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace lynx {
@@ -10,6 +11,7 @@ constexpr int64_t kMostSlots = 8192;
 
 struct Live {
   int64_t expert, first, count;  // its assignments, as places in the sorted order
+  int64_t room;                  // where they are packed as tiles, in rows
 };
 
 // One block of rows. Assignments are sorted by expert, in row order; place_of[t * top_k + k] is where one went, or -1.
@@ -45,11 +47,16 @@ class Block {
     };
     each([&](int64_t, int64_t, int32_t expert) { ++count[expert]; });
     for (int64_t e = 0; e < op_.experts; ++e) {
-      if (count[e] > 0) live_.push_back({e, slots_, count[e]});
+      if (count[e] > 0) {
+        live_.push_back({e, slots_, count[e], room_});
+        room_ += tile_room(count[e]);
+      }
       slots_ += count[e];
       count[e] = slots_ - count[e];
     }
     row_of_.resize(slots_);
+    live_of_.resize(slots_);
+    for (int64_t i = 0; i < live(); ++i) std::fill_n(live_of_.begin() + live_[i].first, live_[i].count, i);
     each([&](int64_t t, int64_t k, int32_t expert) {
       row_of_[count[expert]] = t;
       place_of_[t * op_.top_k + k] = count[expert]++;
@@ -57,25 +64,31 @@ class Block {
   }
 
   void pack_rows() {
-    const int64_t bytes = products_.packed_bytes(op_.width);
+    const int64_t width = op_.width, bytes = packed_bytes(width);
     static thread_local Scratch scratch;
-    char* packed = scratch.get<char>(rows_ * bytes);
-    for_each(rows_, 8, [&](int64_t t) {
-      if (!op_.valid[first_row_ + t]) return;
+    memory_ = scratch.get<char>((tiled() ? room_ : rows_) * bytes);
+    const auto read = [&](int64_t t) {
       static thread_local Scratch wide;
-      float* row = wide.get<float>(op_.width);
-      op_.x.read(set_, (first_row_ + t) * op_.width, op_.width, row);
-      products_.pack(row, op_.width, packed + t * bytes);
+      float* row = wide.get<float>(width);
+      op_.x.read(set_, (first_row_ + t) * width, width, row);
+      return row;
+    };
+    if (tiled()) {
+      for_each(slots_, 8, [&](int64_t s) { pack_tiled(read(row_of_[s]), width, s); });
+      return;
+    }
+    for_each(rows_, 8, [&](int64_t t) {
+      if (op_.valid[first_row_ + t]) products_.pack(read(t), width, memory_ + t * bytes);
     });
     packed_.resize(slots_);
-    for (int64_t s = 0; s < slots_; ++s) packed_[s] = packed + row_of_[s] * bytes;
+    for (int64_t s = 0; s < slots_; ++s) packed_[s] = memory_ + row_of_[s] * bytes;
   }
 
   void gate_and_up() {
     const int64_t width = op_.width, f = op_.expert_width;
     static thread_local Scratch scratch;
     hidden_ = scratch.get<float>(slots_ * f);
-    const int64_t chunk = std::min(kMostChunk / 2, chunk_outs(live() * f, 2 * width * weight_bytes(op_.gate_up.type)));
+    const int64_t chunk = std::min(kMostChunk / 2, chunk_outs(products_, live() * f, 2 * width * weight_bytes(op_.gate_up.type)));
     const int64_t chunks = (f + chunk - 1) / chunk;
     const auto gate_row = [&](int64_t item) {
       return live_[item / chunks].expert * 2 * f + item % chunks * chunk;
@@ -85,14 +98,12 @@ class Block {
       const Live& work = live_[item / chunks];
       const int64_t first = item % chunks * chunk, outs = std::min(chunk, f - first);
       const int64_t gate_at = gate_row(item), up_at = gate_at + f;
-      const void* gate_from = op_.gate_up.row(gate_at, width);
       const void* up_from = op_.gate_up.row(up_at, width);
       const void* next = following < 0 ? nullptr : op_.gate_up.row(gate_row(following), width);
       for (int64_t s = 0; s < work.count; s += kRowBlock) {
         const int64_t rows = std::min(kRowBlock, work.count - s);
-        const void* const* packed = packed_.data() + work.first + s;
-        products_.multiply(gate_from, outs, op_.gate_up.scale(gate_at), packed, rows, width, gate, outs, up_from);
-        products_.multiply(up_from, outs, op_.gate_up.scale(up_at), packed, rows, width, up, outs, next);
+        multiply(op_.gate_up, gate_at, outs, work, s, rows, width, gate, outs, up_from);
+        multiply(op_.gate_up, up_at, outs, work, s, rows, width, up, outs, next);
         add_bias(set_, op_.gate_up_bias, op_.x.narrow, gate_at, rows, outs, gate, outs);
         add_bias(set_, op_.gate_up_bias, op_.x.narrow, up_at, rows, outs, up, outs);
         for (int64_t t = 0; t < rows; ++t) {
@@ -103,18 +114,21 @@ class Block {
   }
 
   void pack_hidden() {
-    const int64_t f = op_.expert_width, bytes = products_.packed_bytes(f);
+    const int64_t f = op_.expert_width, bytes = packed_bytes(f);
     static thread_local Scratch scratch;
-    char* packed = scratch.get<char>(slots_ * bytes);
-    for_each(slots_, 8, [&](int64_t s) { products_.pack(hidden_ + s * f, f, packed + s * bytes); });
-    for (int64_t s = 0; s < slots_; ++s) packed_[s] = packed + s * bytes;
+    memory_ = scratch.get<char>((tiled() ? room_ : slots_) * bytes);
+    for_each(slots_, 8, [&](int64_t s) {
+      if (tiled()) pack_tiled(hidden_ + s * f, f, s);
+      else products_.pack(hidden_ + s * f, f, memory_ + s * bytes);
+    });
+    for (size_t s = 0; s < packed_.size(); ++s) packed_[s] = memory_ + s * bytes;
   }
 
   void down() {
     const int64_t width = op_.width, f = op_.expert_width;
     static thread_local Scratch scratch;
     results_ = scratch.get<float>(slots_ * width);
-    const int64_t chunk = chunk_outs(live() * width, f * weight_bytes(op_.down.type));
+    const int64_t chunk = chunk_outs(products_, live() * width, f * weight_bytes(op_.down.type));
     const int64_t chunks = (width + chunk - 1) / chunk;
     const auto row = [&](int64_t item) { return live_[item / chunks].expert * width + item % chunks * chunk; };
     parallel(live() * chunks, [&](int64_t item, int64_t following) {
@@ -124,8 +138,7 @@ class Block {
       for (int64_t s = 0; s < work.count; s += kRowBlock) {
         const int64_t rows = std::min(kRowBlock, work.count - s);
         float* y = results_ + (work.first + s) * width + first;
-        products_.multiply(op_.down.row(row(item), f), outs, op_.down.scale(row(item)),
-                           packed_.data() + work.first + s, rows, f, y, width, next);
+        multiply(op_.down, row(item), outs, work, s, rows, f, y, width, next);
         add_bias(set_, op_.down_bias, op_.x.narrow, row(item), rows, outs, y, width);
       }
     });
@@ -146,13 +159,38 @@ class Block {
 
   int64_t live() const { return static_cast<int64_t>(live_.size()); }
 
+  bool tiled() const { return products_.multiply_tiled != nullptr; }
+
+  int64_t packed_bytes(int64_t inner) const {
+    return tiled() ? products_.tiled_row_bytes(inner) : products_.packed_bytes(inner);
+  }
+
+  // An expert's assignments are packed together.
+  void pack_tiled(const float* row, int64_t inner, int64_t slot) {
+    const Live& of = live_[live_of_[slot]];
+    products_.pack_tiled(row, inner, slot - of.first, of.count, memory_ + of.room * packed_bytes(inner));
+  }
+
+  // Outputs [at, at + outs) of `rows` of an expert's assignments, from the one at `place` on.
+  void multiply(const Weight& weight, int64_t at, int64_t outs, const Live& of, int64_t place, int64_t rows, int64_t inner,
+                float* y, int64_t stride, const void* next) {
+    const char* from = weight.row(at, inner);
+    if (tiled()) {
+      products_.multiply_tiled(from, outs, memory_ + (of.room + place) * packed_bytes(inner), tile_width(of.count), rows,
+                               inner, y, stride, next);
+    } else {
+      products_.multiply(from, outs, weight.scale(at), packed_.data() + of.first + place, rows, inner, y, stride, next);
+    }
+  }
+
   const InstructionSet& set_;
   const ExpertFfn& op_;
   const Products& products_;
   const int64_t first_row_, rows_;
-  int64_t slots_ = 0;
+  int64_t slots_ = 0, room_ = 0;
   std::vector<Live> live_;
-  std::vector<int64_t> row_of_, place_of_;
+  std::vector<int64_t> row_of_, live_of_, place_of_;
+  char* memory_ = nullptr;  // packed rows; by assignment and expert where there are tiles
   std::vector<const void*> packed_;
   float* hidden_ = nullptr;
   float* results_ = nullptr;

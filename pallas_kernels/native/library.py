@@ -97,6 +97,8 @@ def threads_used() -> int:
 def read_bandwidth(size: int = 1 << 29, passes: int = 5) -> float | None:
   """Bytes a second that the threads of native calls read from memory: the best of several passes over `size` bytes.
 
+  Each pass reads in four ways, which ask for memory from not at all to 16 KB ahead.
+
   None where there is no library.
   """
   return _loaded().lynx_read_bandwidth(size, passes) or None if unavailable() is None else None

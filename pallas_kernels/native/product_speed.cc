@@ -12,18 +12,20 @@ double product_speed(const InstructionSet& set, WeightType type, int64_t rows, i
                      int64_t read) {
   const Products& products = set.products[static_cast<int>(type)];
   const int64_t row_bytes = inner * weight_bytes(type);
-  const int64_t outs = chunk_outs(read / row_bytes, row_bytes);
+  const int64_t outs = chunk_outs(products, read / row_bytes, row_bytes);
   const int64_t chunks = std::max<int64_t>(1, bytes / (outs * row_bytes)), items = read / (outs * row_bytes);
   const Pages weights(chunks * outs * row_bytes);
   if (weights.data() == nullptr) return 0;
   const std::vector<float> scales(outs, 1.0f), row(inner, 1.0f);
   Scratch scratch;
-  const int64_t packed_bytes = products.packed_bytes(inner);
-  char* packed = scratch.get<char>(rows * packed_bytes);
+  const bool tiled = products.multiply_tiled != nullptr;
+  const int64_t packed_bytes = tiled ? products.tiled_row_bytes(inner) : products.packed_bytes(inner);
+  char* packed = scratch.get<char>((tiled ? tile_room(rows) : rows) * packed_bytes);
   std::vector<const void*> places(rows);
   for (int64_t t = 0; t < rows; ++t) {
     places[t] = packed + t * packed_bytes;
-    products.pack(row.data(), inner, packed + t * packed_bytes);
+    if (tiled) products.pack_tiled(row.data(), inner, t, rows, packed);
+    else products.pack(row.data(), inner, packed + t * packed_bytes);
   }
   const auto chunk = [&](int64_t item) { return weights.data() + item % chunks * outs * row_bytes; };
   const auto start = std::chrono::steady_clock::now();
@@ -31,8 +33,13 @@ double product_speed(const InstructionSet& set, WeightType type, int64_t rows, i
     float sums[kRowBlock * kMostChunk];
     const void* next = following < 0 ? nullptr : chunk(following);
     for (int64_t t = 0; t < rows; t += kRowBlock) {
-      products.multiply(chunk(item), outs, scales.data(), places.data() + t, std::min(kRowBlock, rows - t), inner, sums,
-                        outs, next);
+      const int64_t count = std::min(kRowBlock, rows - t);
+      if (tiled) {
+        products.multiply_tiled(chunk(item), outs, packed + t * packed_bytes, tile_width(rows), count, inner, sums, outs,
+                                next);
+      } else {
+        products.multiply(chunk(item), outs, scales.data(), places.data() + t, count, inner, sums, outs, next);
+      }
     }
   });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

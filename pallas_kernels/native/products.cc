@@ -661,10 +661,27 @@ void widen(const uint16_t* from, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = as_float((uint32_t)from[i] << 16);
 }
 
+}  // namespace
+}  // namespace lynx
+
+#if LYNX_TILES
+#include "tiled.h"
+#endif
+
+namespace lynx {
+namespace {
+
 template <class Type>
 constexpr Products products() {
-  return {packed_bytes<Type>, pack<Type>, multiply<Type>};
+  return {packed_bytes<Type>, pack<Type>, multiply<Type>, nullptr, nullptr, nullptr};
 }
+
+#if LYNX_TILES
+template <>
+constexpr Products products<Bfloat16>() {
+  return {packed_bytes<Bfloat16>, pack<Bfloat16>, multiply<Bfloat16>, tiled_row_bytes, pack_tiled, multiply_tiled};
+}
+#endif
 
 constexpr const char* kName =
 #define LYNX_TEXT(name) #name

@@ -8,6 +8,13 @@ namespace lynx {
 enum class WeightType { kBfloat16, kFloat32, kInt8 };
 constexpr int kWeightTypes = 3;
 
+// Rows of a tile; how wide one is where there are only so many rows; rows that so many take, packed as tiles.
+constexpr int64_t kTileRows = 16;
+constexpr int64_t tile_width(int64_t rows) { return rows < kTileRows ? rows : kTileRows; }
+constexpr int64_t tile_room(int64_t rows) {
+  return rows <= kTileRows ? rows : (rows + kTileRows - 1) / kTileRows * kTileRows;
+}
+
 struct Activation {
   float alpha, limit, shift;
 };
@@ -23,6 +30,13 @@ struct Products {
   // the start of `following`, which the same thread reads next, on the way; it may be null.
   void (*multiply)(const void* weight, int64_t outs, const float* scales, const void* const* packed, int64_t rows,
                    int64_t inner, float* y, int64_t y_stride, const void* following);
+  // The same of rows that are packed together, for products of whole tiles; null where an instruction set has none of this
+  // type. pack_tiled puts row `place` of `rows` that take tile_room(rows) * tiled_row_bytes(inner) bytes; multiply_tiled takes
+  // them, tile_width of all of them wide, or some of them from a multiple of kTileRows on.
+  int64_t (*tiled_row_bytes)(int64_t inner);
+  void (*pack_tiled)(const float* row, int64_t inner, int64_t place, int64_t rows, void* tiled);
+  void (*multiply_tiled)(const void* weight, int64_t outs, const void* tiled, int64_t width, int64_t rows, int64_t inner,
+                         float* y, int64_t y_stride, const void* following);
 };
 
 struct Largest {

@@ -10,25 +10,27 @@ struct Chunk {
   int64_t first, outs;
 };
 
-std::vector<Chunk> cut(const RowMatmul& op) {
+std::vector<Chunk> cut(const RowMatmul& op, const Products& products) {
   int64_t total = 0;
   for (const auto& product : op.products) total += product.outs;
   std::vector<Chunk> chunks;
   for (const auto& product : op.products) {
-    const int64_t size = chunk_outs(total, op.inner * weight_bytes(product.weight.type));
+    const int64_t size = chunk_outs(products, total, op.inner * weight_bytes(product.weight.type));
     for (int64_t o = 0; o < product.outs; o += size) chunks.push_back({&product, o, std::min(size, product.outs - o)});
   }
   return chunks;
 }
 
-void pack_row(const InstructionSet& set, const RowMatmul& op, const Products& products, int64_t t, char* packed) {
+void pack_row(const InstructionSet& set, const RowMatmul& op, const Products& products, int64_t t, int64_t bytes,
+              char* packed) {
   static thread_local Scratch scratch;
   float* row = scratch.get<float>(op.inner);
   op.x.read(set, t * op.inner, op.inner, row);
   if (op.norm_scale != nullptr) {
     norm_row(set, {const_cast<void*>(op.norm_scale), op.x.narrow}, op.inner, op.norm_eps, row);
   }
-  products.pack(row, op.inner, packed);
+  if (products.multiply_tiled != nullptr) products.pack_tiled(row, op.inner, t, op.rows, packed);
+  else products.pack(row, op.inner, packed + t * bytes);
 }
 
 void write(const InstructionSet& set, const RowMatmul& op, const Chunk& chunk, int64_t t, float* sums) {
@@ -49,13 +51,14 @@ void write(const InstructionSet& set, const RowMatmul& op, const Chunk& chunk, i
 
 void row_matmul(const InstructionSet& set, const RowMatmul& op) {
   const Products& products = set.products[static_cast<int>(op.products[0].weight.type)];
-  const int64_t bytes = products.packed_bytes(op.inner);
+  const bool tiled = products.multiply_tiled != nullptr;
+  const int64_t bytes = tiled ? products.tiled_row_bytes(op.inner) : products.packed_bytes(op.inner);
   static thread_local Scratch scratch;
-  char* packed = scratch.get<char>(op.rows * bytes);
-  for_each(op.rows, 4, [&](int64_t t) { pack_row(set, op, products, t, packed + t * bytes); });
+  char* packed = scratch.get<char>((tiled ? tile_room(op.rows) : op.rows) * bytes);
+  for_each(op.rows, 4, [&](int64_t t) { pack_row(set, op, products, t, bytes, packed); });
   std::vector<const void*> rows(op.rows);
   for (int64_t t = 0; t < op.rows; ++t) rows[t] = packed + t * bytes;
-  const std::vector<Chunk> chunks = cut(op);
+  const std::vector<Chunk> chunks = cut(op, products);
   const auto weights = [&](const Chunk& chunk) { return chunk.product->weight.row(chunk.first, op.inner); };
   parallel(static_cast<int64_t>(chunks.size()), [&](int64_t item, int64_t following) {
     float sums[kRowBlock * kMostChunk];
@@ -63,8 +66,13 @@ void row_matmul(const InstructionSet& set, const RowMatmul& op) {
     const void* next = following < 0 ? nullptr : weights(chunks[following]);
     for (int64_t t = 0; t < op.rows; t += kRowBlock) {
       const int64_t count = std::min(kRowBlock, op.rows - t);
-      products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scale(chunk.first), rows.data() + t, count,
-                        op.inner, sums, chunk.outs, next);
+      if (tiled) {
+        products.multiply_tiled(weights(chunk), chunk.outs, packed + t * bytes, tile_width(op.rows), count, op.inner, sums,
+                                chunk.outs, next);
+      } else {
+        products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scale(chunk.first), rows.data() + t, count,
+                          op.inner, sums, chunk.outs, next);
+      }
       for (int64_t row = 0; row < count; ++row) write(set, op, chunk, t + row, sums + row * chunk.outs);
     }
   });

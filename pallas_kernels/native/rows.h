@@ -74,11 +74,13 @@ struct Weight {
   const float* scale(int64_t row) const { return scales == nullptr ? nullptr : scales + row; }
 };
 
-// Outputs a chunk of work takes: about 64 KB of weights, fewer where that would leave threads idle.
-inline int64_t chunk_outs(int64_t outs, int64_t row_bytes) {
-  const int64_t by_size = 65536 / std::max<int64_t>(row_bytes, 1);
+// Outputs a chunk of work takes: about 64 KB of weights, or twice that in tiles, fewer where that would leave threads idle.
+inline int64_t chunk_outs(const Products& products, int64_t outs, int64_t row_bytes) {
+  const bool tiled = products.multiply_tiled != nullptr;
+  const int64_t least = tiled ? 16 : 4;
+  const int64_t by_size = (tiled ? 131072 : 65536) / std::max<int64_t>(row_bytes, 1);
   const int64_t by_threads = outs / (4 * thread_count());
-  return std::clamp<int64_t>(std::min(by_size, by_threads) / 4 * 4, 4, kMostChunk);
+  return std::clamp<int64_t>(std::min(by_size, by_threads) / least * least, least, kMostChunk);
 }
 
 // body(i) for i in [0, count), in parallel once there are more than `grain`.

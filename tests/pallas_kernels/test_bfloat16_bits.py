@@ -38,5 +38,6 @@ def test_a_loop_makes_no_second_table():
     return jax.jit(loop).lower(table, start).compile().memory_analysis().temp_size_in_bytes
 
   assert temporary_bytes(take_rows) < table.size
-  # Why it is there: if this fails, XLA does as well on its own.
-  assert temporary_bytes(lambda table, ids: table[ids]) > 2 * table.size
+  if jax.__version_info__ < (0, 11):
+    # Why it is there; later versions of XLA do as well on their own.
+    assert temporary_bytes(lambda table, ids: table[ids]) > 2 * table.size

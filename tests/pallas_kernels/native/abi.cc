@@ -7,8 +7,14 @@
 #define SAME(ours, our_field, theirs, their_field) \
   static_assert(offsetof(lynx::ffi::ours, our_field) == offsetof(theirs, their_field), #ours "." #our_field)
 
-SAME(ExtensionBase, type, XLA_FFI_Extension_Base, type);
-SAME(ExtensionBase, next, XLA_FFI_Extension_Base, next);
+// Renamed in jax 0.11.
+#if XLA_FFI_API_MINOR >= 4
+typedef XLA_FFI_InternalExtension Extension;
+#else
+typedef XLA_FFI_Extension_Base Extension;
+#endif
+SAME(ExtensionBase, type, Extension, type);
+SAME(ExtensionBase, next, Extension, next);
 SAME(ApiVersion, major_version, XLA_FFI_Api_Version, major_version);
 SAME(ApiVersion, minor_version, XLA_FFI_Api_Version, minor_version);
 SAME(ErrorCreateArgs, message, XLA_FFI_Error_Create_Args, message);

@@ -25,6 +25,8 @@ struct Random {
   std::mt19937 engine;
   float normal() { return std::normal_distribution<float>()(engine); }
   int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine); }
+  // Mostly those of a decode step; now and then more than are taken at once.
+  int64_t rows() { return between(0, 5) > 0 ? between(1, 20) : between(21, 120); }
 };
 
 // A weight in one of the three types, in a buffer of exactly its size, and what its numbers are.
@@ -76,7 +78,8 @@ float rounded(float x, WeightType type) {
 }
 
 void check_row_matmul(Random& random, const InstructionSet& set, WeightType type) {
-  const int64_t rows = random.between(1, 9), inner = random.between(1, 150), outs = random.between(1, 40);
+  const int64_t rows = random.rows(), inner = random.between(1, 150);
+  const int64_t outs = random.between(1, random.between(0, 3) > 0 ? 40 : 300);
   const Numbers weight(random, type, outs, inner);
   std::vector<float> x(rows * inner), y(rows * outs), bias(outs);
   for (float& value : x) value = random.normal();
@@ -101,7 +104,7 @@ void check_row_matmul(Random& random, const InstructionSet& set, WeightType type
 }
 
 void check_expert_ffn(Random& random, const InstructionSet& set, WeightType type) {
-  const int64_t rows = random.between(1, 20), experts = random.between(2, 6), top_k = random.between(1, 2);
+  const int64_t rows = random.rows(), experts = random.between(2, 6), top_k = random.between(1, 2);
   const int64_t width = random.between(1, 70), f = random.between(1, 50);
   const Numbers gate_up(random, type, experts * 2 * f, width), down(random, type, experts * width, f);
   std::vector<float> x(rows * width), y(rows * width), weights(rows * top_k);

@@ -24,7 +24,7 @@ needs_library = pytest.mark.skipif(unavailable() is not None, reason=str(unavail
 @needs_compiler
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_random_shapes_run_clean_under_sanitizers(tmp_path, sanitizer):
-  flags = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1")
+  flags = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1", build.EMULATED_TILES)
   build.build(tmp_path / "driver", flags=flags, extra_sources=(HERE / "driver.cc",), link=())
   done = subprocess.run([str(tmp_path / "driver")], capture_output=True, text=True)
   assert (done.returncode, done.stdout) == (0, "all equal\n"), done.stderr
