@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--out", type=Path, required=True, help="folder for report.md and report.json")
   parser.add_argument("--tests", type=Path, help="pytest's --junitxml file, to count what passed")
   parser.add_argument("--model", choices=COMPILED, help="whose decode steps; by default the largest that fits")
+  parser.add_argument("--batch", default=",".join(map(str, BATCHES)), help="batch sizes (default: %(default)s)")
+  parser.add_argument("--policy", action="append", help="several times for several (default: five of them)")
   parser.add_argument("--tiny", action="store_true", help="small sizes, on whatever this machine has")
   args = parser.parse_args(argv)
   device = jax.devices()[0]
@@ -65,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   print(f"decode steps of {name}", file=sys.stderr, flush=True)
   spec = spec_from_config(config)
   params = Params(jax.jit(lambda: Decoder(spec, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))())
-  policies = [parse_policy(text) for text in (POLICIES[:2] if args.tiny else POLICIES)]
-  batches, steps = ((1, 4), 4) if args.tiny else (BATCHES, 64)
+  policies = [parse_policy(text) for text in args.policy or (POLICIES[:2] if args.tiny else POLICIES)]
+  batches, steps = ((1, 4), 4) if args.tiny else ([int(one) for one in args.batch.split(",")], 64)
   rows = list(bench_decode(params, batches, policies, steps=steps, prompt_length=16 if args.tiny else 128))
   about = {
     "device": device.device_kind,

@@ -16,22 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lynx_jax.bench.op_speed import Case, Timed, cases
 from lynx_jax.files import write_json
+from pallas_kernels import row_matmul
 from pallas_kernels.blocks import Blocks, Question, questions, trying
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
 
 _WORTH = 0.97
-_OPS = frozenset({"row_matmuls", "expert_ffn"})
+_OPS = frozenset({"row_matmuls", "row_matmul", "expert_ffn"})
+# Bytes of a program's loads.
+_IN_FLIGHT = range(32 * 1024, 128 * 1024 + 1)
 
 
-def candidates(rule: Blocks) -> Iterator[Blocks]:
-  """The rule's cut, and cuts around it."""
+def candidates(rule: Blocks, inner: int) -> Iterator[Blocks]:
+  """The rule's cut, and others whose steps divide `inner` and whose loads in flight are neither few nor too many."""
   yield rule
-  for columns, inner, stages in itertools.product((16, 32, 64), (64, 128, 256), (3, 4, 6)):
-    blocks = Blocks(columns=columns, inner=min(inner, rule.inner), warps=rule.warps, stages=stages)
-    if blocks != rule:
+  for columns, step, warps, stages in itertools.product((16, 32, 64), (64, 128, 256, 512), (1, 2, 4), (3, 4, 6)):
+    blocks = Blocks(columns=columns, inner=step, warps=warps, stages=stages)
+    if inner % step == 0 and 2 * (16 + columns) * step * (stages - 1) in _IN_FLIGHT and blocks != rule:
       yield blocks
 
 
@@ -40,13 +44,13 @@ def tune(
 ) -> dict[Question, tuple[Blocks, float, float]]:
   """For each product of a model's decode step: the fastest cut, its time and the rule's, in seconds."""
   found = {}
-  for case in cases(shape, rows, 1024):
+  for case in (*cases(shape, rows, 1024), *_other_products(shape, rows)):
     if case.op not in _OPS:
       continue
     with questions() as asked:
       jax.eval_shape(_pallas(case), *case.args)
     for question, rule in asked.items():
-      tried = list(itertools.islice(dict.fromkeys(candidates(rule)), most))
+      tried = list(itertools.islice(candidates(rule, question[1][2]), most))
       with ThreadPoolExecutor(os.cpu_count()) as threads:
         compiled = list(threads.map(functools.partial(_compiled, case, question), tried))
       times = {}
@@ -62,6 +66,29 @@ def tune(
       found[question] = (best, times[best], times[rule])
       progress(f"{shape.name} {question}: {1e6 * times[rule]:.1f} us by rule, {1e6 * times[best]:.1f} us by {best}")
   return found
+
+
+def _other_products(shape: ModelShape, rows: int) -> Iterator[Case]:
+  """The products of a decode step that `cases` leaves out: the router's and the one after attention."""
+  keys = iter(jax.random.split(jax.random.key(1), 5))
+
+  def draw(*sizes: int) -> jax.Array:
+    return jax.random.normal(next(keys), sizes, jnp.bfloat16)
+
+  def route(x: jax.Array, weight: jax.Array, scale: jax.Array, *, implementation: str | None) -> jax.Array:
+    options = {"norm_scale": scale, "norm_eps": 1e-6, "dtype": "float32"}
+    return row_matmul(x, weight, implementation=implementation, **options)
+
+  def project(mixed: jax.Array, weight: jax.Array, x: jax.Array, *, implementation: str | None) -> jax.Array:
+    return row_matmul(mixed, weight, residual_TO=x, implementation=implementation)
+
+  x, inner = draw(rows, shape.width), shape.heads * shape.head_dim
+  router, output = draw(shape.experts, shape.width), draw(shape.width, inner)
+  for what, fn, args in (
+    ("router", route, (x, router, draw(shape.width))),
+    ("output", project, (draw(rows, inner), output, x)),
+  ):
+    yield Case(op="row_matmul", what=f"T={rows}, {what}", fn=fn, args=args, moved=args[1].nbytes)
 
 
 def _compiled(case: Case, question: Question, blocks: Blocks) -> Timed | Exception:

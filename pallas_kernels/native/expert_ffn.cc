@@ -1,6 +1,7 @@
 #include "expert_ffn.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace lynx {
@@ -54,9 +55,10 @@ class Block {
       slots_ += count[e];
       count[e] = slots_ - count[e];
     }
+    for (const Live& of : live_) {
+      for (int64_t place = 0; place < of.count; place += kTileRows) groups_.push_back({&of, place});
+    }
     row_of_.resize(slots_);
-    live_of_.resize(slots_);
-    for (int64_t i = 0; i < live(); ++i) std::fill_n(live_of_.begin() + live_[i].first, live_[i].count, i);
     each([&](int64_t t, int64_t k, int32_t expert) {
       row_of_[count[expert]] = t;
       place_of_[t * op_.top_k + k] = count[expert]++;
@@ -67,18 +69,22 @@ class Block {
     const int64_t width = op_.width, bytes = packed_bytes(width);
     static thread_local Scratch scratch;
     memory_ = scratch.get<char>((tiled() ? room_ : rows_) * bytes);
-    const auto read = [&](int64_t t) {
-      static thread_local Scratch wide;
-      float* row = wide.get<float>(width);
-      op_.x.read(set_, (first_row_ + t) * width, width, row);
-      return row;
-    };
+    const auto read = [&](int64_t t, float* row) { op_.x.read(set_, (first_row_ + t) * width, width, row); };
     if (tiled()) {
-      for_each(slots_, 8, [&](int64_t s) { pack_tiled(read(row_of_[s]), width, s); });
+      pack_tiled(width, [&](int64_t slot, int64_t count) {
+        static thread_local Scratch wide;
+        float* rows = wide.get<float>(kTileRows * width);
+        for (int64_t i = 0; i < count; ++i) read(row_of_[slot + i], rows + i * width);
+        return rows;
+      });
       return;
     }
     for_each(rows_, 8, [&](int64_t t) {
-      if (op_.valid[first_row_ + t]) products_.pack(read(t), width, memory_ + t * bytes);
+      if (!op_.valid[first_row_ + t]) return;
+      static thread_local Scratch wide;
+      float* row = wide.get<float>(width);
+      read(t, row);
+      products_.pack(row, width, memory_ + t * bytes);
     });
     packed_.resize(slots_);
     for (int64_t s = 0; s < slots_; ++s) packed_[s] = memory_ + row_of_[s] * bytes;
@@ -117,10 +123,8 @@ class Block {
     const int64_t f = op_.expert_width, bytes = packed_bytes(f);
     static thread_local Scratch scratch;
     memory_ = scratch.get<char>((tiled() ? room_ : slots_) * bytes);
-    for_each(slots_, 8, [&](int64_t s) {
-      if (tiled()) pack_tiled(hidden_ + s * f, f, s);
-      else products_.pack(hidden_ + s * f, f, memory_ + s * bytes);
-    });
+    if (tiled()) pack_tiled(f, [&](int64_t slot, int64_t) { return hidden_ + slot * f; });
+    else for_each(slots_, 8, [&](int64_t s) { products_.pack(hidden_ + s * f, f, memory_ + s * bytes); });
     for (size_t s = 0; s < packed_.size(); ++s) packed_[s] = memory_ + s * bytes;
   }
 
@@ -165,10 +169,15 @@ class Block {
     return tiled() ? products_.tiled_row_bytes(inner) : products_.packed_bytes(inner);
   }
 
-  // An expert's assignments are packed together.
-  void pack_tiled(const float* row, int64_t inner, int64_t slot) {
-    const Live& of = live_[live_of_[slot]];
-    products_.pack_tiled(row, inner, slot - of.first, of.count, memory_ + of.room * packed_bytes(inner));
+  // Packs an expert's assignments together, a tile of rows at a time: rows_from(slot, count) gives those.
+  template <class Function>
+  void pack_tiled(int64_t inner, const Function& rows_from) {
+    for_each(static_cast<int64_t>(groups_.size()), 1, [&](int64_t group) {
+      const auto [of, place] = groups_[group];
+      const int64_t count = std::min(kTileRows, of->count - place);
+      products_.pack_tiled(rows_from(of->first + place, count), inner, count, inner, place, of->count,
+                           memory_ + of->room * packed_bytes(inner));
+    });
   }
 
   // Outputs [at, at + outs) of `rows` of an expert's assignments, from the one at `place` on.
@@ -189,7 +198,8 @@ class Block {
   const int64_t first_row_, rows_;
   int64_t slots_ = 0, room_ = 0;
   std::vector<Live> live_;
-  std::vector<int64_t> row_of_, live_of_, place_of_;
+  std::vector<std::pair<const Live*, int64_t>> groups_;  // the tiles of rows: whose, and from which assignment on
+  std::vector<int64_t> row_of_, place_of_;
   char* memory_ = nullptr;  // packed rows; by assignment and expert where there are tiles
   std::vector<const void*> packed_;
   float* hidden_ = nullptr;

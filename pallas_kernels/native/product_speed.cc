@@ -24,7 +24,7 @@ double product_speed(const InstructionSet& set, WeightType type, int64_t rows, i
   std::vector<const void*> places(rows);
   for (int64_t t = 0; t < rows; ++t) {
     places[t] = packed + t * packed_bytes;
-    if (tiled) products.pack_tiled(row.data(), inner, t, rows, packed);
+    if (tiled) products.pack_tiled(row.data(), inner, 1, inner, t, rows, packed);
     else products.pack(row.data(), inner, packed + t * packed_bytes);
   }
   const auto chunk = [&](int64_t item) { return weights.data() + item % chunks * outs * row_bytes; };

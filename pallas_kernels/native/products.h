@@ -31,10 +31,12 @@ struct Products {
   void (*multiply)(const void* weight, int64_t outs, const float* scales, const void* const* packed, int64_t rows,
                    int64_t inner, float* y, int64_t y_stride, const void* following);
   // The same of rows that are packed together, for products of whole tiles; null where an instruction set has none of this
-  // type. pack_tiled puts row `place` of `rows` that take tile_room(rows) * tiled_row_bytes(inner) bytes; multiply_tiled takes
-  // them, tile_width of all of them wide, or some of them from a multiple of kTileRows on.
+  // type. pack_tiled puts `count` rows, `stride` numbers apart, at `place`, inside one tile, of `rows` that take
+  // tile_room(rows) * tiled_row_bytes(inner) bytes; multiply_tiled takes them, tile_width of all of them wide, or some of
+  // them from a multiple of kTileRows on.
   int64_t (*tiled_row_bytes)(int64_t inner);
-  void (*pack_tiled)(const float* row, int64_t inner, int64_t place, int64_t rows, void* tiled);
+  void (*pack_tiled)(const float* from, int64_t stride, int64_t count, int64_t inner, int64_t place, int64_t rows,
+                     void* tiled);
   void (*multiply_tiled)(const void* weight, int64_t outs, const void* tiled, int64_t width, int64_t rows, int64_t inner,
                          float* y, int64_t y_stride, const void* following);
 };

@@ -21,16 +21,22 @@ std::vector<Chunk> cut(const RowMatmul& op, const Products& products) {
   return chunks;
 }
 
-void pack_row(const InstructionSet& set, const RowMatmul& op, const Products& products, int64_t t, int64_t bytes,
-              char* packed) {
+// Rows [first, first + count), in one tile where there are tiles.
+void pack_rows(const InstructionSet& set, const RowMatmul& op, const Products& products, int64_t first, int64_t count,
+               int64_t bytes, char* packed) {
   static thread_local Scratch scratch;
-  float* row = scratch.get<float>(op.inner);
-  op.x.read(set, t * op.inner, op.inner, row);
-  if (op.norm_scale != nullptr) {
-    norm_row(set, {const_cast<void*>(op.norm_scale), op.x.narrow}, op.inner, op.norm_eps, row);
+  float* rows = scratch.get<float>(count * op.inner);
+  for (int64_t i = 0; i < count; ++i) {
+    float* row = rows + i * op.inner;
+    op.x.read(set, (first + i) * op.inner, op.inner, row);
+    if (op.norm_scale != nullptr) {
+      norm_row(set, {const_cast<void*>(op.norm_scale), op.x.narrow}, op.inner, op.norm_eps, row);
+    }
+    if (products.multiply_tiled == nullptr) products.pack(row, op.inner, packed + (first + i) * bytes);
   }
-  if (products.multiply_tiled != nullptr) products.pack_tiled(row, op.inner, t, op.rows, packed);
-  else products.pack(row, op.inner, packed + t * bytes);
+  if (products.multiply_tiled != nullptr) {
+    products.pack_tiled(rows, op.inner, count, op.inner, first, op.rows, packed);
+  }
 }
 
 void write(const InstructionSet& set, const RowMatmul& op, const Chunk& chunk, int64_t t, float* sums) {
@@ -55,7 +61,11 @@ void row_matmul(const InstructionSet& set, const RowMatmul& op) {
   const int64_t bytes = tiled ? products.tiled_row_bytes(op.inner) : products.packed_bytes(op.inner);
   static thread_local Scratch scratch;
   char* packed = scratch.get<char>((tiled ? tile_room(op.rows) : op.rows) * bytes);
-  for_each(op.rows, 4, [&](int64_t t) { pack_row(set, op, products, t, bytes, packed); });
+  // Rows of a tile share lines of memory; of a few rows, all threads pack some all the same.
+  const int64_t grain = tiled && op.rows > kTileRows ? kTileRows : 4;
+  parallel((op.rows + grain - 1) / grain, [&](int64_t item, int64_t) {
+    pack_rows(set, op, products, item * grain, std::min(grain, op.rows - item * grain), bytes, packed);
+  });
   std::vector<const void*> rows(op.rows);
   for (int64_t t = 0; t < op.rows; ++t) rows[t] = packed + t * bytes;
   const std::vector<Chunk> chunks = cut(op, products);

@@ -14,35 +14,35 @@ constexpr int64_t kTileOuts = 16, kTileInner = 32, kTileBytes = 64;
 
 int64_t tiled_row_bytes(int64_t inner) { return (inner + kTileInner - 1) / kTileInner * kTileBytes; }
 
-void pack_tiled(const float* row, int64_t inner, int64_t place, int64_t rows, void* tiled) {
+void pack_tiled(const float* from, int64_t stride, int64_t count, int64_t inner, int64_t place, int64_t rows, void* tiled) {
   const int64_t width = tile_width(rows), first = place / kTileRows * kTileRows;
   // The last row comes with those that fill up its group.
-  const int64_t zeros = place + 1 < rows ? 0 : tile_room(rows) - rows;
+  const int64_t zeros = place + count < rows ? 0 : tile_room(rows) - rows;
   char* to = static_cast<char*>(tiled) + first * tiled_row_bytes(inner) + 4 * (place - first);
   for (int64_t i = 0; i < inner; i += kTileInner) {
-    uint16_t some[kTileInner] = {};
-    narrow(row + i, inner - i < kTileInner ? inner - i : kTileInner, some);
+    const int64_t some = inner - i < kTileInner ? inner - i : kTileInner;
+    uint16_t narrowed[kTileRows][kTileInner];
+    if (some < kTileInner) memset(narrowed, 0, sizeof(narrowed));
+    for (int64_t row = 0; row < count; ++row) narrow(from + row * stride + i, some, narrowed[row]);
     for (int64_t pair = 0; pair < kTileInner / 2; ++pair) {
-      char* cell = to + (i / 2 + pair) * 4 * width;
-      memcpy(cell, some + 2 * pair, 4);
-      if (zeros > 0) memset(cell + 4, 0, 4 * zeros);
+      char* cells = to + (i / 2 + pair) * 4 * width;
+      for (int64_t row = 0; row < count; ++row) memcpy(cells + 4 * row, narrowed[row] + 2 * pair, 4);
+      if (zeros > 0) memset(cells + 4 * count, 0, 4 * zeros);
     }
   }
 }
 
-// Registers: up to four tiles of sums, of weights (the last one of a block may have fewer outputs), and of two groups of rows.
-constexpr int kSums = 0, kMostSums = 4, kWeights = 4, kLastWeights = 5, kRows = 6;
+// Registers: sums of up to two tiles of weights and two groups of rows; these weights; these rows.
+constexpr int kSums = 0, kWeights = 4, kRows = 6;
 
-// For `tiles` tiles of outputs, `outs` in all, that meet `groups` groups of rows.
-inline void shape(int64_t tiles, int64_t outs, int64_t groups, int64_t width) {
+inline void shape(int64_t outs, int64_t groups, int64_t width) {
   TileShapes shapes;
-  const int64_t last = outs - (tiles - 1) * kTileOuts;
-  shapes.set(kWeights, kTileOuts, kTileBytes);
-  shapes.set(kLastWeights, last, kTileBytes);
-  for (int64_t sum = 0; sum < tiles * groups; ++sum) {
-    shapes.set((int)(kSums + sum), sum / groups + 1 < tiles ? kTileOuts : last, 4 * width);
+  for (int tile = 0; tile * kTileOuts < outs; ++tile) {
+    const int64_t left = outs - tile * kTileOuts, some = left < kTileOuts ? left : kTileOuts;
+    shapes.set(kWeights + tile, some, kTileBytes);
+    for (int group = 0; group < groups; ++group) shapes.set(kSums + 2 * tile + group, some, 4 * width);
   }
-  for (int group = 0; group < 2; ++group) shapes.set(kRows + group, kTileInner / 2, 4 * width);
+  for (int group = 0; group < groups; ++group) shapes.set(kRows + group, kTileInner / 2, 4 * width);
   shape_tiles(shapes);
 }
 
@@ -107,11 +107,11 @@ inline void multiply_block(const TiledBlock& block, Ask& ask) {
       load_tile<kRows + kGroup>(block.groups + kGroup * group_bytes + step * width * kTileBytes, 4 * width);
     });
     numbered<Tiles>([&](auto tile) LYNX_INLINE {
-      constexpr int kTile = decltype(tile)::value, kHeld = kTile + 1 < Tiles ? kWeights : kLastWeights;
-      load_tile<kHeld>(weight + kTile * kTileOuts * stride, stride);
+      constexpr int kTile = decltype(tile)::value;
+      load_tile<kWeights + kTile>(weight + kTile * kTileOuts * stride, stride);
       numbered<Groups>([&](auto group) LYNX_INLINE {
         constexpr int kGroup = decltype(group)::value;
-        add_tile_product<kSums + Groups * kTile + kGroup, kHeld, kRows + kGroup>();
+        add_tile_product<kSums + 2 * kTile + kGroup, kWeights + kTile, kRows + kGroup>();
       });
     });
   };
@@ -121,7 +121,7 @@ inline void multiply_block(const TiledBlock& block, Ask& ask) {
     });
   };
   each_sum([](auto tile, auto group) LYNX_INLINE {
-    zero_tile<kSums + Groups * decltype(tile)::value + decltype(group)::value>();
+    zero_tile<kSums + 2 * decltype(tile)::value + decltype(group)::value>();
   });
   for (int64_t step = 0; step < steps; ++step) {
     ask.some();
@@ -137,42 +137,37 @@ inline void multiply_block(const TiledBlock& block, Ask& ask) {
   each_sum([&](auto tile, auto group) LYNX_INLINE {
     constexpr int kTile = decltype(tile)::value, kGroup = decltype(group)::value;
     const int64_t outs = block.outs - kTile * kTileOuts, rows = block.rows - kGroup * kTileRows;
-    write_sums<kSums + Groups * kTile + kGroup>(outs < kTileOuts ? outs : kTileOuts, rows < kTileRows ? rows : kTileRows, width,
+    write_sums<kSums + 2 * kTile + kGroup>(outs < kTileOuts ? outs : kTileOuts, rows < kTileRows ? rows : kTileRows, width,
                                            block.y + kGroup * kTileRows * block.y_stride + kTile * kTileOuts,
                                            block.y_stride);
   });
 }
 
-inline void multiply_block(int64_t tiles, int64_t groups, const TiledBlock& block, Ask& ask) {
-  switch (groups * kMostSums + tiles) {
-    case kMostSums + 1: return multiply_block<1, 1>(block, ask);
-    case kMostSums + 2: return multiply_block<2, 1>(block, ask);
-    case kMostSums + 3: return multiply_block<3, 1>(block, ask);
-    case kMostSums + 4: return multiply_block<4, 1>(block, ask);
-    case 2 * kMostSums + 1: return multiply_block<1, 2>(block, ask);
-    case 2 * kMostSums + 2: return multiply_block<2, 2>(block, ask);
-  }
+inline void multiply_block(const TiledBlock& block, Ask& ask) {
+  const bool tiles = block.outs > kTileOuts, groups = block.rows > kTileRows;
+  if (tiles && groups) multiply_block<2, 2>(block, ask);
+  else if (tiles) multiply_block<2, 1>(block, ask);
+  else if (groups) multiply_block<1, 2>(block, ask);
+  else multiply_block<1, 1>(block, ask);
 }
 
 void multiply_tiled(const void* weight, int64_t outs, const void* tiled, int64_t width, int64_t rows, int64_t inner,
                     float* y, int64_t y_stride, const void* following) {
-  const int64_t most_groups = rows > kTileRows ? 2 : 1, most_outs = kMostSums / most_groups * kTileOuts;
+  // Weights that meet one group alone wait for memory, which is best asked for in the small steps of single tiles.
+  const int64_t most_groups = rows > kTileRows ? 2 : 1, most_outs = most_groups * kTileOuts;
   const int64_t most_rows = most_groups * kTileRows, passes = (rows + most_rows - 1) / most_rows;
   const int64_t row_bytes = 2 * inner;
   for (int64_t o = 0, shaped = 0; o < outs; o += most_outs) {
-    const int64_t some = outs - o < most_outs ? outs - o : most_outs, tiles = (some + kTileOuts - 1) / kTileOuts;
-    if (some != shaped) shape(tiles, shaped = some, most_groups, width);
+    const int64_t some = outs - o < most_outs ? outs - o : most_outs;
+    if (some != shaped) shape(shaped = some, most_groups, width);
     const char* here = static_cast<const char*>(weight) + o * row_bytes;
     const char* next = o + most_outs < outs || following == nullptr ? here + some * row_bytes
                                                                     : static_cast<const char*>(following);
     Ask ask{next, next + some * row_bytes, (some + passes - 1) / passes};
     for (int64_t t = 0; t < rows; t += most_rows) {
-      const int64_t part = rows - t < most_rows ? rows - t : most_rows, groups = (part + kTileRows - 1) / kTileRows;
-      // The registers of a last single group's sums have other shapes.
-      if (groups < most_groups) shape(tiles, some, groups, width);
-      multiply_block(tiles, groups, {here, some, inner, static_cast<const char*>(tiled) + t * tiled_row_bytes(inner), width,
-                                     part, y + t * y_stride + o, y_stride}, ask);
-      if (groups < most_groups) shaped = 0;
+      const int64_t part = rows - t < most_rows ? rows - t : most_rows;
+      const char* groups = static_cast<const char*>(tiled) + t * tiled_row_bytes(inner);
+      multiply_block({here, some, inner, groups, width, part, y + t * y_stride + o, y_stride}, ask);
     }
   }
   release_tiles();

@@ -24,8 +24,11 @@ def choose_blocks(rows: int, columns: int, inner: int) -> Blocks:
     block = 64
     while block > _LEAST and columns < 128 * block:
       block //= 2
-    steps = dividing_step(inner, 256 if rows <= _LEAST and block <= 32 else 128)
-    return Blocks(columns=block, inner=steps, warps=4, stages=4 if steps >= 128 else 6)
+    # Each warp reads all of a step's `x`: the fewer, the less of that. Steps of 64 numbers a warp or more give each
+    # lane 4 bytes of the norm's scale, the least that loads in flight are made of.
+    steps = dividing_step(inner, 256)
+    warps, in_step = min(4, max(2, rows * block // 256)), 2 * steps * (rows + block)
+    return Blocks(columns=block, inner=steps, warps=warps, stages=4 if in_step <= 24 * 1024 else 3)
 
   return choose("row_matmul", (rows, columns, inner), rule)
 
@@ -106,15 +109,17 @@ def _block(given: dict, y_ref, block: jax.Array, norm_eps: float, blocks: Blocks
     if not even:
       x = jnp.where((at < inner)[None, :], x, jnp.zeros_like(x))
     if norm_ref is not None:
-      wide = x.astype(jnp.float32)
-      squares += jnp.sum(wide * wide, axis=1)
-      x = (wide * plgpu.load(norm_ref.at[at_in]).astype(jnp.float32)[None, :]).astype(x.dtype)
+      # On tensor cores, as every other use of `x`: a sum over lanes would have it lie in shared memory so that their
+      # reads meet in few banks.
+      squares += jnp.dot(x, x.T, preferred_element_type=jnp.float32)
+      x *= plgpu.load(norm_ref.at[at_in])[None, :]
     weight = plgpu.load(weight_ref.at[column_in[:, None], at_in[None, :]])
     return total + jnp.dot(x, weight.T, preferred_element_type=jnp.float32), squares
 
-  zeros = jnp.zeros((row_block, blocks.columns), jnp.float32), jnp.zeros((row_block,), jnp.float32)
+  zeros = jnp.zeros((row_block, blocks.columns), jnp.float32), jnp.zeros((row_block, row_block), jnp.float32)
   y, squares = jax.lax.fori_loop(0, pl.cdiv(inner, blocks.inner), step, zeros)
   if norm_ref is not None:
+    squares = jnp.sum(jnp.where(row[:, None] == row[None, :], squares, 0.0), axis=1)
     y *= jax.lax.rsqrt(squares / inner + norm_eps)[:, None]
   if given["bias"] is not None:
     y += plgpu.load(given["bias"].at[column_in]).astype(jnp.float32)[None, :]

@@ -60,13 +60,20 @@ def objection(logits, valid, selection_bias=None, *, top_k: int, rule: Rule, rou
 
 def _cut(padded: int, rule: Rule, router: Router) -> tuple[int, int]:
   """Scores of a block of rows and of one warp, such that nothing spills at released models' sizes."""
+  if router.scoring == "sigmoid" and router.groups == 1 and not isinstance(rule, MassFloor | WorthReading):
+    return 2048, 128
   if isinstance(rule, OwnExperts) and router.groups == 1:
-    return (2048, 256) if padded < 256 else (4096, 512)
-  return 4096, 256 if router.scoring == "sparsemixer" else 128
+    return (2048, 128) if padded < 256 else (4096, 512)
+  return 4096, 256
 
 
 def _row_block(rows: int, padded: int, rule: Rule, router: Router) -> int:
   return min(pl.next_power_of_2(rows), max(1, _cut(padded, rule, router)[0] // padded))
+
+
+def _warps(rows: int, padded: int, scores: int) -> int:
+  """As many as hold so many scores each, or one a row: then a row's best are found without leaving its warp."""
+  return max(1, min(16, max(rows * padded // scores, min(rows, 1024 // padded))))
 
 
 def select_experts_triton(
@@ -104,7 +111,7 @@ def select_experts_triton(
       shape((tiles, DECODE_TILE)),
     ],
     name="select_experts",
-    num_warps=max(4, min(16, batch.block * batch.padded // _cut(padded, rule, router)[1])),
+    num_warps=_warps(batch.block, padded, _cut(padded, rule, router)[1]),
   )
   return ids, weights, active != 0, Tiles(in_use.reshape(()), expert, slot)
 
@@ -130,42 +137,36 @@ def _kernel(*refs, inputs: int, batch: Batch, top_k: int, rule: Rule, router: Ro
 
   load = batch.each(count, jnp.zeros((batch.padded,), jnp.int32))
   tiles = (load + (DECODE_TILE - 1)) // DECODE_TILE
-  first = jnp.cumsum(tiles) - tiles
   active = load > 0
+  # Two running sums in one: no more than 512 experts are active.
+  both = (tiles << 10) + active.astype(jnp.int32)
+  upto, total = jnp.cumsum(both), jnp.sum(both)
+  first, in_use = (upto >> 10) - tiles, total >> 10
   # Rows that do not count point at experts that are read anyway, the others after those.
-  inactive = (expert < batch.experts) & ~active
-  idle = jnp.where(active, jnp.cumsum(active.astype(jnp.int32)), jnp.sum(active.astype(jnp.int32)))
-  idle = jnp.where(active, idle, idle + jnp.cumsum(inactive.astype(jnp.int32))) - 1
+  idle = jnp.where(active, upto & 1023, (total & 1023) + expert + 1 - (upto & 1023)) - 1
+  idle = jnp.where(expert < batch.experts, jnp.minimum(idle, run), run)
 
   # The interpreter stores old values where a mask is off: such places must lie outside of the array.
   nowhere = expert_ref.shape[0]
 
   def write(block: Any, before: jax.Array) -> jax.Array:
     rows, place = choose(block)
-    chosen = ((place < run) & rows.valid[:, None]).astype(jnp.int32)
-    weight = jnp.where(chosen != 0, weigh(rows, place, kept, router), 0.0)
-    at = (first * DECODE_TILE + before)[None, :] + jnp.cumsum(chosen, axis=0) - chosen
+    chosen = (place < run) & rows.valid[:, None]
+    taken = chosen.astype(jnp.int32)
+    at = (first * DECODE_TILE + before)[None, :] + jnp.cumsum(taken, axis=0) - taken
+    row = jnp.broadcast_to(rows.index[:, None], place.shape)
+    tile = jnp.where(chosen, jax.lax.div(at, DECODE_TILE), nowhere)
+    plgpu.store(slot_ref.at[tile, jax.lax.rem(at, DECODE_TILE)], row * run + place, mask=chosen)
+    weight = jnp.where(chosen, weigh(rows, place, kept, router), 0.0)
     place = jnp.where(rows.valid[:, None], place, idle[None, :])
-
-    def write_place(index: Any, _: Any) -> None:
-      here = place == index
-
-      def pick(values: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(here, values, jnp.zeros_like(values)), axis=1)
-
-      inside = rows.index < batch.rows
-      plgpu.store(ids_ref.at[rows.index, index], pick(expert[None, :]), mask=inside)
-      plgpu.store(weights_ref.at[rows.index, index], pick(weight), mask=inside)
-      spot = pick(at)
-      tile = jnp.where(rows.valid, spot // DECODE_TILE, nowhere)
-      plgpu.store(slot_ref.at[tile, spot % DECODE_TILE], rows.index * run + index, mask=rows.valid)
-
-    jax.lax.fori_loop(0, run, write_place, None)
-    return before + jnp.sum(chosen, axis=0)
+    written = (place < run) & (rows.index < batch.rows)[:, None]
+    plgpu.store(ids_ref.at[row, place], jnp.broadcast_to(expert[None, :], place.shape), mask=written)
+    plgpu.store(weights_ref.at[row, place], weight, mask=written)
+    return before + jnp.sum(taken, axis=0)
 
   batch.each(write, jnp.zeros((batch.padded,), jnp.int32))
   plgpu.store(active_ref.at[expert], active.astype(jnp.int32), mask=expert < batch.experts)
-  plgpu.store(in_use_ref.at[jnp.arange(1)], jnp.sum(tiles)[None])
+  plgpu.store(in_use_ref.at[jnp.arange(1)], in_use[None])
   for index in range(pl.cdiv(batch.rows, DECODE_TILE)):
     plgpu.store(expert_ref.at[jnp.where(index < tiles, first + index, nowhere)], expert, mask=index < tiles)
   # The places that an expert's last tile has left.

@@ -28,7 +28,9 @@ def test_every_product_of_a_step_is_tuned():
   assert all(fast <= slow for _, fast, slow in found.values())
 
 
-def test_the_rule_is_tried_first():
-  tried = list(candidates(RULE))
+def test_the_rule_is_tried_first_and_then_steps_that_divide_the_axis():
+  tried = list(candidates(RULE, 384))
   assert tried[0] == RULE
-  assert len(set(tried)) > 5
+  assert len(set(tried)) == len(tried) > 20
+  assert {blocks.inner for blocks in tried} == {64, 128}
+  assert {blocks.warps for blocks in tried} == {1, 2, 4}
