@@ -20,11 +20,12 @@ test: $(VENV)/.installed-test
 # CUDA=13 takes JAX's CUDA 13 build. The report says which tests failed, so a failure does not stop it.
 CUDA ?= 12
 REPORT ?= docs/gpu
+GPU_WORKERS ?= 8
 gpu: export JAX_PLATFORMS := cuda,cpu
 gpu: export XLA_PYTHON_CLIENT_MEM_FRACTION := 0.92
 gpu: $(VENV)/.installed-gpu
 	mkdir -p .work
-	-JAX_DEFAULT_MATMUL_PRECISION=highest $(BIN)/python -m pytest tests/gpu tests/pallas_kernels --ignore tests/pallas_kernels/gates --junitxml .work/gpu_tests.xml
+	-XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_DEFAULT_MATMUL_PRECISION=highest $(BIN)/python -m pytest -n $(GPU_WORKERS) tests/gpu tests/pallas_kernels --ignore tests/pallas_kernels/gates --junitxml .work/gpu_tests.xml
 	$(BIN)/python -m lynx_jax.bench.gpu_report --tests .work/gpu_tests.xml --out $(REPORT)
 	$(BIN)/python -m lynx_jax.bench.tune --out $(REPORT)/tuned.json
 

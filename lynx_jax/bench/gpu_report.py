@@ -58,18 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: JAX runs on {device.platform} here, not on an NVIDIA GPU: check `nvidia-smi`", file=sys.stderr)
     return 2
   shapes = [TINY_SHAPE] if args.tiny else list(MODEL_SHAPES.values())
-  bandwidth = copy_bandwidth(1 if args.tiny else 1024)
-  ops: list[OpTime] = []
-  for shape in shapes:
-    print(f"ops of {shape.name}", file=sys.stderr, flush=True)
-    ops += op_times(shape, bandwidth, capacity=64 if args.tiny else 1024)
   name, config = ("tiny", _TINY) if args.tiny else _largest(device, args.model)
-  print(f"decode steps of {name}", file=sys.stderr, flush=True)
   spec = spec_from_config(config)
-  params = Params(jax.jit(lambda: Decoder(spec, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))())
-  policies = [parse_policy(text) for text in args.policy or (POLICIES[:2] if args.tiny else POLICIES)]
-  batches, steps = ((1, 4), 4) if args.tiny else ([int(one) for one in args.batch.split(",")], 64)
-  rows = list(bench_decode(params, batches, policies, steps=steps, prompt_length=16 if args.tiny else 128))
   about = {
     "device": device.device_kind,
     "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -77,18 +67,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     "jax": jax.__version__,
     "flax": flax.__version__,
     "python": platform.python_version(),
-    "bandwidth": bandwidth,
+    "bandwidth": copy_bandwidth(1 if args.tiny else 1024),
     "tests": _tests(args.tests),
     "model": name,
   }
+  ops: list[OpTime] = []
+  rows: list[Row] = []
+
+  def save() -> None:
+    parts = {"ops": ops, "decode": rows}
+    facts = {"about": about, **{part: [dataclasses.asdict(one) for one in of] for part, of in parts.items()}}
+    write_json(args.out / "report.json", facts)
+    write_text(args.out / "report.md", "\n".join(markdown(about, ops, rows, counts(spec).always_read * 2)) + "\n")
+
+  # Each part is kept as soon as it is measured: machines with GPUs are taken back.
   args.out.mkdir(parents=True, exist_ok=True)
-  facts: dict[str, Any] = {
-    "about": about,
-    "ops": [dataclasses.asdict(op) for op in ops],
-    "decode": [dataclasses.asdict(row) for row in rows],
-  }
-  write_json(args.out / "report.json", facts)
-  write_text(args.out / "report.md", "\n".join(markdown(about, ops, rows, counts(spec).always_read * 2)) + "\n")
+  for shape in shapes:
+    print(f"ops of {shape.name}", file=sys.stderr, flush=True)
+    ops += op_times(shape, about["bandwidth"], capacity=64 if args.tiny else 1024)
+    save()
+  print(f"decode steps of {name}", file=sys.stderr, flush=True)
+  params = Params(jax.jit(lambda: Decoder(spec, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))())
+  policies = [parse_policy(text) for text in args.policy or (POLICIES[:2] if args.tiny else POLICIES)]
+  batches, steps = ((1, 4), 4) if args.tiny else ([int(one) for one in args.batch.split(",")], 64)
+  for row in bench_decode(params, batches, policies, steps=steps, prompt_length=16 if args.tiny else 128):
+    rows.append(row)
+    save()
   print(f"wrote {args.out / 'report.md'} and report.json")
   return 0
 
