@@ -36,7 +36,7 @@ def _blocks(columns: int, inner: int, warps: int, stages: int) -> Blocks:
 
 
 TUNED: dict[str, dict[Question, Blocks]] = {
-  # 2026-11-26, at 16 rows; weights from memory, not from a cache.
+  # 2026-11-26, at 16 rows, by profiles of single calls with caches flushed before each (docs/KERNELS.md).
   "NVIDIA H200": {
     ("row_matmul", (16, 6144, 2048)): _blocks(16, 256, 1, 4),
     ("row_matmul", (16, 5120, 2048)): _blocks(64, 128, 2, 6),
@@ -53,7 +53,7 @@ TUNED: dict[str, dict[Question, Blocks]] = {
     ("expert_down", (16, 2048, 768, 8, 1)): _blocks(64, 128, 4, 3),
   },
 }
-"""By JAX's `device_kind`: what was found faster than the rule by 3 % or more (`python -m lynx_jax.bench.tune`)."""
+"""By JAX's `device_kind`: cuts that beat the rule by 3 % or more; `python -m lynx_jax.bench.tune` looks for them."""
 
 _tried: contextvars.ContextVar[Mapping[Question, Blocks]] = contextvars.ContextVar(
   "tried", default=MappingProxyType({})
