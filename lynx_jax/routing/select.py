@@ -59,10 +59,9 @@ def route_to_tiles(
 ) -> tuple[Routing, Tiles | None]:
   """The same as `lynx_route`, with the rows of each expert where few rows make that worth a kernel.
 
-  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one launch, whatever the router. Gates and
-  weights may differ from `lynx_route`'s in the last bits, and so may a choice that ties but for them: that of experts
-  by biased gates, of groups by gates, or the greedy set of a `MassFloor` or an `Auto`. On a CPU, `TopK` and `Prune` run
-  in one native call under softmax and sigmoid routers without groups or a bias; weights may differ in the last bits.
+  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one launch, and on a CPU in one native call,
+  whatever the router. Gates and weights may differ from `lynx_route`'s in the last bits, and so may a choice that ties
+  but for them: that of experts by biased gates, of groups by gates, or the greedy set of a `MassFloor` or an `Auto`.
   Elsewhere, and for other policies, it is `lynx_route`.
   """
 

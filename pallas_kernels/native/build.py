@@ -32,6 +32,9 @@ _SETS: Mapping[str, tuple[int, tuple[str, ...]]] = MappingProxyType(
 )
 EMULATED_TILES = "-DLYNX_EMULATED_TILES"
 """A flag of `build` that makes the set with tiles run on any processor, slowly: for tests."""
+# A choice between sums that all but tie is the same as XLA's without fused multiply-adds; loops become vectors if
+# comparisons may be made early.
+_OWN_FLAGS: Mapping[str, tuple[str, ...]] = MappingProxyType({"keep_sets": ("-ffp-contract=off", "-fno-trapping-math")})
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-psabi")
 
 
@@ -69,7 +72,11 @@ def objects(flags: Sequence[str] = ()) -> list[tuple[str, str, tuple[str, ...]]]
     for name, (lanes, own) in chosen.items()
     if name in names
   ]
-  rest = [(path.stem, path.name, ()) for path in sorted(SOURCE.glob("*.cc")) if path.name != "products.cc"]
+  rest = [
+    (path.stem, path.name, _OWN_FLAGS.get(path.stem, ()))
+    for path in sorted(SOURCE.glob("*.cc"))
+    if path.name != "products.cc"
+  ]
   return sets + rest
 
 

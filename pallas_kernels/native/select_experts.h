@@ -1,17 +1,17 @@
 #pragma once
 
-#include "products.h"
+#include "keep_sets.h"
 
 namespace lynx {
 
-// Every row runs its own best experts by a softmax or sigmoid router; no policy restricts the batch.
+// Every valid row's best experts among those that the batch keeps, and their weights.
 struct SelectExperts {
   int64_t rows, experts, top_k;
   int64_t run;          // experts that a row runs, at most `top_k`: they carry the weight of all `top_k`
   const float* logits;  // [rows, experts]
   const bool* valid;    // [rows]
-  bool sigmoid, renormalize, unit_weights;
-  float scale;
+  Router router;
+  KeepRule rule;
   int32_t* ids;    // [rows, run]
   float* weights;  // [rows, run]
   bool* active;    // [experts]

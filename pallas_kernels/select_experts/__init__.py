@@ -45,7 +45,7 @@ SELECT_EXPERTS = Op(
     Implementation(
       "cpu",
       select_experts_native,
-      "rows' own experts in native code",
+      "the whole of routing in one native call",
       (CPU,),
       native_objection,
       unavailable=unavailable,

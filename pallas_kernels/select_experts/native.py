@@ -1,4 +1,4 @@
-"""Rows' own experts natively on the CPU, where XLA takes a dozen small steps for them."""
+"""The whole of routing in one native call on the CPU, where XLA takes a dozen small steps and a loop for it."""
 
 import jax
 import jax.numpy as jnp
@@ -6,22 +6,36 @@ import jax.numpy as jnp
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.native import native_call, unavailable
-from pallas_kernels.select_experts.router import Router
-from pallas_kernels.select_experts.rules import OwnExperts, Rule, experts_run
+from pallas_kernels.select_experts.router import SCORINGS, Router
+from pallas_kernels.select_experts.rules import (
+  VOTE_BINS,
+  AffinityBins,
+  FirstChoices,
+  MassFloor,
+  OwnExperts,
+  Rule,
+  WorthReading,
+  experts_run,
+)
+
+# As `KeepRule::Kind` of keep_sets.h counts them.
+_KINDS = (OwnExperts, FirstChoices, AffinityBins, MassFloor, WorthReading)
 
 
-def native_objection(logits, valid, selection_bias=None, *, top_k: int, rule: Rule, router: Router) -> str | None:
-  """Why the native code cannot take these arguments, or None."""
-  if not isinstance(rule, OwnExperts):
-    return f"it routes rows by their own experts, not by {rule}"
-  if selection_bias is not None or router.groups > 1 or router.scoring == "sparsemixer":
-    biased = "" if selection_bias is None else " with a selection bias"
-    return f"it takes softmax and sigmoid routers without groups or a bias, not {router}{biased}"
+def native_objection(*arrays: jax.Array, **options: object) -> str | None:
+  """Why the native code cannot run, whatever it is given, or None."""
   return unavailable()
 
 
 def select_experts_native(
-  logits: jax.Array, valid: jax.Array, *, top_k: int, rule: Rule, router: Router, instructions: str | None = None
+  logits: jax.Array,
+  valid: jax.Array,
+  selection_bias: jax.Array | None = None,
+  *,
+  top_k: int,
+  rule: Rule,
+  router: Router,
+  instructions: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Tiles]:
   """`select_experts` in C++ (pallas_kernels/native/select_experts.cc)."""
   (rows, experts), run = logits.shape, experts_run(rule, top_k)
@@ -34,11 +48,34 @@ def select_experts_native(
     ),
     logits.astype(jnp.float32),
     valid,
+    *(() if selection_bias is None else (selection_bias,)),
     instructions=instructions,
     top_k=top_k,
-    sigmoid=int(router.scoring == "sigmoid"),
+    bias=int(selection_bias is not None),
+    scoring=SCORINGS.index(router.scoring),
     renormalize=int(router.renormalize),
     unit_weights=int(router.unit_weights),
     scale=float(router.scale),
+    groups=router.groups,
+    groups_kept=router.groups_kept,
+    two_best=int(router.group_score == "top2_sum"),
+    rule=_KINDS.index(type(rule)),
+    **_knobs(rule, experts),
   )
   return ids, weights, active, tile_rows(ids, valid, experts, DECODE_TILE)
+
+
+def _knobs(rule: Rule, experts: int) -> dict[str, float]:
+  match rule:
+    case FirstChoices(k0):
+      return {"first": k0}
+    case AffinityBins(alpha, beta):
+      # Bins times experts plus a rank below that stay exact in float32; the last bin's votes follow from the others'.
+      deepest = 2**24 // experts - 1
+      votes = (VOTE_BINS if beta is None else min(VOTE_BINS, beta + 1)) - 1
+      return {"alpha": float(alpha), "lowest": deepest if beta is None else min(beta, deepest), "votes": votes}
+    case MassFloor(tau):
+      return {"slack": 1.0 - tau}
+    case WorthReading(share):
+      return {"share": float(share)}
+  return {}

@@ -13,7 +13,6 @@ from lynx_jax.routing import OEA, Auto, Lynx, Prune, TopK, lynx_route
 from lynx_jax.routing import MassFloor as MassFloorPolicy
 from lynx_jax.routing import Router as ModelRouter
 from pallas_kernels import expert_ffn, select_experts
-from pallas_kernels.native import unavailable
 from pallas_kernels.select_experts import (
   AffinityBins,
   FirstChoices,
@@ -21,7 +20,6 @@ from pallas_kernels.select_experts import (
   OwnExperts,
   Router,
   WorthReading,
-  native_objection,
 )
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
@@ -75,14 +73,6 @@ def batches(draw, rows, experts):
   return logits.astype(np.float32), valid
 
 
-def takes(implementation, rule, router, *, biased=False):
-  """Whether the implementation routes by the rule and router; the others take all of them at these sizes."""
-  if implementation != "cpu":
-    return True
-  arrays = (jnp.zeros((1, 480)), jnp.ones(1, bool), *((jnp.zeros(480),) if biased else ()))
-  return native_objection(*arrays, top_k=1, rule=rule, router=router) is None
-
-
 def rows_of_experts(ids, valid, experts):
   """The assignments (row * K + place) of each expert that some valid row runs, in row order."""
   slots = {e: [] for e in range(experts)}
@@ -116,7 +106,7 @@ def check(implementation, case, logits, valid, bias=None):
 
 @pytest.mark.parametrize(
   ("implementation", "case"),
-  [(name, case) for name in IMPLEMENTATIONS for case in CASES if takes(name, case[3], case[5])],
+  [(name, case) for name in IMPLEMENTATIONS for case in CASES],
   ids=lambda case: f"{case[:3]}-{case[4]}-{case[5].renormalize}".replace(" ", "") if isinstance(case, tuple) else case,
 )
 @given(data=st.data())
@@ -131,30 +121,10 @@ def test_its_tiles_drive_expert_ffn(implementation):
   x, logits = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((6, 16), (6, 5)))
   gate_up, down = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((5, 16, 16), (5, 16, 8)))
   valid = jnp.asarray([True, True, False, True, True, False])
-  rule = AffinityBins(1.0, 2) if takes(implementation, AffinityBins(1.0, 2), RENORMALIZE) else OwnExperts()
-  chosen = select_experts(logits, 2, rule=rule, valid=valid, implementation=implementation)
+  chosen = select_experts(logits, 2, rule=AffinityBins(1.0, 2), valid=valid, implementation=implementation)
   args = (x, chosen.ids, chosen.weights, gate_up, down)
   y = expert_ffn(*args, valid=valid, tiles=chosen.tiles, implementation="pallas")
   np.testing.assert_allclose(y, expert_ffn(*args, valid=valid, implementation="reference"), rtol=1e-4, atol=1e-4)
-
-
-def test_native_code_takes_plain_routers_wherever_it_is_built():
-  for rule in (OwnExperts(), OwnExperts(2)):
-    for router in (RENORMALIZE, KEEP_MASS, Router("sigmoid"), Router(unit_weights=True)):
-      assert takes("cpu", rule, router) == (unavailable() is None)
-
-
-@pytest.mark.parametrize(
-  ("rule", "router", "why"),
-  [
-    (FirstChoices(1), RENORMALIZE, r"it routes rows by their own experts, not by FirstChoices\(k0=1\)"),
-    (OwnExperts(), Router(groups=2), "without groups or a bias"),
-    (OwnExperts(), Router("sparsemixer", renormalize=False), "it takes softmax and sigmoid routers"),
-  ],
-)
-def test_what_the_native_code_cannot_take_is_said(rule, router, why):
-  with pytest.raises(NotImplementedError, match=why):
-    select_experts(jnp.zeros((2, 8)), 2, rule=rule, router=router, implementation="cpu")
 
 
 def test_what_the_kernel_cannot_take_is_said():

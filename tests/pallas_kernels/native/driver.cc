@@ -206,33 +206,76 @@ void check_decode_attention(Random& random, const InstructionSet& set) {
   }
 }
 
+// Experts of a row that come before one of its own, by score and place.
+int64_t before(const float* row, int64_t experts, int32_t id, const bool* among) {
+  int64_t count = 0;
+  for (int64_t e = 0; e < experts; ++e) count += among[e] && (row[e] > row[id] || (row[e] == row[id] && e < id));
+  return count;
+}
+
 void check_select_experts(Random& random, const InstructionSet& set) {
-  const int64_t rows = random.between(1, 9), experts = random.between(1, 40), top_k = random.between(1, experts);
-  const int64_t run = random.between(1, top_k);
-  std::vector<float> logits(rows * experts), weights(rows * run);
+  const int64_t groups = random.between(0, 2) > 0 ? 1 : random.between(2, 5);
+  const int64_t rows = random.rows(), size = random.between(2, 40 / groups), experts = size * groups;
+  const int64_t groups_kept = random.between(1, groups), top_k = random.between(1, size * groups_kept);
+  SelectExperts op{};
+  op.rule.kind = static_cast<KeepRule::Kind>(random.between(0, 4));
+  op.rule.first = random.between(1, top_k);
+  op.rule.alpha = 1;
+  op.rule.lowest = random.between(1, 40);
+  op.rule.votes = std::min<int64_t>(op.rule.lowest, 31);
+  op.rule.slack = 0.3f;
+  op.rule.share = 0.5f;
+  const bool own = op.rule.kind == KeepRule::Kind::kOwn;
+  const int64_t run = own ? random.between(1, top_k) : top_k;
+  std::vector<float> logits(rows * experts), weights(rows * run), bias(experts);
   // Many are equal.
   for (float& logit : logits) logit = std::round(random.normal() * 2);
+  for (float& value : bias) value = 0.1f * random.normal();
+  const bool mixer = groups == 1 && random.between(0, 3) == 0;
+  op.router.scoring = static_cast<Router::Scoring>(mixer ? 2 : random.between(0, 1));
+  op.router.renormalize = !mixer;
+  op.router.scale = 2;
+  op.router.groups = groups;
+  op.router.groups_kept = groups_kept;
+  op.router.two_best = groups > 1 && random.between(0, 1) > 0;
+  if (op.router.scoring == Router::Scoring::kSigmoid && random.between(0, 2) == 0) op.router.bias = bias.data();
   std::vector<int32_t> ids(rows * run);
-  std::unique_ptr<bool[]> valid(new bool[rows]), active(new bool[experts]);
-  for (int64_t t = 0; t < rows; ++t) valid[t] = random.between(0, 3) > 0;
-  select_experts(set, {rows, experts, top_k, run, logits.data(), valid.get(), random.between(0, 1) > 0, true, false, 2,
-                       ids.data(), weights.data(), active.get()});
-  std::vector<bool> used(experts);
+  std::unique_ptr<bool[]> valid(new bool[rows]), active(new bool[experts]), all(new bool[experts]);
+  const bool nobody = random.between(0, 5) == 0;
+  for (int64_t t = 0; t < rows; ++t) valid[t] = !nobody && random.between(0, 3) > 0;
+  std::fill_n(all.get(), experts, true);
+  op.rows = rows;
+  op.experts = experts;
+  op.top_k = top_k;
+  op.run = run;
+  op.logits = logits.data();
+  op.valid = valid.get();
+  op.ids = ids.data();
+  op.weights = weights.data();
+  op.active = active.get();
+  select_experts(set, op);
+  std::vector<bool> used(experts), chosen(experts);
+  const bool by_logit = groups == 1 && op.router.bias == nullptr;
   for (int64_t t = 0; t < rows; ++t) {
     const float* row = logits.data() + t * experts;
     double total = 0;
     for (int64_t k = 0; k < run; ++k) {
       const int32_t id = ids[t * run + k];
       total += weights[t * run + k];
+      check(std::count(ids.begin() + t * run, ids.begin() + (t + 1) * run, id) == 1, "an expert taken once", set.name);
       if (!valid[t]) continue;
       used[id] = true;
-      int64_t before = 0;
-      for (int64_t e = 0; e < experts; ++e) before += row[e] > row[id] || (row[e] == row[id] && e < id);
-      check(before == k, "the order of experts", set.name);
+      // A row's experts are its best of those that are read; by its own rule, of all.
+      if (by_logit) check(before(row, experts, id, own ? all.get() : active.get()) == k, "the order of experts", set.name);
     }
-    check(std::fabs(total - (valid[t] ? 2 : 0)) < 1e-5, "weights", set.name);
+    for (int64_t e = 0; by_logit && valid[t] && e < experts; ++e) {
+      if (before(row, experts, static_cast<int32_t>(e), all.get()) < top_k) chosen[e] = true;
+    }
+    if (!mixer) check(std::fabs(total - (valid[t] ? 2 : 0)) < 1e-5, "weights", set.name);
   }
   for (int64_t e = 0; e < experts; ++e) check(active[e] == used[e], "active experts", set.name);
+  const auto count = [](const std::vector<bool>& experts) { return std::count(experts.begin(), experts.end(), true); };
+  if (by_logit) check(count(used) <= count(chosen), "no more experts than the model's own", set.name);
 }
 
 void check_vocabulary(Random& random, const InstructionSet& set) {
