@@ -85,6 +85,17 @@ class FedDecode:
       return _feed(self.params, state, self.fed, policy=self.policy)
     return compiled_decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(self.steps))
 
+  def compile(self, *, collect_totals: bool) -> None:
+    """Compiles what decoding runs, with its statistics or without; no state is allocated."""
+    lengths = jnp.full((self.prompts.shape[0],), self.prompts.shape[1], jnp.int32)
+    prompts = (self.params, self.prompts, lengths, self.capacity, self.requests)
+    compiled_prefill.lower(*prompts, collect_totals=collect_totals).compile()
+    state = jax.eval_shape(functools.partial(self._prefilled, collect_totals=collect_totals))
+    if self.fed is not None:
+      _feed.lower(self.params, state, self.fed, policy=self.policy).compile()
+    else:
+      compiled_decode_loop.lower(self.params, state, policy=self.policy, max_steps=jnp.int32(self.steps)).compile()
+
   def warm_up(self) -> RoutingReport | None:
     """Compiles, and decodes once with statistics."""
     counted = self._decode(self._prefilled(collect_totals=True))

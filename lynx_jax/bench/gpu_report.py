@@ -8,27 +8,30 @@ import dataclasses
 import datetime
 import platform
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
 import lynx_jax
+from lynx_jax.bench.compile_ahead import compile_ahead
 from lynx_jax.bench.decode import Row, bench_decode
 from lynx_jax.bench.decode_program import COMPILED
-from lynx_jax.bench.op_speed import OpTime, copy_bandwidth, op_times
+from lynx_jax.bench.gpu_report_text import markdown
+from lynx_jax.bench.memory_speed import memory_speed
+from lynx_jax.bench.op_speed import OpTime, op_times
+from lynx_jax.bench.random_weights import random_params
+from lynx_jax.bench.step_profile import StepProfile, step_profile
 from lynx_jax.files import write_json, write_text
 from lynx_jax.models.counts import counts
-from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.families import spec_from_config
-from lynx_jax.models.params import Params
 from lynx_jax.models.released import RELEASED
-from lynx_jax.routing import parse_policy
+from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.routing import RoutingPolicy, format_policy, parse_policy
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
 
 POLICIES = ("topk", "lynx:alpha=3,beta=2", "oea:k0=3", "prune:k0=3", "mass_floor:tau=0.7")
@@ -51,50 +54,100 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--model", choices=COMPILED, help="whose decode steps; by default the largest that fits")
   parser.add_argument("--batch", default=",".join(map(str, BATCHES)), help="batch sizes (default: %(default)s)")
   parser.add_argument("--policy", action="append", help="several times for several (default: five of them)")
+  parser.add_argument("--skip-ops", action="store_true", help="decode steps only")
   parser.add_argument("--tiny", action="store_true", help="small sizes, on whatever this machine has")
   args = parser.parse_args(argv)
   device = jax.devices()[0]
   if device.platform != "gpu" and not args.tiny:
     print(f"error: JAX runs on {device.platform} here, not on an NVIDIA GPU: check `nvidia-smi`", file=sys.stderr)
     return 2
-  shapes = [TINY_SHAPE] if args.tiny else list(MODEL_SHAPES.values())
   name, config = ("tiny", _TINY) if args.tiny else _largest(device, args.model)
-  spec = spec_from_config(config)
-  about = {
-    "device": device.device_kind,
-    "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    "lynx_jax": lynx_jax.__version__,
-    "jax": jax.__version__,
-    "flax": flax.__version__,
-    "python": platform.python_version(),
-    "bandwidth": copy_bandwidth(1 if args.tiny else 1024),
-    "tests": _tests(args.tests),
-    "model": name,
-  }
-  ops: list[OpTime] = []
-  rows: list[Row] = []
-
-  def save() -> None:
-    parts = {"ops": ops, "decode": rows}
-    facts = {"about": about, **{part: [dataclasses.asdict(one) for one in of] for part, of in parts.items()}}
-    write_json(args.out / "report.json", facts)
-    write_text(args.out / "report.md", "\n".join(markdown(about, ops, rows, counts(spec).always_read * 2)) + "\n")
-
-  # Each part is kept as soon as it is measured: machines with GPUs are taken back.
-  args.out.mkdir(parents=True, exist_ok=True)
-  for shape in shapes:
-    print(f"ops of {shape.name}", file=sys.stderr, flush=True)
-    ops += op_times(shape, about["bandwidth"], capacity=64 if args.tiny else 1024)
-    save()
-  print(f"decode steps of {name}", file=sys.stderr, flush=True)
-  params = Params(jax.jit(lambda: Decoder(spec, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))())
+  report = _Report(args.out, device, name, spec_from_config(config), _tests(args.tests), tiny=args.tiny)
+  report.save()
   policies = [parse_policy(text) for text in args.policy or (POLICIES[:2] if args.tiny else POLICIES)]
-  batches, steps = ((1, 4), 4) if args.tiny else ([int(one) for one in args.batch.split(",")], 64)
-  for row in bench_decode(params, batches, policies, steps=steps, prompt_length=16 if args.tiny else 128):
-    rows.append(row)
-    save()
+  report.measure_steps((1, 4) if args.tiny else [int(one) for one in args.batch.split(",")], policies)
+  if not args.skip_ops:
+    report.measure_ops([TINY_SHAPE] if args.tiny else list(MODEL_SHAPES.values()))
   print(f"wrote {args.out / 'report.md'} and report.json")
   return 0
+
+
+class _Report:
+  """What is measured, kept in files as soon as it is: machines with GPUs are taken back."""
+
+  def __init__(
+    self, out: Path, device: Any, model: str, spec: DecoderSpec, tests: dict[str, Any] | None, *, tiny: bool
+  ):
+    self._out, self._spec, self._tiny, self._begin = out, spec, tiny, time.monotonic()
+    self._memory = memory_speed(1 if tiny else 1024)
+    self._other_bytes = counts(spec).always_read * 2
+    self._about = {
+      "device": device.device_kind,
+      "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+      "lynx_jax": lynx_jax.__version__,
+      "jax": jax.__version__,
+      "flax": flax.__version__,
+      "python": platform.python_version(),
+      "bandwidth": self._memory.best,
+      "tests": tests,
+      "model": model,
+      "profiled": device.platform == "gpu",
+      "left_out": [],
+    }
+    self._rows: list[Row] = []
+    self._profiles: list[StepProfile] = []
+    self._ops: list[OpTime] = []
+
+  def save(self) -> None:
+    """Writes report.md and report.json."""
+    parts = {"decode": self._rows, "profiles": self._profiles, "ops": self._ops}
+    facts = {part: [dataclasses.asdict(one) for one in of] for part, of in parts.items()}
+    lines = markdown(self._about, self._memory, self._rows, self._profiles, self._ops, self._other_bytes)
+    self._out.mkdir(parents=True, exist_ok=True)
+    write_json(self._out / "report.json", {"about": self._about, "memory": self._memory.by_pass, **facts})
+    write_text(self._out / "report.md", "\n".join(lines) + "\n")
+
+  def measure_steps(self, batches: Sequence[int], policies: Sequence[RoutingPolicy]) -> None:
+    """Decode steps of random weights, and the kernels of those of 16 rows, or else of the first batch."""
+    steps, length = (4, 16) if self._tiny else (64, 128)
+    params = random_params(self._spec)
+    jax.block_until_ready(params)
+    self._say("weights are there")
+    compile_ahead(params, batches, policies, length=length, steps=steps)
+    self._say("decodes are compiled")
+    for batch in batches:
+      try:
+        for row in bench_decode(params, [batch], policies, steps=steps, prompt_length=length):
+          self._rows.append(row)
+          self.save()
+      except jax.errors.JaxRuntimeError as error:
+        self._leave_out(f"batch {batch}: {error}")
+      self._say(f"decode steps of {batch} rows are measured")
+    if not self._about["profiled"]:
+      return
+    batch = 16 if 16 in batches else batches[0]
+    for policy in policies:
+      try:
+        self._profiles.append(step_profile(params, batch, policy, length=length, steps=steps))
+        self.save()
+      except RuntimeError as error:
+        self._leave_out(f"profile of {batch} rows under {format_policy(policy)}: {error}")
+    self._say(f"{len(self._profiles)} policies are profiled")
+
+  def measure_ops(self, shapes: Sequence[ModelShape]) -> None:
+    """Ops at models' sizes."""
+    self._ops += op_times(shapes, self._memory.best, capacity=64 if self._tiny else 1024)
+    self.save()
+    self._say(f"{len(self._ops)} ops are measured")
+
+  def _leave_out(self, what: str) -> None:
+    """Says what could not be run: the largest batches may not fit the device beside the weights."""
+    self._about["left_out"].append(what.splitlines()[0])
+    self._say(f"left out: {what}")
+    self.save()
+
+  def _say(self, what: str) -> None:
+    print(f"[{time.monotonic() - self._begin:.0f} s] {what}", file=sys.stderr, flush=True)
 
 
 def _largest(device: Any, name: str | None) -> tuple[str, dict[str, Any]]:
@@ -122,41 +175,6 @@ def _tests(path: Path | None) -> dict[str, Any] | None:
     if case.find("failure") is not None or case.find("error") is not None
   ]
   return {**totals, "failed": failed}
-
-
-def markdown(about: dict[str, Any], ops: Sequence[OpTime], rows: Sequence[Row], other_bytes: int) -> Iterator[str]:
-  """The report's lines."""
-  yield f"# {about['device']}, {about['date']}"
-  yield ""
-  versions = ", ".join(f"{name} {about[name]}" for name in ("lynx_jax", "jax", "flax", "python"))
-  yield f"{versions}. Measured bandwidth of an elementwise pass: {about['bandwidth'] / 1e9:.0f} GB/s."
-  if tests := about["tests"]:
-    bad = tests["failures"] + tests["errors"]
-    yield f"Tests on the device: {tests['tests']}, of which {bad} failed and {tests['skipped']} were skipped."
-    yield from (f"- failed: {name}" for name in tests["failed"])
-  yield ""
-  yield "## Ops"
-  yield ""
-  yield "Time of a call inside a compiled loop; the roofline is its bytes over the measured bandwidth; the difference"
-  yield "from the reference is relative to its largest value."
-  yield ""
-  yield "| op | model | case | us | roofline us | share | difference |"
-  yield "|---|---|---|---|---|---|---|"
-  for op in ops:
-    share = f"{100 * op.roofline_us / op.us:.0f} %" if op.us else "-"
-    yield f"| {op.op} | {op.model} | {op.case} | {op.us:.1f} | {op.roofline_us:.1f} | {share} | {op.error:.1e} |"
-  yield ""
-  yield f"## Decode steps of {about['model']}, random weights"
-  yield ""
-  yield "| batch | policy | step ms | tokens/s | experts | own | roofline ms | share | routing ms | speed-up |"
-  yield "|---|---|---|---|---|---|---|---|---|---|"
-  for row in rows:
-    floor = 1e3 * (row.expert_bytes + other_bytes) / about["bandwidth"]
-    yield (
-      f"| {row.batch} | {row.policy} | {row.step_ms:.2f} | {row.tokens_per_second:.0f} | {row.active_experts:.1f} | "
-      f"{row.own_experts:.1f} | {floor:.2f} | {100 * floor / row.step_ms:.0f} % | {row.routing_ms:.3f} | "
-      f"{row.speedup:.2f}x |"
-    )
 
 
 if __name__ == "__main__":

@@ -6,100 +6,184 @@ What it prints are entries for `pallas_kernels.blocks.TUNED`: a line for each th
 """
 
 import argparse
+import contextlib
+import dataclasses
 import functools
 import itertools
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from lynx_jax.bench.op_speed import Case, Timed, cases
+from lynx_jax.bench.decode_program import COMPILED
+from lynx_jax.bench.kernel_time import TimedCall, call_seconds
+from lynx_jax.bench.op_cases import Case, cases
+from lynx_jax.bench.op_speed import difference
 from lynx_jax.files import write_json
-from pallas_kernels import row_matmul
-from pallas_kernels.blocks import Blocks, Question, questions, trying
+from pallas_kernels.blocks import TUNED, Blocks, Question, questions, trying
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
 
 _WORTH = 0.97
 _OPS = frozenset({"row_matmuls", "row_matmul", "expert_ffn"})
-# Bytes of a program's loads.
-_IN_FLIGHT = range(32 * 1024, 128 * 1024 + 1)
+# Of a program's loads in flight, in bytes.
+_FEWEST, _USUAL, _MOST = 32 * 1024, 72 * 1024, 144 * 1024
+# Numbers of a weight that a thread holds of a step.
+_HELD = range(32, 256 + 1)
+# As far from the rule's result as the order of sums takes a bfloat16.
+_CLOSE = 0.03
+_WON = tuple(blocks for table in TUNED.values() for blocks in table.values())
 
 
-def candidates(rule: Blocks, inner: int) -> Iterator[Blocks]:
-  """The rule's cut, and others whose steps divide `inner` and whose loads in flight are neither few nor too many."""
-  yield rule
-  for columns, step, warps, stages in itertools.product((16, 32, 64), (64, 128, 256, 512), (1, 2, 4), (3, 4, 6)):
-    blocks = Blocks(columns=columns, inner=step, warps=warps, stages=stages)
-    if inner % step == 0 and 2 * (16 + columns) * step * (stages - 1) in _IN_FLIGHT and blocks != rule:
-      yield blocks
+def candidates(question: Question, rule: Blocks) -> Iterator[Blocks]:
+  """The rule's cut, those that won somewhere, and others, the most like them first; all fit the question's sizes."""
+  rows, columns, inner, *_ = question[1]
+  sizes = itertools.product((16, 32, 64, 128), (64, 128, 256, 512), (1, 2, 4), (3, 4, 5, 6))
+  every = [Blocks(columns=columns, inner=step, warps=warps, stages=stages) for columns, step, warps, stages in sizes]
+  fitting = [one for one in every if _FEWEST <= _in_flight(one, rows) <= _MOST and _held(one) in _HELD]
+  likely = sorted(fitting, key=lambda one: _far(one) + abs(math.log2(_in_flight(one, rows) / _USUAL)))
+  for one in dict.fromkeys((rule, *_WON, *likely)):
+    if one == rule or (inner % one.inner == 0 and one.columns <= max(16, columns)):
+      yield one
+
+
+def _far(one: Blocks) -> float:
+  """In how many doublings, or steps of stages, a cut differs from the nearest that won."""
+
+  def apart(won: Blocks) -> float:
+    pairs = ((one.columns, won.columns), (one.inner, won.inner), (one.warps, won.warps))
+    return sum(abs(math.log2(size / other)) for size, other in pairs) + abs(one.stages - won.stages)
+
+  return min(map(apart, _WON), default=0.0)
+
+
+def _in_flight(blocks: Blocks, rows: int) -> int:
+  return 2 * (rows + blocks.columns) * blocks.inner * (blocks.stages - 1)
+
+
+def _held(blocks: Blocks) -> int:
+  return blocks.columns * blocks.inner // (32 * blocks.warps)
+
+
+@dataclasses.dataclass(slots=True)
+class _Trial:
+  """One cut of one product, the call that has it, or why there is none, and the call's time in seconds."""
+
+  case: Case
+  question: Question
+  blocks: Blocks
+  is_rule: bool
+  call: TimedCall | None = None
+  error: Exception | None = None
+  seconds: float = math.nan
+
+  def compile(self, until: float) -> None:
+    """Compiles the call, unless it's later than `until`; the rule's cut in any case."""
+    if not self.is_rule and time.monotonic() > until:
+      return
+    with trying(self.question, self.blocks):
+      try:
+        self.call = TimedCall(_pallas(self.case), self.case.args, kernel=self.question[0])
+      except Exception as error:
+        # The compiler's own: too much shared memory, say. The rule itself must work.
+        if self.is_rule:
+          raise
+        self.error = error
 
 
 def tune(
-  shape: ModelShape, *, rows: int, most: int | None = None, progress: Callable[[str], None] = lambda line: None
+  shapes: Sequence[ModelShape],
+  *,
+  rows: int,
+  most: int | None = None,
+  seconds: float = math.inf,
+  progress: Callable[[str], None] = lambda line: None,
 ) -> dict[Question, tuple[Blocks, float, float]]:
-  """For each product of a model's decode step: the fastest cut, its time and the rule's, in seconds."""
+  """For each product of the models' decode steps: the fastest cut, its time and the rule's, in seconds.
+
+  Args:
+    shapes: the models'.
+    rows: of the decode step.
+    most: cuts to try for each product; None tries all.
+    seconds: after so long no further cut is compiled; those that are get timed.
+    progress: called with a line on what was found.
+  """
+  until = time.monotonic() + seconds
+  with ThreadPoolExecutor(os.cpu_count()) as threads, _rule_alone():
+    drawn = threads.map(lambda shape: [case for case in cases(shape, rows, 16) if case.op in _OPS], shapes)
+    by_question = list(_trials([case for of_shape in drawn for case in of_shape], most))
+    # In turn, so that where time runs out all products have had as many.
+    every = [trial for turn in itertools.zip_longest(*by_question) for trial in turn if trial is not None]
+    list(threads.map(lambda trial: trial.compile(until), every))
+  compiled = sum(trial.call is not None for trial in every)
+  progress(f"{len(by_question)} products; {compiled} of {len(every)} cuts compiled")
   found = {}
-  for case in (*cases(shape, rows, 1024), *_other_products(shape, rows)):
-    if case.op not in _OPS:
-      continue
-    with questions() as asked:
-      jax.eval_shape(_pallas(case), *case.args)
-    for question, rule in asked.items():
-      tried = list(itertools.islice(candidates(rule, question[1][2]), most))
-      with ThreadPoolExecutor(os.cpu_count()) as threads:
-        compiled = list(threads.map(functools.partial(_compiled, case, question), tried))
-      times = {}
-      for blocks, loops in zip(tried, compiled, strict=True):
-        if isinstance(loops, Timed):
-          times[blocks] = loops.seconds()
-        elif blocks == rule:
-          raise loops
-        else:
-          # The compiler's own: too much shared memory, say. The rule itself must work.
-          progress(f"{question} {blocks}: {str(loops).splitlines()[0]}")
-      best = min(times, key=times.__getitem__)
-      found[question] = (best, times[best], times[rule])
-      progress(f"{shape.name} {question}: {1e6 * times[rule]:.1f} us by rule, {1e6 * times[best]:.1f} us by {best}")
+  timed = [list(_right(trials, progress)) for trials in by_question]
+  good = [trial for trials in timed for trial in trials]
+  for trial, taken in zip(good, call_seconds([trial.call for trial in good if trial.call]), strict=True):
+    trial.seconds = taken
+  for rule, *others in timed:
+    best = min((rule, *others), key=lambda trial: trial.seconds)
+    found[rule.question] = (best.blocks, best.seconds, rule.seconds)
+    progress(
+      f"{rule.question}: {1e6 * rule.seconds:.1f} us by rule, {1e6 * best.seconds:.1f} us by {best.blocks}, the best "
+      f"of {1 + len(others)} ({rule.case.what})"
+    )
   return found
 
 
-def _other_products(shape: ModelShape, rows: int) -> Iterator[Case]:
-  """The products of a decode step that `cases` leaves out: the router's and the one after attention."""
-  keys = iter(jax.random.split(jax.random.key(1), 5))
-
-  def draw(*sizes: int) -> jax.Array:
-    return jax.random.normal(next(keys), sizes, jnp.bfloat16)
-
-  def route(x: jax.Array, weight: jax.Array, scale: jax.Array, *, implementation: str | None) -> jax.Array:
-    options = {"norm_scale": scale, "norm_eps": 1e-6, "dtype": "float32"}
-    return row_matmul(x, weight, implementation=implementation, **options)
-
-  def project(mixed: jax.Array, weight: jax.Array, x: jax.Array, *, implementation: str | None) -> jax.Array:
-    return row_matmul(mixed, weight, residual_TO=x, implementation=implementation)
-
-  x, inner = draw(rows, shape.width), shape.heads * shape.head_dim
-  router, output = draw(shape.experts, shape.width), draw(shape.width, inner)
-  for what, fn, args in (
-    ("router", route, (x, router, draw(shape.width))),
-    ("output", project, (draw(rows, inner), output, x)),
-  ):
-    yield Case(op="row_matmul", what=f"T={rows}, {what}", fn=fn, args=args, moved=args[1].nbytes)
+@contextlib.contextmanager
+def _rule_alone() -> Iterator[None]:
+  """Hides the table of this device: cuts are compared with the rule's."""
+  kind = jax.devices()[0].device_kind
+  table = TUNED.pop(kind, None)
+  try:
+    yield
+  finally:
+    if table is not None:
+      TUNED[kind] = table
 
 
-def _compiled(case: Case, question: Question, blocks: Blocks) -> Timed | Exception:
-  with trying(question, blocks):
-    try:
-      return Timed(_pallas(case), case.args)
-    except Exception as error:
-      return error
+def _trials(every: Sequence[Case], most: int | None) -> Iterator[list[_Trial]]:
+  """For each question that some case's kernels ask, whichever is the first to: cuts to try."""
+  seen = set()
+  for case in every:
+    with questions() as asked:
+      jax.eval_shape(_pallas(case), *case.args)
+    for question, rule in asked.items():
+      if question in seen:
+        continue
+      seen.add(question)
+      tried = itertools.islice(candidates(question, rule), most)
+      yield [_Trial(case, question, blocks, is_rule=blocks == rule) for blocks in tried]
 
 
-def _pallas(case: Case) -> Callable[..., Any]:
+def _right(trials: Sequence[_Trial], progress: Callable[[str], None]) -> Iterator[_Trial]:
+  """Those that compiled and give what the rule's cut gives."""
+  rule = trials[0].call
+  assert rule is not None, "compile() raises where the rule's cut doesn't"
+  want = rule()
+  for trial in trials:
+    if trial.call is not None:
+      try:
+        off = float(difference(trial.call(), want))
+      except jax.errors.JaxRuntimeError as error:
+        trial.error = error
+      else:
+        # Not a number is not close, either.
+        if off < _CLOSE:
+          yield trial
+        else:
+          progress(f"{trial.question} {trial.blocks}: off the rule's result by {off:.2g}")
+    if trial.error is not None:
+      progress(f"{trial.question} {trial.blocks}: {(str(trial.error).splitlines() or [repr(trial.error)])[0]}")
+
+
+def _pallas(case: Case) -> Callable[..., object]:
   return functools.partial(case.fn, implementation="pallas")
 
 
@@ -108,25 +192,38 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--out", type=Path, required=True, help="JSON file of what was found")
   parser.add_argument("--rows", type=int, default=16)
-  parser.add_argument("--model", action="append", choices=MODEL_SHAPES, help="whose sizes; several times for several")
+  parser.add_argument("--model", action="append", choices=MODEL_SHAPES, help=f"several times (default: {COMPILED})")
+  parser.add_argument("--seconds", type=float, default=60, help="to compile cuts in (default: %(default)s)")
+  parser.add_argument("--most", type=int, help="cuts for each product (default: all)")
   args = parser.parse_args(argv)
   device = jax.devices()[0]
   if device.platform != "gpu":
     print(f"error: JAX runs on {device.platform} here, not on an NVIDIA GPU", file=sys.stderr)
     return 2
-  found = {}
-  for name in args.model or MODEL_SHAPES:
-    found |= tune(MODEL_SHAPES[name], rows=args.rows, progress=lambda line: print(line, file=sys.stderr, flush=True))
+  found = tune(
+    [MODEL_SHAPES[name] for name in args.model or COMPILED],
+    rows=args.rows,
+    most=args.most,
+    seconds=args.seconds,
+    progress=lambda line: print(line, file=sys.stderr, flush=True),
+  )
   facts = [
     {"kernel": kernel, "sizes": sizes, "blocks": repr(best), "us": 1e6 * fast, "rule_us": 1e6 * slow}
     for (kernel, sizes), (best, fast, slow) in found.items()
   ]
   args.out.parent.mkdir(parents=True, exist_ok=True)
   write_json(args.out, {"device": device.device_kind, "found": facts})
-  for question, (best, fast, slow) in found.items():
-    if fast < _WORTH * slow:
-      print(f"  {question!r}: {best!r},")
+  print("\n".join(entries(found)))
   return 0
+
+
+def entries(found: dict[Question, tuple[Blocks, float, float]]) -> list[str]:
+  """A line of the table for each cut that beats the rule's by 3 % or more."""
+  return [
+    f"    {question!r}: _blocks({best.columns}, {best.inner}, {best.warps}, {best.stages}),"
+    for question, (best, fast, slow) in found.items()
+    if fast < _WORTH * slow
+  ]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lynx_jax.dims import RouterLogits, RowMask, SelectionBias
 from lynx_jax.routing.auto import Auto
 from lynx_jax.routing.base import Router, Routing, RoutingPolicy
 from lynx_jax.routing.lynx import Lynx
-from lynx_jax.routing.mass_floor import MassFloor
+from lynx_jax.routing.mass_floor import Budget, MassFloor
 from lynx_jax.routing.rivals import OEA, Prune
 from lynx_jax.routing.route import lynx_route
 from lynx_jax.routing.topk import TopK
@@ -20,6 +20,7 @@ from pallas_kernels.expert_ffn import DECODE_TILE, Tiles, tile_rows, tile_rows_f
 from pallas_kernels.select_experts import (
   AffinityBins,
   FirstChoices,
+  Limited,
   OwnExperts,
   Rule,
   WorthReading,
@@ -59,9 +60,10 @@ def route_to_tiles(
 ) -> tuple[Routing, Tiles | None]:
   """The same as `lynx_route`, with the rows of each expert where few rows make that worth a kernel.
 
-  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one launch, and on a CPU in one native call,
-  whatever the router. Gates and weights may differ from `lynx_route`'s in the last bits, and so may a choice that ties
-  but for them: that of experts by biased gates, of groups by gates, or the greedy set of a `MassFloor` or an `Auto`.
+  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one launch whatever the router, and on a CPU
+  in one native call, as does a `Budget` around one of them but `Prune`. Gates and weights may differ from
+  `lynx_route`'s in the last bits, and so may a choice that ties but for them: that of experts by biased gates, of
+  groups by gates, or the greedy set of a `MassFloor`, a `Budget` or an `Auto`.
   Elsewhere, and for other policies, it is `lynx_route`.
   """
 
@@ -115,4 +117,8 @@ def rule_of(policy: RoutingPolicy) -> Rule | None:
       return MassFloorRule(tau)
     case Auto(share):
       return WorthReading(share)
+    case Budget(inner, max_active):
+      # Limits of limits and of rows that run fewer experts are left to plain JAX.
+      rule = None if isinstance(inner, Budget | Prune) else rule_of(inner)
+      return None if rule is None else Limited(rule, max_active)
   return None

@@ -181,6 +181,7 @@ LYNX_EXPORT lynx::ffi::Error* lynx_select_experts(lynx::ffi::CallFrame* frame) {
     op.rule.votes = call.attribute<int64_t>("votes", 0);
     op.rule.slack = call.attribute<float>("slack", 0);
     op.rule.share = call.attribute<float>("share", 0);
+    op.rule.most = call.attribute<int64_t>("most", op.experts);
     op.ids = static_cast<int32_t*>(call.result(0).data);
     op.weights = static_cast<float*>(call.result(1).data);
     op.active = static_cast<bool*>(call.result(2).data);

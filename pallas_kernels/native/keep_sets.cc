@@ -123,11 +123,11 @@ class Greedy {
     for (int64_t e = 0; e < experts_; ++e) total_[e] += gains[e];
   }
 
-  // The expert outside of `kept` that adds most, ties to the lowest, and what it adds.
-  std::pair<int64_t, int32_t> most(const bool* kept) const {
+  // The candidate outside of `kept` that adds most, ties to the lowest, and what it adds; candidates may be null, for all.
+  std::pair<int64_t, int32_t> most(const bool* kept, const bool* candidates) const {
     std::pair<int64_t, int32_t> best{0, -1};
     for (int64_t e = 0; e < experts_; ++e) {
-      if (!kept[e] && total_[e] > best.second) best = {e, total_[e]};
+      if (!kept[e] && (candidates == nullptr || candidates[e]) && total_[e] > best.second) best = {e, total_[e]};
     }
     return best;
   }
@@ -151,8 +151,10 @@ class Greedy {
   int32_t *gains_, *total_;
 };
 
-// Experts by descending gain until no row has less than its floor, in fixed point.
-void mass_floor(const float* worth, const KeepRule& rule, const Scores& scores, int64_t rows, bool* kept) {
+// Candidates by descending gain until no row has less than its own mass but for a share `slack`, or `most` are kept, in
+// fixed point.
+void cover(const float* worth, float slack, const Scores& scores, int64_t rows, const bool* candidates, int64_t most,
+           bool* kept) {
   static thread_local Scratch fixed_scratch, floor_scratch;
   const int64_t experts = scores.experts, top_k = scores.top_k;
   int32_t* fixed = fixed_scratch.get<int32_t>(scores.rows * experts);
@@ -173,12 +175,12 @@ void mass_floor(const float* worth, const KeepRule& rule, const Scores& scores, 
   for (int64_t row = 0; row < scores.rows; ++row) {
     int32_t mass = 0;
     for (int64_t k = 0; k < top_k; ++k) mass += fixed[row * experts + scores.own[row * top_k + k]];
-    floors[row] = mass - static_cast<int32_t>(rule.slack * static_cast<float>(mass));
+    floors[row] = mass - static_cast<int32_t>(slack * static_cast<float>(mass));
     short_rows += floors[row] > 0;
     greedy.update(row, gain);
   }
-  for (int64_t taken = 0; taken < experts && short_rows > 0; ++taken) {
-    const int64_t expert = greedy.most(kept).first;
+  for (int64_t taken = 0; taken < most && short_rows > 0; ++taken) {
+    const int64_t expert = greedy.most(kept, candidates).first;
     kept[expert] = true;
     greedy.take(expert, gain);
   }
@@ -228,7 +230,7 @@ void worth_reading(const float* worth, const KeepRule& rule, const Scores& score
   }
   const float price = rule.share * static_cast<float>(total) / static_cast<float>(std::max<int64_t>(own_experts, 1));
   for (int64_t taken = 0; taken < experts; ++taken) {
-    const auto [expert, saved] = greedy.most(kept);
+    const auto [expert, saved] = greedy.most(kept, nullptr);
     // A saving of nothing is never worth reading an expert for, however small the price.
     if (saved <= 0 || static_cast<float>(saved) < price) return;
     kept[expert] = true;
@@ -261,28 +263,34 @@ void fill_up(const float* worth, const Scores& scores, int64_t rows, bool* kept)
 bool keep_experts(const InstructionSet& set, const Router& router, const KeepRule& rule, const Scores& scores,
                   int64_t rows, bool* kept) {
   using Kind = KeepRule::Kind;
-  std::fill_n(kept, scores.experts, false);
-  if (rule.kind == Kind::kOwn || scores.rows == 0) return false;
+  const int64_t experts = scores.experts;
+  const bool limited = rule.most < experts;
+  if ((rule.kind == Kind::kOwn && !limited) || scores.rows == 0) return false;
+  std::fill_n(kept, experts, false);
   first_choices(scores, scores.top_k, kept);
-  const int64_t own_experts = size_of(kept, scores.experts);
-  std::fill_n(kept, scores.experts, false);
+  const int64_t own_experts = size_of(kept, experts);
+  std::fill_n(kept, experts, false);
   const float* worth = nullptr;
-  if (rule.kind == Kind::kMassFloor || rule.kind == Kind::kWorthReading) worth = worths(set, router, scores);
+  if (limited || rule.kind == Kind::kMassFloor || rule.kind == Kind::kWorthReading) worth = worths(set, router, scores);
   switch (rule.kind) {
-    case Kind::kOwn: break;
+    case Kind::kOwn: std::fill_n(kept, experts, true); break;
     case Kind::kFirstChoices: first_choices(scores, rule.first, kept); break;
     case Kind::kAffinityBins: affinity_bins(router, rule, scores, kept); break;
-    case Kind::kMassFloor: mass_floor(worth, rule, scores, rows, kept); break;
+    case Kind::kMassFloor: cover(worth, rule.slack, scores, rows, nullptr, experts, kept); break;
     case Kind::kWorthReading: worth_reading(worth, rule, scores, rows, own_experts, kept); break;
   }
-  if (std::max(size_of(kept, scores.experts), scores.top_k) < own_experts) {
-    if (size_of(kept, scores.experts) < scores.top_k) {
-      fill_up(worth == nullptr ? worths(set, router, scores) : worth, scores, rows, kept);
-    }
-    return true;
+  if (size_of(kept, experts) > rule.most) {
+    static thread_local Scratch scratch;
+    bool* candidates = scratch.get<bool>(experts);
+    std::copy_n(kept, experts, candidates);
+    std::fill_n(kept, experts, false);
+    cover(worth, 0, scores, rows, candidates, rule.most, kept);
   }
-  std::fill_n(kept, scores.experts, false);
-  return false;
+  if (std::max(size_of(kept, experts), scores.top_k) >= own_experts) return false;
+  if (size_of(kept, experts) < scores.top_k) {
+    fill_up(worth == nullptr ? worths(set, router, scores) : worth, scores, rows, kept);
+  }
+  return true;
 }
 
 }  // namespace lynx

@@ -12,10 +12,11 @@ struct KeepRule {
   int64_t lowest, votes;  // the lowest bin is -lowest, and so many bins from the best on are counted
   float slack;            // kMassFloor: the share of its own mass that a row may lose
   float share;            // kWorthReading: of what an expert saves on average
+  int64_t most;           // of the experts kept, by any rule
 };
 
-// Marks in `kept` [experts] those that the batch of `rows` may use; returns false, and marks nothing, where that is no
-// fewer than its valid rows' own best touch.
+// Marks in `kept` [experts] those that the batch of `rows` may use; returns false where that is no fewer than its valid
+// rows' own best touch.
 bool keep_experts(const InstructionSet& set, const Router& router, const KeepRule& rule, const Scores& scores,
                   int64_t rows, bool* kept);
 

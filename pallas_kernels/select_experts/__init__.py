@@ -14,6 +14,7 @@ from pallas_kernels.select_experts.router import Router
 from pallas_kernels.select_experts.rules import (
   AffinityBins,
   FirstChoices,
+  Limited,
   MassFloor,
   OwnExperts,
   Rule,
@@ -26,6 +27,7 @@ __all__ = [
   "SELECT_EXPERTS",
   "AffinityBins",
   "FirstChoices",
+  "Limited",
   "MassFloor",
   "OwnExperts",
   "Router",

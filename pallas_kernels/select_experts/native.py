@@ -11,6 +11,7 @@ from pallas_kernels.select_experts.rules import (
   VOTE_BINS,
   AffinityBins,
   FirstChoices,
+  Limited,
   MassFloor,
   OwnExperts,
   Rule,
@@ -39,6 +40,7 @@ def select_experts_native(
 ) -> tuple[jax.Array, jax.Array, jax.Array, Tiles]:
   """`select_experts` in C++ (pallas_kernels/native/select_experts.cc)."""
   (rows, experts), run = logits.shape, experts_run(rule, top_k)
+  inner, most = (rule.rule, rule.most) if isinstance(rule, Limited) else (rule, experts)
   ids, weights, active = native_call(
     "select_experts",
     (
@@ -59,8 +61,9 @@ def select_experts_native(
     groups=router.groups,
     groups_kept=router.groups_kept,
     two_best=int(router.group_score == "top2_sum"),
-    rule=_KINDS.index(type(rule)),
-    **_knobs(rule, experts),
+    rule=_KINDS.index(type(inner)),
+    most=most,
+    **_knobs(inner, experts),
   )
   return ids, weights, active, tile_rows(ids, valid, experts, DECODE_TILE)
 

@@ -13,7 +13,7 @@ from pallas_kernels.select_experts.rules import (
   VOTE_BINS,
   AffinityBins,
   FirstChoices,
-  MassFloor,
+  Limited,
   OwnExperts,
   Rule,
   WorthReading,
@@ -61,9 +61,14 @@ def _kept(
   own: jax.Array,
   valid: jax.Array,
   top_k: int,
-  rule: FirstChoices | AffinityBins | MassFloor | WorthReading,
+  rule: Rule,
 ) -> jax.Array:
   experts = scores.shape[1]
+  if isinstance(rule, OwnExperts):
+    return jnp.ones((experts,), bool)
+  if isinstance(rule, Limited):
+    kept = _kept(scores, probs, own, valid, top_k, rule.rule)
+    return jnp.where(jnp.sum(kept) <= rule.most, kept, _cover(probs, own, valid, top_k, 1.0, kept, rule.most))
   if isinstance(rule, FirstChoices):
     return _union(own[:, : rule.k0], valid, experts)
   if isinstance(rule, AffinityBins):
@@ -79,7 +84,7 @@ def _kept(
     return _union(ranked[:, :top_k], valid, experts)
   if isinstance(rule, WorthReading):
     return _worth_reading(probs, own, valid, top_k, rule)
-  return _cover(probs, own, valid, top_k, rule)
+  return _cover(probs, own, valid, top_k, rule.tau, jnp.ones((experts,), bool), experts)
 
 
 def _worth_reading(probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, rule: WorthReading) -> jax.Array:
@@ -112,23 +117,28 @@ def _worth_reading(probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: in
   return jax.lax.while_loop(lambda carry: carry[1], add, start)[0]
 
 
-def _cover(probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, rule: MassFloor) -> jax.Array:
-  """Experts by descending gain until no row is short, in fixed point: gains are cut to 31 bits' worth of rows."""
+def _cover(
+  probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, tau: float, candidates: jax.Array, most: int
+) -> jax.Array:
+  """Candidates by descending gain until no row is short or `most` are taken, in fixed point.
+
+  Gains are cut to 31 bits' worth of rows.
+  """
   fixed = jnp.floor(probs * 2.0**30).astype(jnp.int32)
   shift = (len(fixed) - 1).bit_length()
   mass = jnp.sum(jnp.take_along_axis(fixed, own, axis=1), axis=1)
-  floor = jnp.where(valid, mass - jnp.floor((1.0 - rule.tau) * mass.astype(jnp.float32)).astype(jnp.int32), 0)
+  floor = jnp.where(valid, mass - jnp.floor((1.0 - tau) * mass.astype(jnp.float32)).astype(jnp.int32), 0)
 
   def best(taken: jax.Array) -> jax.Array:
     return jnp.sort(jnp.where(taken[None, :], fixed, 0), axis=1)[:, -top_k:]
 
   def short(taken: jax.Array) -> jax.Array:
-    return jnp.any(best(taken).sum(axis=1) < floor) & ~taken.all()
+    return jnp.any(best(taken).sum(axis=1) < floor) & (jnp.sum(taken) < most)
 
   def add(taken: jax.Array) -> jax.Array:
     deficit = jnp.maximum(floor - best(taken).sum(axis=1), 0)
     added = jnp.clip(fixed - best(taken)[:, :1], 0, deficit[:, None])
     gain = jnp.sum((added + ((1 << shift) - 1)) >> shift, axis=0)
-    return taken.at[jnp.argmax(jnp.where(taken, -1, gain))].set(True)
+    return taken.at[jnp.argmax(jnp.where(candidates & ~taken, gain, -1))].set(True)
 
   return jax.lax.while_loop(short, add, jnp.zeros((fixed.shape[1],), bool))

@@ -48,7 +48,19 @@ class WorthReading:
   share: float
 
 
-Rule = OwnExperts | FirstChoices | AffinityBins | MassFloor | WorthReading
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limited:
+  """Another rule's experts, of which the batch keeps at most `most`: by greedy cover, those that retain most mass."""
+
+  rule: "OwnExperts | FirstChoices | AffinityBins | MassFloor | WorthReading"
+  most: int
+
+  def __post_init__(self) -> None:
+    if isinstance(self.rule, OwnExperts) and self.rule.run is not None:
+      raise ValueError(f"Limited.rule = {self.rule}: rows that run fewer experts than the model's are not limited")
+
+
+Rule = OwnExperts | FirstChoices | AffinityBins | MassFloor | WorthReading | Limited
 
 VOTE_BINS = 32
 """Bins from -31 down cast the same vote."""

@@ -34,6 +34,7 @@ from pallas_kernels.select_experts.rules import (
   VOTE_BINS,
   AffinityBins,
   FirstChoices,
+  Limited,
   MassFloor,
   OwnExperts,
   Rule,
@@ -49,6 +50,8 @@ _UNIT = 1 << 30
 def objection(logits, valid, selection_bias=None, *, top_k: int, rule: Rule, router: Router) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
   rows, experts = logits.shape
+  if isinstance(rule, Limited):
+    return f"it has no code for a limited set, {rule}"
   padded = padded_experts(experts, router.groups)
   if rows > MOST_ROWS or padded > MOST_EXPERTS:
     cut = "" if router.groups == 1 else f" in {router.groups} groups, which take the place of {padded}"

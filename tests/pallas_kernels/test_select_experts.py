@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lynx_jax.routing import OEA, Auto, Lynx, Prune, TopK, lynx_route
+from lynx_jax.routing import OEA, Auto, Budget, Lynx, Prune, TopK, lynx_route
 from lynx_jax.routing import MassFloor as MassFloorPolicy
 from lynx_jax.routing import Router as ModelRouter
 from pallas_kernels import expert_ffn, select_experts
 from pallas_kernels.select_experts import (
   AffinityBins,
   FirstChoices,
+  Limited,
   MassFloor,
   OwnExperts,
   Router,
@@ -40,6 +41,9 @@ CASES = (
   (9, 8, 2, MassFloor(1.0), MassFloorPolicy(1), KEEP_MASS),
   (16, 24, 4, WorthReading(0.5), Auto(), RENORMALIZE),
   (11, 8, 2, WorthReading(1.5), Auto(1.5), KEEP_MASS),
+  (16, 24, 4, Limited(OwnExperts(), 8), Budget(TopK(), 8), KEEP_MASS),
+  (16, 24, 4, Limited(AffinityBins(3.0, 2), 10), Budget(Lynx(3, 2), 10), RENORMALIZE),
+  (11, 8, 2, Limited(MassFloor(0.9), 5), Budget(MassFloorPolicy(0.9), 5), KEEP_MASS),
   (70, 100, 5, AffinityBins(3.0, 4), Lynx(3, 4), KEEP_MASS),
   (70, 100, 5, FirstChoices(2), OEA(2), RENORMALIZE),
   (70, 100, 5, OwnExperts(), TopK(), RENORMALIZE),
@@ -71,6 +75,11 @@ def batches(draw, rows, experts):
   valid = random.random(rows) < draw(st.sampled_from([0.0, 0.1, 0.7, 1.0]))
   logits[~valid] = draw(st.sampled_from([np.nan, np.inf, 0.0]))
   return logits.astype(np.float32), valid
+
+
+def names(rule):
+  """The implementations that take a rule."""
+  return tuple(name for name in IMPLEMENTATIONS if name != "pallas" or not isinstance(rule, Limited))
 
 
 def rows_of_experts(ids, valid, experts):
@@ -106,7 +115,7 @@ def check(implementation, case, logits, valid, bias=None):
 
 @pytest.mark.parametrize(
   ("implementation", "case"),
-  [(name, case) for name in IMPLEMENTATIONS for case in CASES],
+  [(name, case) for case in CASES for name in names(case[3])],
   ids=lambda case: f"{case[:3]}-{case[4]}-{case[5].renormalize}".replace(" ", "") if isinstance(case, tuple) else case,
 )
 @given(data=st.data())
@@ -132,5 +141,9 @@ def test_what_the_kernel_cannot_take_is_said():
     select_experts(jnp.zeros((257, 8)), 2, implementation="pallas")
   with pytest.raises(NotImplementedError, match="a greedy rule takes at most 32 rows of 128 experts, not 64"):
     select_experts(jnp.zeros((64, 128)), 2, rule=MassFloor(0.5), implementation="pallas")
+  with pytest.raises(NotImplementedError, match="it has no code for a limited set"):
+    select_experts(jnp.zeros((2, 8)), 2, rule=Limited(OwnExperts(), 4), implementation="pallas")
+  with pytest.raises(ValueError, match="rows that run fewer experts than the model's are not limited"):
+    Limited(OwnExperts(1), 4)
   with pytest.raises(ValueError, match="top_k is 9: give a number from 1 to the experts that a row may use, 8"):
     select_experts(jnp.zeros((2, 8)), 9)

@@ -6,11 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lynx_jax.routing import OEA, Auto, Lynx, Prune, TopK
+from lynx_jax.routing import OEA, Auto, Budget, Lynx, Prune, TopK
 from lynx_jax.routing import MassFloor as MassFloorPolicy
 from pallas_kernels import select_experts
-from pallas_kernels.select_experts import AffinityBins, FirstChoices, MassFloor, OwnExperts, Router, WorthReading
-from tests.pallas_kernels.test_select_experts import IMPLEMENTATIONS, batches, check, choose
+from pallas_kernels.select_experts import (
+  AffinityBins,
+  FirstChoices,
+  Limited,
+  MassFloor,
+  OwnExperts,
+  Router,
+  WorthReading,
+)
+from tests.pallas_kernels.test_select_experts import IMPLEMENTATIONS, batches, check, choose, names
 
 # Rows, experts, experts a row, the router, whether it has a selection bias. Groups are not always a power of two, nor
 # are the experts of one; 70 rows are more than one block.
@@ -36,15 +44,16 @@ RULES = {
   "oea": (FirstChoices(1), OEA(1)),
   "mass_floor": (MassFloor(0.7), MassFloorPolicy(0.7)),
   "auto": (WorthReading(0.5), Auto()),
+  "budget": (Limited(OwnExperts(), 7), Budget(TopK(), 7)),
 }
 # Each rule meets each kind of router; not every pair, as a test is mostly compilation.
 CASES = {
   "sigmoid": ("topk", "prune", "auto"),
   "sigmoid, biased": ("lynx",),
   "Llama-4": ("topk", "lynx", "oea"),
-  "DeepSeek-V3": ("topk", "lynx", "oea", "mass_floor", "auto"),
+  "DeepSeek-V3": ("topk", "lynx", "oea", "mass_floor", "auto", "budget"),
   "DeepSeek-V3, no bias": ("lynx",),
-  "DeepSeek-V2": ("topk", "lynx without a lowest bin", "oea", "auto"),
+  "DeepSeek-V2": ("topk", "lynx without a lowest bin", "oea", "auto", "budget"),
   "three groups": ("prune",),
   "Phi-3.5": ("topk", "lynx", "mass_floor"),
   "sparsemixer of five": ("prune", "lynx"),
@@ -63,11 +72,11 @@ def test_equals_lynx_route(name, rule, data):
   if router.scoring == "sparsemixer":
     # It looks at experts within 2 % of each other: some are, far from zero.
     logits += np.float32(data.draw(st.sampled_from([0, 40])))
-  if router.scoring == "sigmoid" and rule in ("mass_floor", "auto"):
+  if router.scoring == "sigmoid" and rule in ("mass_floor", "auto", "budget"):
     # Gates of 1 but for the last bit make greedy choices ties but for that: they fall either way (the test below).
     logits *= np.float32(0.1)
   bias = np.random.default_rng(experts).normal(0, 0.3, experts).astype(np.float32).round(2) if biased else None
-  for implementation in IMPLEMENTATIONS:
+  for implementation in names(RULES[rule][0]):
     check(implementation, (rows, experts, top_k, *RULES[rule], router), logits, valid, bias)
 
 

@@ -225,7 +225,8 @@ void check_select_experts(Random& random, const InstructionSet& set) {
   op.rule.votes = std::min<int64_t>(op.rule.lowest, 31);
   op.rule.slack = 0.3f;
   op.rule.share = 0.5f;
-  const bool own = op.rule.kind == KeepRule::Kind::kOwn;
+  op.rule.most = random.between(0, 1) > 0 ? experts : random.between(top_k, experts);
+  const bool own = op.rule.kind == KeepRule::Kind::kOwn && op.rule.most == experts;
   const int64_t run = own ? random.between(1, top_k) : top_k;
   std::vector<float> logits(rows * experts), weights(rows * run), bias(experts);
   // Many are equal.
