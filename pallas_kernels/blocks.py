@@ -52,6 +52,18 @@ TUNED: dict[str, dict[Question, Blocks]] = {
     ("expert_hidden", (16, 768, 2048, 8, 2)): _blocks(64, 128, 4, 4),
     ("expert_down", (16, 2048, 768, 8, 1)): _blocks(64, 128, 4, 3),
   },
+  # 2026-11-26, by `python -m lynx_jax.bench.tune --seconds 50`, which got through two fifths of the cuts.
+  "NVIDIA H100 80GB HBM3": {
+    ("row_matmul", (16, 6144, 2048)): _blocks(64, 128, 2, 5),
+    ("row_matmul", (16, 5120, 2048)): _blocks(16, 256, 1, 3),
+    ("row_matmul", (16, 6144, 4096)): _blocks(16, 256, 1, 3),
+    ("row_matmul", (16, 2048, 4096)): _blocks(16, 512, 2, 4),
+    ("row_matmul", (16, 4096, 4096)): _blocks(16, 256, 1, 4),
+    ("row_matmul", (16, 64, 2048)): _blocks(16, 512, 2, 5),
+    ("row_matmul", (16, 128, 2048)): _blocks(16, 512, 2, 4),
+    ("expert_hidden", (16, 1024, 2048, 8, 2)): _blocks(128, 128, 4, 3),
+    ("expert_hidden", (16, 14336, 4096, 2, 2)): _blocks(32, 256, 4, 4),
+  },
 }
 """By JAX's `device_kind`: cuts that beat the rule by 3 % or more; `python -m lynx_jax.bench.tune` looks for them."""
 
