@@ -68,7 +68,8 @@ def _kept(
     return jnp.ones((experts,), bool)
   if isinstance(rule, Limited):
     kept = _kept(scores, probs, own, valid, top_k, rule.rule)
-    return jnp.where(jnp.sum(kept) <= rule.most, kept, _cover(probs, own, valid, top_k, 1.0, kept, rule.most))
+    fits = jnp.sum(kept) <= rule.most
+    return jnp.where(fits, kept, _cover(probs, own, valid, top_k, 1.0, kept, jnp.where(fits, 0, rule.most)))
   if isinstance(rule, FirstChoices):
     return _union(own[:, : rule.k0], valid, experts)
   if isinstance(rule, AffinityBins):
@@ -118,7 +119,13 @@ def _worth_reading(probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: in
 
 
 def _cover(
-  probs: jax.Array, own: jax.Array, valid: jax.Array, top_k: int, tau: float, candidates: jax.Array, most: int
+  probs: jax.Array,
+  own: jax.Array,
+  valid: jax.Array,
+  top_k: int,
+  tau: float,
+  candidates: jax.Array,
+  most: jax.Array | int,
 ) -> jax.Array:
   """Candidates by descending gain until no row is short or `most` are taken, in fixed point.
 
