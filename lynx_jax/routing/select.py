@@ -119,6 +119,6 @@ def rule_of(policy: RoutingPolicy) -> Rule | None:
       return WorthReading(share)
     case Budget(inner, max_active):
       # Limits of limits and of rows that run fewer experts are left to plain JAX.
-      rule = None if isinstance(inner, Budget | Prune) else rule_of(inner)
-      return None if rule is None else Limited(rule, max_active)
+      rule = None if isinstance(inner, Prune) else rule_of(inner)
+      return None if rule is None or isinstance(rule, Limited) else Limited(rule, max_active)
   return None

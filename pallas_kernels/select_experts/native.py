@@ -1,5 +1,7 @@
 """The whole of routing in one native call on the CPU, where XLA takes a dozen small steps and a loop for it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -68,7 +70,7 @@ def select_experts_native(
   return ids, weights, active, tile_rows(ids, valid, experts, DECODE_TILE)
 
 
-def _knobs(rule: Rule, experts: int) -> dict[str, float]:
+def _knobs(rule: Rule, experts: int) -> dict[str, Any]:
   match rule:
     case FirstChoices(k0):
       return {"first": k0}

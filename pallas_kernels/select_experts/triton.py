@@ -212,8 +212,10 @@ def _kept(batch: Batch, read: Callable[[Any], Rows], top_k: int, rule: Rule, rou
     of_row = own_places(rows, top_k) < top_k
     if isinstance(rule, WorthReading):
       greedy = _worth_reading(batch, rows, of_row, _size(own), top_k, rule.share, router)
-    else:
+    elif isinstance(rule, MassFloor):
       greedy = _cover(batch, rows, of_row, top_k, rule.tau, router)
+    else:
+      raise NotImplementedError(f"there is no kernel for {rule}")
     kept = _filled(batch, read, greedy, top_k, router)
   return kept | ((_size(kept) >= _size(own)) & (batch.expert() < batch.experts))
 
