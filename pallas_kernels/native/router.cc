@@ -31,8 +31,7 @@ float group_score(const Router& router, const float* values, int64_t size) {
   return first + second;
 }
 
-// Gates of one row where a group is scored by them: only their order and their sums within a row matter, so those of a
-// softmax need no division.
+// Gates of one row, where its groups are scored by them.
 void gates_of_row(const Router& router, const float* logits, int64_t experts, float* gates) {
   const float top = *std::max_element(logits, logits + experts);
   float total = 0;
@@ -154,7 +153,9 @@ Scores score(const Router& router, const float* logits, const bool* valid, int64
   const float *choice = clean, *open = clean;
   if (router.bias != nullptr) {
     float* biased = choice_scratch.get<float>(count * experts);
-    for (int64_t i = 0; i < count * experts; ++i) biased[i] = sigmoid(clean[i]) + router.bias[i % experts];
+    for (int64_t at = 0; at < count * experts; at += experts) {
+      for (int64_t e = 0; e < experts; ++e) biased[at + e] = sigmoid(clean[at + e]) + router.bias[e];
+    }
     choice = open = biased;
   }
   if (router.groups > 1) {
