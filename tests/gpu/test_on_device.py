@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import lynx_jax
-from lynx_jax.bench.op_speed import op_times
+from lynx_jax.bench.op_cases import cases
+from lynx_jax.bench.op_speed import difference
 from lynx_jax.engine.programs import compiled_prefill
 from lynx_jax.engine.steps import next_logits
 from pallas_kernels import row_matmul
@@ -50,8 +51,9 @@ def test_bfloat16_scores_are_close_to_the_cpus():
 
 @pytest.mark.parametrize("model", MODEL_SHAPES)
 def test_ops_are_near_their_references_at_released_sizes(model):
-  for op in op_times(MODEL_SHAPES[model], 1e12):
-    assert op.error < 0.03, op
+  for case in cases(MODEL_SHAPES[model], 16, 1024):
+    got, wanted = (jax.jit(functools.partial(case.fn, implementation=name))(*case.args) for name in (None, "reference"))
+    assert difference(got, wanted) < 0.03, case.what
 
 
 def test_kernels_run_and_not_their_references():

@@ -72,12 +72,13 @@ def test_equals_lynx_route(name, rule, data):
   if router.scoring == "sparsemixer":
     # It looks at experts within 2 % of each other: some are, far from zero.
     logits += np.float32(data.draw(st.sampled_from([0, 40])))
-  if router.scoring == "sigmoid" and rule in ("mass_floor", "auto", "budget"):
-    # Gates of 1 but for the last bit make greedy choices ties but for that: they fall either way (the test below).
-    logits *= np.float32(0.1)
   bias = np.random.default_rng(experts).normal(0, 0.3, experts).astype(np.float32).round(2) if biased else None
+  greedy = router.scoring == "sigmoid" and rule in ("mass_floor", "auto", "budget")
   for implementation in names(RULES[rule][0]):
-    check(implementation, (rows, experts, top_k, *RULES[rule], router), logits, valid, bias)
+    # Gates of 1 but for the last bit make greedy choices ties but for that, and native exponentials are not XLA's:
+    # there the test below judges.
+    scores = logits * np.float32(0.1) if greedy and implementation == "cpu" else logits
+    check(implementation, (rows, experts, top_k, *RULES[rule], router), scores, valid, bias)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
