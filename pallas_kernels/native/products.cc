@@ -114,7 +114,38 @@ inline float sum(Floats vector) {
   return lanes[0];
 }
 
-inline float sum(Ints vector) { return sum(__builtin_convertvector(vector, Floats)); }
+// The lanes' sums of four vectors, halves onto halves, in few instructions more than one sum takes.
+struct Four {
+  float of[4];
+};
+LYNX_INLINE inline Four sums_of(Floats a, Floats b, Floats c, Floats d) {
+  Four four;
+#if defined(__AVX512F__)
+  const auto halves = [](__m512 x, __m512 y) LYNX_INLINE {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee));
+  };
+  const __m512 ab = halves((__m512)a, (__m512)b), cd = halves((__m512)c, (__m512)d);
+  const __m512 quarters = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  const __m512 pairs = _mm512_add_ps(quarters, _mm512_permute_ps(quarters, 0x4e));
+  const __m512 wholes = _mm512_add_ps(pairs, _mm512_permute_ps(pairs, 0xb1));
+  const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  _mm_storeu_ps(four.of, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, wholes)));
+#elif defined(__AVX2__)
+  const auto halves = [](__m256 x, __m256 y) LYNX_INLINE {
+    return _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
+  };
+  const __m256 ab = halves((__m256)a, (__m256)b), cd = halves((__m256)c, (__m256)d);
+  const __m256 pairs = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  const __m256 wholes = _mm256_hadd_ps(pairs, pairs);  // a c a c, b d b d
+  _mm_storeu_ps(four.of, _mm_unpacklo_ps(_mm256_castps256_ps128(wholes), _mm256_extractf128_ps(wholes, 1)));
+#else
+  four = {sum(a), sum(b), sum(c), sum(d)};
+#endif
+  return four;
+}
+
+inline Floats as_floats(Floats vector) { return vector; }
+inline Floats as_floats(Ints vector) { return __builtin_convertvector(vector, Floats); }
 
 // A tile whose sums, weights and rows take all of 16 registers (`Full`) has its instructions in the order that they are
 // written in: GCC would gather the loads, and keep sums in memory for it.
@@ -352,12 +383,24 @@ void pack(const float* row, int64_t inner, void* packed) {
 
 // What a tile asks memory for while it computes: of the lines from `ahead` on, in the order of their addresses, its share,
 // which is what it reads itself at each step of `every` that is its `turn`; hardware prefetchers stop at every page and
-// start anew with every row. The first of the tiles that read the same weight also fetches that, shortly before its use, and
-// more than once: a processor may drop a request while too many are under way.
+// start anew with every row.
 struct Fetch {
   const char* ahead;
   int turn, every;
 };
+
+// How processors take it best, by `lynx_jax.bench.product_speed`: the cache that lines go to (3 is the nearest); how often
+// the first of the tiles that read the same weight asks again for that, shortly before its use; and up to how many such
+// tiles all ask for everything, as a processor may drop a request while too many are under way.
+struct Asking {
+  int level, again, repeating;
+};
+#if defined(__AVX512BF16__) && !LYNX_TILES
+constexpr Asking asking(int) { return {3, 0, 1 << 30}; }
+#else
+// Integers of a byte keep the processor busier than memory. With more than a few tiles, arithmetic is what takes the time.
+constexpr Asking asking(int weight_bytes) { return {2, weight_bytes > 1 ? 3 : 1, 4}; }
+#endif
 
 // Outs x Rows sums in registers, of `Outs` weight rows that lie one after the other.
 template <class Type, int Outs, int Rows, bool First>
@@ -365,9 +408,8 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
                  float* y, int64_t y_stride, Fetch fetch) {
   typedef typename Type::Weight Weight;
   constexpr int kBlockBytes = Type::kBlock * (int)sizeof(Weight);
-  constexpr int kSecondLevel = 2, kSoon = 1024;
-  // Integers of a byte keep the processor busier than memory.
-  constexpr int kRequests = sizeof(Weight) > 1 ? 3 : 1;
+  constexpr Asking kAsking = asking(sizeof(Weight));
+  constexpr int kSoon = 1024;
   // Blocks of one line of memory.
   constexpr int kStep = kBlockBytes < 64 ? 64 / kBlockBytes : 1;
   constexpr bool kFull = Outs * Rows > 8;
@@ -404,13 +446,13 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
       wait = fetch.every - 1;
       const char* line = fetch.ahead + block * Outs * kBlockBytes;
 #pragma GCC unroll 8
-      for (int o = 0; o < Outs; ++o) __builtin_prefetch(line + o * kStep * kBlockBytes, 0, kSecondLevel);
+      for (int o = 0; o < Outs; ++o) __builtin_prefetch(line + o * kStep * kBlockBytes, 0, kAsking.level);
     }
-    if constexpr (First) {
+    if constexpr (First && kAsking.again > 0) {
 #pragma GCC unroll 8
       for (int o = 0; o < Outs; ++o) {
         const char* line = reinterpret_cast<const char*>(weight + o * inner + block * Type::kBlock);
-        unrolled<kRequests>([&](int nearer) LYNX_INLINE { __builtin_prefetch(line + (kSoon >> nearer)); });
+        unrolled<kAsking.again>([&](int nearer) LYNX_INLINE { __builtin_prefetch(line + (kSoon >> nearer)); });
       }
     }
     unrolled<kStep>([&](int step) LYNX_INLINE { add_block(block + step); });
@@ -430,12 +472,14 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
     });
   }
   unrolled<Rows>([&](int t) LYNX_INLINE {
-    float scale = 1;
-    if (Type::kHeader) memcpy(&scale, packed[t], 4);
-    unrolled<Outs>([&](int o) LYNX_INLINE {
-      const float product = sum(sums[o][t]);
-      y[t * y_stride + o] = Type::kHeader ? product * (scale * scales[o]) : product;
-    });
+    const auto of = [&](int o) LYNX_INLINE { return as_floats(sums[o < Outs ? o : Outs - 1][t]); };
+    Four products = sums_of(of(0), of(1), of(2), of(3));
+    if constexpr (Type::kHeader > 0) {
+      float scale;
+      memcpy(&scale, packed[t], 4);
+      unrolled<Outs>([&](int o) LYNX_INLINE { products.of[o] *= scale * scales[o]; });
+    }
+    memcpy(y + t * y_stride, products.of, 4 * Outs);
   });
 }
 
@@ -487,8 +531,7 @@ template <class Type, int Most>
 inline void tiles(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t rows,
                   int64_t inner, float* y, int64_t y_stride, const char* ahead) {
   const int all = (int)groups_of(rows);
-  // A few groups repeat each other's requests, some of which are dropped; with more, arithmetic is what takes the time.
-  const bool repeat = all <= 4;
+  const bool repeat = all <= asking(sizeof(typename Type::Weight)).repeating;
   for (int64_t t = 0, group = 0; group < all; ++group) {
     const int take = (int)take_of(rows - t, all - group);
     float* to = y + t * y_stride;

@@ -35,12 +35,49 @@ int allowed_processors() {
 
 std::atomic<int> chosen_count{0};
 
+// Items that one thread has before it, in order, and from whose end others take when they have none.
+class alignas(64) Range {
+ public:
+  void set(int64_t begin, int64_t end) { both_ = packed(begin, end); }
+
+  // The first item, or -1.
+  int64_t take() {
+    uint64_t both = both_;
+    while (size_of(both) > 0) {
+      if (both_.compare_exchange_weak(both, packed(begin_of(both) + 1, end_of(both)))) return begin_of(both);
+    }
+    return -1;
+  }
+
+  int64_t size() const { return size_of(both_); }
+
+  // Moves the second half, or the only item, to `thief`, which is empty.
+  void halve(Range& thief) {
+    uint64_t both = both_;
+    while (size_of(both) > 0) {
+      const int64_t middle = begin_of(both) + size_of(both) / 2;
+      if (both_.compare_exchange_weak(both, packed(begin_of(both), middle))) return thief.set(middle, end_of(both));
+    }
+  }
+
+ private:
+  static uint64_t packed(int64_t begin, int64_t end) {
+    return static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin);
+  }
+  static int64_t begin_of(uint64_t both) { return static_cast<uint32_t>(both); }
+  static int64_t end_of(uint64_t both) { return static_cast<int64_t>(both >> 32); }
+  static int64_t size_of(uint64_t both) { return end_of(both) - begin_of(both); }
+
+  std::atomic<uint64_t> both_{0};
+};
+constexpr int64_t kMostItems = UINT32_MAX;
+
 class Pool {
  public:
-  explicit Pool(int workers) {
+  explicit Pool(int workers) : ranges_(workers + 1) {
     threads_.reserve(workers);
     try {
-      for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+      for (int i = 0; i < workers; ++i) threads_.emplace_back([this, i] { work(ranges_[i + 1]); });
     } catch (...) {
       stop();
       throw;
@@ -52,13 +89,14 @@ class Pool {
   int workers() const { return static_cast<int>(threads_.size()); }
 
   void run(int64_t count, Body body, const void* context) {
-    count_ = count;
     body_ = body;
     context_ = context;
-    next_ = 0;
+    // Neighbouring items are mostly neighbours in memory, which is read the fastest in long stretches.
+    const int64_t threads = static_cast<int64_t>(ranges_.size());
+    for (int64_t i = 0; i < threads; ++i) ranges_[i].set(count * i / threads, count * (i + 1) / threads);
     open_ = true;
     announce();
-    take_items();
+    take_items(ranges_[0]);
     // A worker joins by counting itself in and then looking whether the loop is open, so none can join after this.
     open_ = false;
     for (int spins = 0; joined_ != 0; ++spins) {
@@ -81,16 +119,28 @@ class Pool {
     }
   }
 
-  void take_items() {
-    int64_t item = next_.fetch_add(1, std::memory_order_relaxed);
-    while (item < count_) {
-      const int64_t following = next_.fetch_add(1, std::memory_order_relaxed);
-      body_(context_, item, following < count_ ? following : -1);
+  int64_t take(Range& own) {
+    while (true) {
+      if (const int64_t item = own.take(); item >= 0) return item;
+      Range* fullest = &own;
+      for (Range& other : ranges_) {
+        if (other.size() > fullest->size()) fullest = &other;
+      }
+      if (fullest == &own) return -1;
+      fullest->halve(own);
+    }
+  }
+
+  void take_items(Range& own) {
+    int64_t item = take(own);
+    while (item >= 0) {
+      const int64_t following = take(own);
+      body_(context_, item, following);
       item = following;
     }
   }
 
-  void work() {
+  void work(Range& own) {
     uint64_t seen = 0;
     while (true) {
       for (int spins = 0; generation_ == seen && spins < kSpins; ++spins) pause();
@@ -103,7 +153,7 @@ class Pool {
       seen = generation_;
       if (stopping_) return;
       ++joined_;
-      if (open_) take_items();
+      if (open_) take_items(own);
       --joined_;
     }
   }
@@ -111,15 +161,14 @@ class Pool {
   // Sequentially consistent where not said otherwise: announce() and work() each write one and then read another.
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> sleepers_{0};
-  alignas(64) std::atomic<int64_t> next_{0};
   alignas(64) std::atomic<int> joined_{0};
   std::atomic<bool> open_{false};
   std::atomic<bool> stopping_{false};
-  int64_t count_ = 0;
   Body body_ = nullptr;
   const void* context_ = nullptr;
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::vector<Range> ranges_;  // the first is that of the thread that runs the loop
   std::vector<std::thread> threads_;
 };
 
@@ -146,7 +195,7 @@ void set_thread_count(int count) { chosen_count = count > 0 ? count : 0; }
 
 void parallel_for(int64_t count, Body body, const void* context) {
   const int threads = thread_count();
-  if (threads > 1 && count > 1) {
+  if (threads > 1 && count > 1 && count <= kMostItems) {
     std::unique_lock<std::mutex> lock(*pool_mutex, std::try_to_lock);
     if (lock.owns_lock()) {
       static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);

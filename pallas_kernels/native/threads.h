@@ -13,9 +13,10 @@ void set_thread_count(int count);
 
 using Body = void (*)(const void* context, int64_t item, int64_t following);
 
-// Calls body(context, item, following) once for each item in [0, count), on whichever thread is free, and returns when
-// all are done. `following` is the item that the same thread takes next, so that it can be prefetched, or -1. A caller
-// that finds the pool taken by another runs its loop alone.
+// Calls body(context, item, following) once for each item in [0, count) and returns when all are done. Every thread begins
+// with a stretch of its own, in order, and takes from the others' when it is through. `following` is the item that the
+// same thread takes next, so that it can be prefetched, or -1. A caller that finds the pool taken by another runs its loop
+// alone.
 void parallel_for(int64_t count, Body body, const void* context);
 
 template <class Function>
