@@ -81,8 +81,9 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, 
 void decode_attention(const InstructionSet& set, const DecodeAttention& op) {
   const int64_t items = op.batch * op.groups, row_bytes = op.head_dim * op.key.bytes();
   parallel((items + kGrain - 1) / kGrain, [&](int64_t chunk, int64_t following) {
+    static thread_local const char* asked = nullptr;
     Seen seen = seen_by(op, chunk * kGrain);
-    if (chunk < thread_count()) {
+    if (seen.keys != asked) {
       fetch(seen.keys, seen, row_bytes, 0, seen.count);
       fetch(seen.values, seen, row_bytes, 0, seen.count);
     }
@@ -92,6 +93,7 @@ void decode_attention(const InstructionSet& set, const DecodeAttention& op) {
       attend(set, op, item, seen, next);
       seen = next;
     }
+    asked = seen.keys;
   });
 }
 

@@ -7,8 +7,8 @@
 namespace lynx {
 namespace {
 
-// Assignments taken at a time, so that scratch memory does not follow the length of a prompt.
-constexpr int64_t kMostSlots = 8192;
+// Assignments taken at a time, and bytes of their gates, so that scratch memory does not follow the length of a prompt.
+constexpr int64_t kMostSlots = 8192, kMostBytes = 1 << 28;
 
 struct Live {
   int64_t expert, first, count;  // its assignments, as places in the sorted order
@@ -24,10 +24,13 @@ class Block {
 
   void run() {
     group();
+    static thread_local Scratch gate_up_scratch, results_scratch;
+    gate_up_ = gate_up_scratch.get<float>(slots_ * 2 * op_.expert_width);
+    results_ = results_scratch.get<float>(slots_ * op_.width);
     pack_rows();
-    gate_and_up();
+    multiply_all(op_.gate_up, 2 * op_.expert_width, op_.width, op_.gate_up_bias, gate_up_);
     pack_hidden();
-    down();
+    multiply_all(op_.down, op_.width, op_.expert_width, op_.down_bias, results_);
     combine();
   }
 
@@ -90,62 +93,43 @@ class Block {
     for (int64_t s = 0; s < slots_; ++s) packed_[s] = memory_ + row_of_[s] * bytes;
   }
 
-  void gate_and_up() {
-    const int64_t width = op_.width, f = op_.expert_width;
-    static thread_local Scratch scratch;
-    hidden_ = scratch.get<float>(slots_ * f);
-    const int64_t chunk = std::min(kMostChunk / 2, chunk_outs(products_, live() * f, 2 * width * weight_bytes(op_.gate_up.type)));
-    const int64_t chunks = (f + chunk - 1) / chunk;
-    const auto gate_row = [&](int64_t item) {
-      return live_[item / chunks].expert * 2 * f + item % chunks * chunk;
-    };
-    parallel(live() * chunks, [&](int64_t item, int64_t following) {
-      float gate[kRowBlock * kMostChunk / 2], up[kRowBlock * kMostChunk / 2];
-      const Live& work = live_[item / chunks];
-      const int64_t first = item % chunks * chunk, outs = std::min(chunk, f - first);
-      const int64_t gate_at = gate_row(item), up_at = gate_at + f;
-      const void* up_from = op_.gate_up.row(up_at, width);
-      const void* next = following < 0 ? nullptr : op_.gate_up.row(gate_row(following), width);
-      for (int64_t s = 0; s < work.count; s += kRowBlock) {
-        const int64_t rows = std::min(kRowBlock, work.count - s);
-        multiply(op_.gate_up, gate_at, outs, work, s, rows, width, gate, outs, up_from);
-        multiply(op_.gate_up, up_at, outs, work, s, rows, width, up, outs, next);
-        add_bias(set_, op_.gate_up_bias, op_.x.narrow, gate_at, rows, outs, gate, outs);
-        add_bias(set_, op_.gate_up_bias, op_.x.narrow, up_at, rows, outs, up, outs);
-        for (int64_t t = 0; t < rows; ++t) {
-          set_.swiglu(gate + t * outs, up + t * outs, outs, op_.activation, hidden_ + (work.first + s + t) * f + first);
+  // y[s, o] of each assignment: its packed row times an output of its expert.
+  void multiply_all(const Weight& weight, int64_t all, int64_t inner, const void* bias, float* y) {
+    const int64_t chunk = chunk_outs(products_, live() * all, inner * weight_bytes(weight.type));
+    const int64_t chunks = (all + chunk - 1) / chunk;
+    const auto output = [&](int64_t item) { return live_[item / chunks].expert * all + item % chunks * chunk; };
+    parallel_runs(live() * chunks, kMostChunk / chunk, [&](Run run, int64_t following) {
+      split(run, chunks, following, [&](Run part, int64_t then) {
+        const Live& of = live_[part.begin / chunks];
+        const int64_t at = output(part.begin), first = at - of.expert * all;
+        const int64_t outs = std::min(part.size() * chunk, all - first);
+        const void* next = then < 0 ? nullptr : weight.row(output(then), inner);
+        for (int64_t s = 0; s < of.count; s += kRowBlock) {
+          const int64_t rows = std::min(kRowBlock, of.count - s);
+          float* to = y + (of.first + s) * all + first;
+          multiply(weight, at, outs, of, s, rows, inner, to, all, next);
+          add_bias(set_, bias, op_.x.narrow, at, rows, outs, to, all);
         }
-      }
+      });
     });
   }
 
   void pack_hidden() {
     const int64_t f = op_.expert_width, bytes = packed_bytes(f);
+    const auto hidden = [&](int64_t slot, int64_t count) {
+      static thread_local Scratch wide;
+      float* rows = wide.get<float>(count * f);
+      for (int64_t i = 0; i < count; ++i) {
+        const float* gate = gate_up_ + (slot + i) * 2 * f;
+        set_.swiglu(gate, gate + f, f, op_.activation, rows + i * f);
+      }
+      return rows;
+    };
     static thread_local Scratch scratch;
     memory_ = scratch.get<char>((tiled() ? room_ : slots_) * bytes);
-    if (tiled()) pack_tiled(f, [&](int64_t slot, int64_t) { return hidden_ + slot * f; });
-    else for_each(slots_, 8, [&](int64_t s) { products_.pack(hidden_ + s * f, f, memory_ + s * bytes); });
+    if (tiled()) pack_tiled(f, hidden);
+    else for_each(slots_, 2, [&](int64_t s) { products_.pack(hidden(s, 1), f, memory_ + s * bytes); });
     for (size_t s = 0; s < packed_.size(); ++s) packed_[s] = memory_ + s * bytes;
-  }
-
-  void down() {
-    const int64_t width = op_.width, f = op_.expert_width;
-    static thread_local Scratch scratch;
-    results_ = scratch.get<float>(slots_ * width);
-    const int64_t chunk = chunk_outs(products_, live() * width, f * weight_bytes(op_.down.type));
-    const int64_t chunks = (width + chunk - 1) / chunk;
-    const auto row = [&](int64_t item) { return live_[item / chunks].expert * width + item % chunks * chunk; };
-    parallel(live() * chunks, [&](int64_t item, int64_t following) {
-      const Live& work = live_[item / chunks];
-      const int64_t first = item % chunks * chunk, outs = std::min(chunk, width - first);
-      const void* next = following < 0 ? nullptr : op_.down.row(row(following), f);
-      for (int64_t s = 0; s < work.count; s += kRowBlock) {
-        const int64_t rows = std::min(kRowBlock, work.count - s);
-        float* y = results_ + (work.first + s) * width + first;
-        multiply(op_.down, row(item), outs, work, s, rows, f, y, width, next);
-        add_bias(set_, op_.down_bias, op_.x.narrow, row(item), rows, outs, y, width);
-      }
-    });
   }
 
   void combine() {
@@ -202,14 +186,15 @@ class Block {
   std::vector<int64_t> row_of_, place_of_;
   char* memory_ = nullptr;  // packed rows; by assignment and expert where there are tiles
   std::vector<const void*> packed_;
-  float* hidden_ = nullptr;
+  float* gate_up_ = nullptr;
   float* results_ = nullptr;
 };
 
 }  // namespace
 
 void expert_ffn(const InstructionSet& set, const ExpertFfn& op) {
-  const int64_t block = std::max<int64_t>(1, kMostSlots / op.top_k);
+  const int64_t slots = std::min(kMostSlots, kMostBytes / (8 * op.expert_width));
+  const int64_t block = std::max<int64_t>(1, slots / op.top_k);
   for (int64_t row = 0; row < op.rows; row += block) Block(set, op, row, std::min(block, op.rows - row)).run();
 }
 

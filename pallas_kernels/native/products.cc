@@ -598,6 +598,29 @@ void add_scaled(float factor, const float* x, int64_t count, float* y) {
   });
 }
 
+inline Floats load_values(const void* from, bool narrow, int64_t at, int some) {
+  if (!narrow) return load_some(static_cast<const float*>(from) + at, some);
+  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+  Halves halves = {};
+  memcpy(&halves, static_cast<const uint16_t*>(from) + at, 2 * some);
+  return (Floats)(__builtin_convertvector(halves, Bits) << 16);
+}
+
+void finish(const float* sums, const void* bias, const void* residual, bool narrow, int64_t count, void* y, bool y_narrow) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+  for_vectors(count, [&](int64_t i, int some) {
+    Floats x = load_some(sums + i, some);
+    if (bias != nullptr) x += load_values(bias, narrow, i, some);
+    if (residual != nullptr) x += load_values(residual, narrow, i, some);
+    if (y_narrow) {
+      const Halves halves = __builtin_convertvector(round_to_bfloat16(x), Halves);
+      memcpy(static_cast<uint16_t*>(y) + i, &halves, 2 * some);
+    } else {
+      memcpy(static_cast<float*>(y) + i, &x, 4 * some);
+    }
+  });
+}
+
 // The largest that is a number of some vectors, the last of which may be filled up.
 class Top {
  public:
@@ -660,13 +683,6 @@ float exponentials(float* x, int64_t count, float from) {
   return sum(total);
 }
 
-inline Floats load_row(const void* rows, bool narrow, int64_t at) {
-  if (!narrow) return load<Floats>(static_cast<const float*>(rows) + at);
-  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
-  const Halves halves = load<Halves>(static_cast<const uint16_t*>(rows) + at);
-  return (Floats)(__builtin_convertvector(halves, Bits) << 16);
-}
-
 // Some vectors of the sum stay in registers while rows pass.
 template <int Vectors>
 inline void add_columns(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y,
@@ -675,7 +691,7 @@ inline void add_columns(const void* rows, bool narrow, int64_t count, int64_t wi
   for (int v = 0; v < Vectors; ++v) sums[v] = load<Floats>(y + first + v * kLanes);
   for (int64_t r = 0; r < count; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) sums[v] += factors[r] * load_row(rows, narrow, r * width + first + v * kLanes);
+    for (int v = 0; v < Vectors; ++v) sums[v] += factors[r] * load_values(rows, narrow, r * width + first + v * kLanes, kLanes);
   }
   for (int v = 0; v < Vectors; ++v) store(y + first + v * kLanes, sums[v]);
 }
@@ -736,7 +752,7 @@ constexpr const char* kName =
 extern const InstructionSet LYNX_SET;
 const InstructionSet LYNX_SET = {
     kName,      {products<Bfloat16>(), products<Float32>(), products<Int8>()}, swiglu, add_scaled,
-    scale, exponentials, add_rows, largest, dot, widen, narrow,
+    finish, scale, exponentials, add_rows, largest, dot, widen, narrow,
 };
 
 }  // namespace lynx

@@ -53,6 +53,9 @@ struct InstructionSet {
   void (*swiglu)(const float* gate, const float* up, int64_t count, Activation activation, float* out);
   // y[o] += factor * x[o]
   void (*add_scaled)(float factor, const float* x, int64_t count, float* y);
+  // y = sums + bias + residual, either of which may be null; in float32, or in bfloat16 where narrow.
+  void (*finish)(const float* sums, const void* bias, const void* residual, bool narrow, int64_t count, void* y,
+                 bool y_narrow);
   // x *= factor; returns the largest of them that is a number.
   float (*scale)(float factor, int64_t count, float* x);
   // Replaces each x by e to the (x - from), and returns their sum.

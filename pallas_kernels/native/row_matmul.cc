@@ -10,13 +10,35 @@ struct Chunk {
   int64_t first, outs;
 };
 
-std::vector<Chunk> cut(const RowMatmul& op, const Products& products) {
+struct Chunks {
+  std::vector<Chunk> all;
+  int64_t most;  // how many are taken at a time
+
+  // Those of one product that lie one after the other, as one.
+  Chunk joined(Run part) const {
+    Chunk chunk = all[part.begin];
+    for (int64_t i = part.begin + 1; i < part.end; ++i) chunk.outs += all[i].outs;
+    return chunk;
+  }
+
+  // body(part, following) for the parts of `run` that are of one product each.
+  template <class Function>
+  void split(Run run, int64_t following, const Function& body) const {
+    for (Run part{run.begin, 0}; part.begin < run.end; part.begin = part.end) {
+      part.end = part.begin + 1;
+      while (part.end < run.end && all[part.end].product == all[part.begin].product) ++part.end;
+      body(part, part.end < run.end ? part.end : following);
+    }
+  }
+};
+
+Chunks cut(const RowMatmul& op, const Products& products) {
   int64_t total = 0;
   for (const auto& product : op.products) total += product.outs;
-  std::vector<Chunk> chunks;
+  const int64_t size = chunk_outs(products, total, op.inner * weight_bytes(op.products[0].weight.type));
+  Chunks chunks{{}, kMostChunk / size};
   for (const auto& product : op.products) {
-    const int64_t size = chunk_outs(products, total, op.inner * weight_bytes(product.weight.type));
-    for (int64_t o = 0; o < product.outs; o += size) chunks.push_back({&product, o, std::min(size, product.outs - o)});
+    for (int64_t o = 0; o < product.outs; o += size) chunks.all.push_back({&product, o, std::min(size, product.outs - o)});
   }
   return chunks;
 }
@@ -39,18 +61,14 @@ void pack_rows(const InstructionSet& set, const RowMatmul& op, const Products& p
   }
 }
 
-void write(const InstructionSet& set, const RowMatmul& op, const Chunk& chunk, int64_t t, float* sums) {
+void write(const InstructionSet& set, const RowMatmul& op, const Chunk& chunk, int64_t t, const float* sums) {
   const RowMatmul::Product& product = *chunk.product;
-  float added[kMostChunk];
-  const int64_t at = t * product.outs + chunk.first;
-  const auto add = [&](const void* values, int64_t from) {
-    if (values == nullptr) return;
-    Rows{const_cast<void*>(values), op.x.narrow}.read(set, from, chunk.outs, added);
-    set.add_scaled(1.0f, added, chunk.outs, sums);
+  const int64_t at = t * product.outs + chunk.first, bytes = op.x.bytes();
+  const auto place = [](const void* values, int64_t byte) {
+    return values == nullptr ? nullptr : static_cast<const char*>(values) + byte;
   };
-  add(product.bias, chunk.first);
-  add(op.residual, at);
-  product.y.write(set, at, chunk.outs, sums);
+  set.finish(sums, place(product.bias, chunk.first * bytes), place(op.residual, at * bytes), op.x.narrow, chunk.outs,
+             static_cast<char*>(product.y.data) + at * product.y.bytes(), product.y.narrow);
 }
 
 }  // namespace
@@ -68,23 +86,25 @@ void row_matmul(const InstructionSet& set, const RowMatmul& op) {
   });
   std::vector<const void*> rows(op.rows);
   for (int64_t t = 0; t < op.rows; ++t) rows[t] = packed + t * bytes;
-  const std::vector<Chunk> chunks = cut(op, products);
+  const Chunks chunks = cut(op, products);
   const auto weights = [&](const Chunk& chunk) { return chunk.product->weight.row(chunk.first, op.inner); };
-  parallel(static_cast<int64_t>(chunks.size()), [&](int64_t item, int64_t following) {
-    float sums[kRowBlock * kMostChunk];
-    const Chunk& chunk = chunks[item];
-    const void* next = following < 0 ? nullptr : weights(chunks[following]);
-    for (int64_t t = 0; t < op.rows; t += kRowBlock) {
-      const int64_t count = std::min(kRowBlock, op.rows - t);
-      if (tiled) {
-        products.multiply_tiled(weights(chunk), chunk.outs, packed + t * bytes, tile_width(op.rows), count, op.inner, sums,
-                                chunk.outs, next);
-      } else {
-        products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scale(chunk.first), rows.data() + t, count,
-                          op.inner, sums, chunk.outs, next);
+  parallel_runs(static_cast<int64_t>(chunks.all.size()), chunks.most, [&](Run run, int64_t following) {
+    chunks.split(run, following, [&](Run part, int64_t then) {
+      float sums[kRowBlock * kMostChunk];
+      const Chunk chunk = chunks.joined(part);
+      const void* next = then < 0 ? nullptr : weights(chunks.all[then]);
+      for (int64_t t = 0; t < op.rows; t += kRowBlock) {
+        const int64_t count = std::min(kRowBlock, op.rows - t);
+        if (tiled) {
+          products.multiply_tiled(weights(chunk), chunk.outs, packed + t * bytes, tile_width(op.rows), count, op.inner, sums,
+                                  chunk.outs, next);
+        } else {
+          products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scale(chunk.first), rows.data() + t, count,
+                            op.inner, sums, chunk.outs, next);
+        }
+        for (int64_t row = 0; row < count; ++row) write(set, op, chunk, t + row, sums + row * chunk.outs);
       }
-      for (int64_t row = 0; row < count; ++row) write(set, op, chunk, t + row, sums + row * chunk.outs);
-    }
+    });
   });
 }
 

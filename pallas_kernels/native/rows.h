@@ -14,7 +14,7 @@ namespace lynx {
 
 // Rows of a product that stay in the second-level cache while weights pass.
 constexpr int64_t kRowBlock = 96;
-constexpr int64_t kMostChunk = 64;
+constexpr int64_t kMostChunk = 128;
 
 // A buffer that keeps its memory from call to call, one a thread and purpose.
 class Scratch {
@@ -74,13 +74,23 @@ struct Weight {
   const float* scale(int64_t row) const { return scales == nullptr ? nullptr : scales + row; }
 };
 
-// Outputs a chunk of work takes: about 64 KB of weights, or twice that in tiles, fewer where that would leave threads idle.
+// Outputs of the smallest piece of work: about 32 KB of weights, or 128 in tiles, fewer where that would leave threads idle.
+// A thread takes many of them at once, kMostChunk outputs at most, as memory is read the fastest in long stretches.
 inline int64_t chunk_outs(const Products& products, int64_t outs, int64_t row_bytes) {
   const bool tiled = products.multiply_tiled != nullptr;
   const int64_t least = tiled ? 16 : 4;
-  const int64_t by_size = (tiled ? 131072 : 65536) / std::max<int64_t>(row_bytes, 1);
+  const int64_t by_size = (tiled ? 131072 : 32768) / std::max<int64_t>(row_bytes, 1);
   const int64_t by_threads = outs / (4 * thread_count());
-  return std::clamp<int64_t>(std::min(by_size, by_threads) / least * least, least, kMostChunk);
+  return std::clamp<int64_t>(std::min(by_size, by_threads) / least * least, least, kMostChunk / 2);
+}
+
+// body(part, following) for the parts of `run` that multiples of `size` bound.
+template <class Function>
+void split(Run run, int64_t size, int64_t following, const Function& body) {
+  for (Run part{run.begin, 0}; part.begin < run.end; part.begin = part.end) {
+    part.end = std::min(run.end, (part.begin / size + 1) * size);
+    body(part, part.end < run.end ? part.end : following);
+  }
 }
 
 // body(i) for i in [0, count), in parallel once there are more than `grain`.

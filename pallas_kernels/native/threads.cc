@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -35,42 +36,44 @@ int allowed_processors() {
 
 std::atomic<int> chosen_count{0};
 
-// Items that one thread has before it, in order, and from whose end others take when they have none.
+// The items that one thread has before it, in order, and from whose end others take when they have none.
 class alignas(64) Range {
  public:
-  void set(int64_t begin, int64_t end) { both_ = packed(begin, end); }
+  void set(Run run) { both_ = packed(run); }
 
-  // The first item, or -1.
-  int64_t take() {
-    uint64_t both = both_;
-    while (size_of(both) > 0) {
-      if (both_.compare_exchange_weak(both, packed(begin_of(both) + 1, end_of(both)))) return begin_of(both);
-    }
-    return -1;
+  Run left() const { return unpacked(both_); }
+
+  // The first of those that are left, `most` at once, and fewer towards the end; none if there are none.
+  Run take(int64_t most) {
+    return cut([&](Run left) { return left.begin + std::min(most, (left.size() + kTakes - 1) / kTakes); }, true);
   }
-
-  int64_t size() const { return size_of(both_); }
 
   // Moves the second half, or the only item, to `thief`, which is empty.
   void halve(Range& thief) {
-    uint64_t both = both_;
-    while (size_of(both) > 0) {
-      const int64_t middle = begin_of(both) + size_of(both) / 2;
-      if (both_.compare_exchange_weak(both, packed(begin_of(both), middle))) return thief.set(middle, end_of(both));
-    }
+    thief.set(cut([](Run left) { return left.begin + left.size() / 2; }, false));
   }
 
  private:
-  static uint64_t packed(int64_t begin, int64_t end) {
-    return static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin);
+  static constexpr int64_t kTakes = 4;
+
+  // Takes what lies before the place that `at(left)` gives, or what lies behind it.
+  template <class Place>
+  Run cut(const Place& at, bool before) {
+    uint64_t both = both_;
+    while (true) {
+      const Run left = unpacked(both);
+      const int64_t place = at(left);
+      const Run first{left.begin, place}, second{place, left.end};
+      if (both_.compare_exchange_weak(both, packed(before ? second : first))) return before ? first : second;
+    }
   }
-  static int64_t begin_of(uint64_t both) { return static_cast<uint32_t>(both); }
-  static int64_t end_of(uint64_t both) { return static_cast<int64_t>(both >> 32); }
-  static int64_t size_of(uint64_t both) { return end_of(both) - begin_of(both); }
+
+  static uint64_t packed(Run run) { return static_cast<uint64_t>(run.end) << 32 | static_cast<uint64_t>(run.begin); }
+  static Run unpacked(uint64_t both) { return {static_cast<uint32_t>(both), static_cast<int64_t>(both >> 32)}; }
 
   std::atomic<uint64_t> both_{0};
 };
-constexpr int64_t kMostItems = UINT32_MAX;
+constexpr int64_t kMostRun = UINT32_MAX;
 
 class Pool {
  public:
@@ -88,15 +91,16 @@ class Pool {
 
   int workers() const { return static_cast<int>(threads_.size()); }
 
-  void run(int64_t count, Body body, const void* context) {
+  void run(int64_t count, int64_t most, Body body, const void* context) {
+    most_ = most;
     body_ = body;
     context_ = context;
     // Neighbouring items are mostly neighbours in memory, which is read the fastest in long stretches.
     const int64_t threads = static_cast<int64_t>(ranges_.size());
-    for (int64_t i = 0; i < threads; ++i) ranges_[i].set(count * i / threads, count * (i + 1) / threads);
+    for (int64_t i = 0; i < threads; ++i) ranges_[i].set({count * i / threads, count * (i + 1) / threads});
     open_ = true;
     announce();
-    take_items(ranges_[0]);
+    take_runs(ranges_[0]);
     // A worker joins by counting itself in and then looking whether the loop is open, so none can join after this.
     open_ = false;
     for (int spins = 0; joined_ != 0; ++spins) {
@@ -119,24 +123,23 @@ class Pool {
     }
   }
 
-  int64_t take(Range& own) {
+  Run take(Range& own) {
     while (true) {
-      if (const int64_t item = own.take(); item >= 0) return item;
+      if (const Run run = own.take(most_); run.size() > 0) return run;
       Range* fullest = &own;
+      int64_t most = 0;
       for (Range& other : ranges_) {
-        if (other.size() > fullest->size()) fullest = &other;
+        if (const int64_t left = other.left().size(); left > most) most = left, fullest = &other;
       }
-      if (fullest == &own) return -1;
+      if (most == 0) return {};
       fullest->halve(own);
     }
   }
 
-  void take_items(Range& own) {
-    int64_t item = take(own);
-    while (item >= 0) {
-      const int64_t following = take(own);
-      body_(context_, item, following);
-      item = following;
+  void take_runs(Range& own) {
+    for (Run run = take(own); run.size() > 0; run = take(own)) {
+      const Run left = own.left();
+      body_(context_, run, left.size() > 0 ? left.begin : -1);
     }
   }
 
@@ -153,7 +156,7 @@ class Pool {
       seen = generation_;
       if (stopping_) return;
       ++joined_;
-      if (open_) take_items(own);
+      if (open_) take_runs(own);
       --joined_;
     }
   }
@@ -164,6 +167,7 @@ class Pool {
   alignas(64) std::atomic<int> joined_{0};
   std::atomic<bool> open_{false};
   std::atomic<bool> stopping_{false};
+  int64_t most_ = 1;
   Body body_ = nullptr;
   const void* context_ = nullptr;
   std::mutex mutex_;
@@ -193,9 +197,9 @@ int thread_count() {
 
 void set_thread_count(int count) { chosen_count = count > 0 ? count : 0; }
 
-void parallel_for(int64_t count, Body body, const void* context) {
+void parallel_for(int64_t count, int64_t most, Body body, const void* context) {
   const int threads = thread_count();
-  if (threads > 1 && count > 1 && count <= kMostItems) {
+  if (threads > 1 && count > 1 && count <= kMostRun) {
     std::unique_lock<std::mutex> lock(*pool_mutex, std::try_to_lock);
     if (lock.owns_lock()) {
       static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
@@ -210,12 +214,15 @@ void parallel_for(int64_t count, Body body, const void* context) {
         // The process may have no more threads.
       }
       if (pool != nullptr) {
-        pool->run(count, body, context);
+        pool->run(count, most, body, context);
         return;
       }
     }
   }
-  for (int64_t item = 0; item < count; ++item) body(context, item, item + 1 < count ? item + 1 : -1);
+  for (int64_t item = 0; item < count; item += most) {
+    const int64_t end = std::min(count, item + most);
+    body(context, {item, end}, end < count ? end : -1);
+  }
 }
 
 }  // namespace lynx
