@@ -1,4 +1,5 @@
 // The library's C interface: XLA's custom calls, and a few functions for Python.
+#include <atomic>
 #include <exception>
 
 #include "attention.h"
@@ -244,12 +245,19 @@ LYNX_EXPORT int lynx_thread_count() { return lynx::thread_count(); }
 
 LYNX_EXPORT void lynx_set_thread_count(int count) { lynx::set_thread_count(count); }
 
-// 1 where a loop over the threads runs each of its items once.
+// 1 where loops over the threads run each of their items once, in runs that are as short as was asked for.
 LYNX_EXPORT int lynx_self_test() {
-  int64_t items[1000] = {};
-  lynx::parallel(1000, [&](int64_t item, int64_t) { items[item] += item; });
-  for (int64_t item = 0; item < 1000; ++item) {
-    if (items[item] != item) return 0;
+  for (const int64_t most : {1, 7, 2000}) {
+    int64_t items[1000] = {};
+    std::atomic<bool> good{true};
+    lynx::parallel_runs(1000, most, [&](lynx::Run run, int64_t following) {
+      if (run.size() < 1 || run.size() > most || following < -1 || following >= 1000) good = false;
+      for (int64_t item = run.begin; item < run.end; ++item) items[item] += item + 1;
+    });
+    for (int64_t item = 0; item < 1000; ++item) {
+      if (items[item] != item + 1) return 0;
+    }
+    if (!good) return 0;
   }
   return 1;
 }
