@@ -73,7 +73,7 @@ class alignas(64) Range {
 
   std::atomic<uint64_t> both_{0};
 };
-constexpr int64_t kMostRun = UINT32_MAX;
+constexpr int64_t kMostItems = UINT32_MAX;
 
 class Pool {
  public:
@@ -199,7 +199,7 @@ void set_thread_count(int count) { chosen_count = count > 0 ? count : 0; }
 
 void parallel_for(int64_t count, int64_t most, Body body, const void* context) {
   const int threads = thread_count();
-  if (threads > 1 && count > 1 && count <= kMostRun) {
+  if (threads > 1 && count > 1 && count <= kMostItems) {
     std::unique_lock<std::mutex> lock(*pool_mutex, std::try_to_lock);
     if (lock.owns_lock()) {
       static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
