@@ -81,6 +81,7 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, 
 void decode_attention(const InstructionSet& set, const DecodeAttention& op) {
   const int64_t items = op.batch * op.groups, row_bytes = op.head_dim * op.key.bytes();
   parallel((items + kGrain - 1) / kGrain, [&](int64_t chunk, int64_t following) {
+    // The keys that this thread asked for last, while it computed what came before.
     static thread_local const char* asked = nullptr;
     Seen seen = seen_by(op, chunk * kGrain);
     if (seen.keys != asked) {

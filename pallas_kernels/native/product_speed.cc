@@ -1,5 +1,6 @@
 #include "product_speed.h"
 
+#include <algorithm>
 #include <chrono>
 #include <vector>
 
@@ -12,7 +13,9 @@ double product_speed(const InstructionSet& set, WeightType type, int64_t rows, i
                      int64_t read) {
   const Products& products = set.products[static_cast<int>(type)];
   const int64_t row_bytes = inner * weight_bytes(type);
-  const int64_t piece = chunk_outs(products, read / row_bytes, row_bytes), outs = kMostChunk / piece * piece;
+  const int64_t piece = chunk_outs(products, read / row_bytes, row_bytes);
+  // As long as operations take them at a time, or what `bytes` hold.
+  const int64_t pieces = std::clamp<int64_t>(bytes / (piece * row_bytes), 1, kMostChunk / piece), outs = pieces * piece;
   const int64_t chunks = std::max<int64_t>(1, bytes / (outs * row_bytes)), items = read / (outs * row_bytes);
   const Pages weights(chunks * outs * row_bytes);
   if (weights.data() == nullptr) return 0;
