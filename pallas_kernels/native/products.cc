@@ -403,10 +403,18 @@ constexpr Asking asking(int) { return {3, 0, 1 << 30}; }
 constexpr Asking asking(int weight_bytes) { return {2, weight_bytes > 1 ? 3 : 1, 4}; }
 #endif
 
+// Which blocks of the inputs a tile sums up. Sums of the earlier ones come from `sums` and go there for the later ones,
+// `Rows` for each output; it may be null where a tile takes all blocks.
+template <class Sum>
+struct Part {
+  int64_t begin, end;
+  Sum* sums;
+};
+
 // Outs x Rows sums in registers, of `Outs` weight rows that lie one after the other.
-template <class Type, int Outs, int Rows, bool First>
+template <class Type, int Outs, int Rows, bool First, bool InParts>
 inline void tile(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t inner,
-                 float* y, int64_t y_stride, Fetch fetch) {
+                 float* y, int64_t y_stride, Fetch fetch, Part<typename Type::Sum> part) {
   typedef typename Type::Weight Weight;
   constexpr int kBlockBytes = Type::kBlock * (int)sizeof(Weight);
   constexpr Asking kAsking = asking(sizeof(Weight));
@@ -415,6 +423,11 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
   constexpr int kStep = kBlockBytes < 64 ? 64 / kBlockBytes : 1;
   constexpr bool kFull = Outs * Rows > 8;
   typename Type::Sum sums[Outs][Rows] = {};
+  if (InParts && part.begin > 0) {
+    unrolled<Outs>([&](int o) LYNX_INLINE {
+      unrolled<Rows>([&](int t) LYNX_INLINE { sums[o][t] = part.sums[o * Rows + t]; });
+    });
+  }
   const char* rows[Rows];
   for (int t = 0; t < Rows; ++t) rows[t] = static_cast<const char*>(packed[t]) + Type::kHeader;
   const int64_t blocks = inner / Type::kBlock;
@@ -440,9 +453,10 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
       }
     });
   };
-  int64_t block = 0;
+  const int64_t end = InParts ? part.end : blocks;
+  int64_t block = InParts ? part.begin : 0;
   int wait = fetch.turn;
-  for (; block + kStep <= blocks; block += kStep) {
+  for (; block + kStep <= end; block += kStep) {
     if (wait-- == 0) {
       wait = fetch.every - 1;
       const char* line = fetch.ahead + block * Outs * kBlockBytes;
@@ -458,7 +472,13 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
     }
     unrolled<kStep>([&](int step) LYNX_INLINE { add_block(block + step); });
   }
-  for (; block < blocks; ++block) add_block(block);
+  for (; block < end; ++block) add_block(block);
+  if (InParts && end < blocks) {
+    unrolled<Outs>([&](int o) LYNX_INLINE {
+      unrolled<Rows>([&](int t) LYNX_INLINE { part.sums[o * Rows + t] = sums[o][t]; });
+    });
+    return;
+  }
   if (const int64_t rest = inner % Type::kBlock) {
     unrolled<Outs>([&](int o) LYNX_INLINE {
       Weight last[Type::kBlock] = {};
@@ -502,28 +522,30 @@ constexpr int64_t take_of(int64_t left, int64_t groups) { return groups == 1 ? l
 #endif
 
 // `Most` outputs of Rows rows, or one.
-template <class Type, int Most, int Rows, bool First>
+template <class Type, int Most, int Rows, bool First, bool InParts>
 inline void columns(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t inner,
-                    float* y, int64_t y_stride, Fetch fetch) {
+                    float* y, int64_t y_stride, Fetch fetch, Part<typename Type::Sum> part) {
   constexpr int kTile = Most < outs_of(Rows) ? Most : outs_of(Rows);
   for (int o = 0; o < Most; o += kTile) {
     const int64_t bytes = o * inner * (int64_t)sizeof(typename Type::Weight);
-    tile<Type, kTile, Rows, First>(weight + o * inner, scales + (Type::kHeader ? o : 0), packed, inner, y + o, y_stride,
-                                   {fetch.ahead + bytes, fetch.turn, fetch.every});
+    tile<Type, kTile, Rows, First, InParts>(weight + o * inner, scales + (Type::kHeader ? o : 0), packed, inner, y + o,
+                                            y_stride, {fetch.ahead + bytes, fetch.turn, fetch.every},
+                                            {part.begin, part.end, part.sums + (InParts ? o * Rows : 0)});
   }
 }
 
-template <class Type, int Most, bool First>
+template <class Type, int Most, bool First, bool InParts>
 inline void row_group(int take, const typename Type::Weight* weight, const float* scales, const void* const* packed,
-                      int64_t inner, float* y, int64_t y_stride, Fetch fetch) {
+                      int64_t inner, float* y, int64_t y_stride, Fetch fetch,
+                      Part<typename Type::Sum> part) {
   switch (take) {
-    case 1: return columns<Type, Most, 1, First>(weight, scales, packed, inner, y, y_stride, fetch);
-    case 2: return columns<Type, Most, 2, First>(weight, scales, packed, inner, y, y_stride, fetch);
-    case 3: return columns<Type, Most, 3, First>(weight, scales, packed, inner, y, y_stride, fetch);
-    case 4: return columns<Type, Most, 4, First>(weight, scales, packed, inner, y, y_stride, fetch);
+    case 1: return columns<Type, Most, 1, First, InParts>(weight, scales, packed, inner, y, y_stride, fetch, part);
+    case 2: return columns<Type, Most, 2, First, InParts>(weight, scales, packed, inner, y, y_stride, fetch, part);
+    case 3: return columns<Type, Most, 3, First, InParts>(weight, scales, packed, inner, y, y_stride, fetch, part);
+    case 4: return columns<Type, Most, 4, First, InParts>(weight, scales, packed, inner, y, y_stride, fetch, part);
 #if defined(__AVX512F__) || defined(__aarch64__)
-    case 5: return columns<Type, Most, 5, First>(weight, scales, packed, inner, y, y_stride, fetch);
-    case 6: return columns<Type, Most, 6, First>(weight, scales, packed, inner, y, y_stride, fetch);
+    case 5: return columns<Type, Most, 5, First, InParts>(weight, scales, packed, inner, y, y_stride, fetch, part);
+    case 6: return columns<Type, Most, 6, First, InParts>(weight, scales, packed, inner, y, y_stride, fetch, part);
 #endif
   }
 }
@@ -537,10 +559,73 @@ inline void tiles(const typename Type::Weight* weight, const float* scales, cons
     const int take = (int)take_of(rows - t, all - group);
     float* to = y + t * y_stride;
     const Fetch fetch = repeat ? Fetch{ahead, 0, 1} : Fetch{ahead, (int)group, all};
-    if (t == 0) row_group<Type, Most, true>(take, weight, scales, packed, inner, to, y_stride, fetch);
-    else row_group<Type, Most, false>(take, weight, scales, packed + t, inner, to, y_stride, fetch);
+    if (t == 0) row_group<Type, Most, true, false>(take, weight, scales, packed, inner, to, y_stride, fetch, {});
+    else row_group<Type, Most, false, false>(take, weight, scales, packed + t, inner, to, y_stride, fetch, {});
     t += take;
   }
+}
+
+// Whether rows are many: more than the nearest cache keeps while weights pass, and enough that passing over weights once for
+// each group of them costs less than that.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool are_many(int64_t rows, int64_t packed_bytes) { return rows > 3 * kMostRows && rows * packed_bytes > 48 << 10; }
+#else
+// Groups of three are too few, by `lynx_jax.bench.product_speed`.
+constexpr int kMostRows = 4;
+constexpr bool are_many(int64_t, int64_t) { return false; }
+#endif
+
+// Bytes of weights that stay in a core's second cache, and of packed rows that stay in its nearest one; outputs at a time
+// whose sums are put aside between parts of the inputs.
+constexpr int64_t kStretchBytes = 256 << 10, kGroupBytes = 24 << 10, kMostAside = 32;
+
+template <class Type>
+constexpr int64_t most_blocks() {
+  return kGroupBytes / (kMostRows * Type::kPackedBlock);
+}
+
+// Groups of rows stay in the nearest cache in turns while `outs` outputs pass, as many of their inputs at a time as fit. The
+// first group asks for the weights of its next tile, the others share in asking for `following`.
+template <class Type>
+void stretch(const typename Type::Weight* weight, int64_t outs, const float* scales, const void* const* packed,
+             int64_t rows, int64_t inner, float* y, int64_t y_stride, const typename Type::Weight* following) {
+  typedef typename Type::Weight Weight;
+  typename Type::Sum sums[kMostAside * kMostRows];
+  const int64_t blocks = inner / Type::kBlock, most = most_blocks<Type>();
+  const int64_t parts = blocks <= most ? 1 : (blocks + most - 1) / most;
+  const int all = (int)groups_of(rows);
+  for (int64_t t = 0, group = 0; group < all; ++group) {
+    const int take = (int)take_of(rows - t, all - group);
+    for (int64_t i = 0; i < parts; ++i) {
+      // At even blocks, where a line of memory begins for every type.
+      const auto bound = [&](int64_t i) { return i == parts ? blocks : blocks * i / parts / 2 * 2; };
+      for (int64_t o = 0; o < outs; o += kOuts) {
+        const Weight *here = weight + o * inner, *next = o + kOuts < outs ? here + kOuts * inner : weight;
+        const Fetch fetch = group == 0 ? Fetch{reinterpret_cast<const char*>(next), 0, 1}
+                                       : Fetch{reinterpret_cast<const char*>(following + o * inner), (int)group - 1, all - 1};
+        row_group<Type, kOuts, false, true>(take, here, scales + (Type::kHeader ? o : 0), packed + t, inner,
+                                            y + t * y_stride + o, y_stride, fetch,
+                                            {bound(i), bound(i + 1), sums + o % kMostAside * take});
+      }
+    }
+    t += take;
+  }
+}
+
+// Whole tiles of many rows; returns how many outputs those are.
+template <class Type>
+int64_t multiply_many(const typename Type::Weight* weight, int64_t outs, const float* scales, const void* const* packed,
+                      int64_t rows, int64_t inner, float* y, int64_t y_stride, const typename Type::Weight* following) {
+  const int64_t whole = outs / kOuts * kOuts;
+  const int64_t fit = kStretchBytes / (inner * (int64_t)sizeof(*weight)) / kOuts * kOuts;
+  const int64_t least = fit < kOuts ? kOuts : fit;
+  const int64_t size = inner / Type::kBlock > most_blocks<Type>() && least > kMostAside ? kMostAside : least;
+  for (int64_t o = 0; o < whole; o += size) {
+    const int64_t after = o + size, take = after < whole ? size : whole - o;
+    stretch<Type>(weight + o * inner, take, scales + (Type::kHeader ? o : 0), packed, rows, inner, y + o, y_stride,
+                  after < whole ? weight + after * inner : following);
+  }
+  return whole;
 }
 
 template <class Type>
@@ -548,13 +633,15 @@ void multiply(const void* weight, int64_t outs, const float* scales, const void*
               int64_t inner, float* y, int64_t y_stride, const void* following) {
   typedef typename Type::Weight Weight;
   const Weight* from = static_cast<const Weight*>(weight);
+  const Weight* after = following == nullptr ? from + outs * inner : static_cast<const Weight*>(following);
   int64_t o = 0;
+  if (are_many(rows, packed_bytes<Type>(inner))) {
+    o = multiply_many<Type>(from, outs, scales, packed, rows, inner, y, y_stride, after);
+  }
   for (; o + kOuts <= outs; o += kOuts) {
     const Weight* here = from + o * inner;
-    const Weight* next = o + 2 * kOuts <= outs || following == nullptr ? here + kOuts * inner
-                                                                       : static_cast<const Weight*>(following);
     tiles<Type, kOuts>(here, scales + (Type::kHeader ? o : 0), packed, rows, inner, y + o, y_stride,
-                       reinterpret_cast<const char*>(next));
+                       reinterpret_cast<const char*>(o + 2 * kOuts <= outs ? here + kOuts * inner : after));
   }
   for (; o < outs; ++o) {
     const Weight* here = from + o * inner;

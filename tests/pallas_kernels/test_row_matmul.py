@@ -78,6 +78,20 @@ class TestRowMatmul:
     assert y.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("weights", ["bfloat16", "float32", "int8"])
+@pytest.mark.parametrize("inner", [40, 1100, 4433])
+def test_a_row_among_many_has_the_same_bits_as_alone_natively(weights, inner):
+  random = np.random.default_rng(inner)
+  dtype = jnp.bfloat16 if weights == "bfloat16" else jnp.float32
+  x, weight = (jnp.asarray(random.normal(size=(rows, inner)), dtype) for rows in (103, 75))
+  if weights == "int8":
+    weight = in_int8(weight)
+  many = run(x, weight, dtype="float32", implementation="cpu")
+  for rows in (slice(5, 6), slice(40, 53), slice(60, 90)):
+    few = run(x[rows], weight, dtype="float32", implementation="cpu")
+    np.testing.assert_array_equal(many[rows], few)
+
+
 def in_int8(weight):
   return Int8Weight(*map(jnp.asarray, quantize(np.asarray(weight))))
 
