@@ -10,6 +10,7 @@ from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
 from pallas_kernels.int8_weight import Int8Weight, dequantize, quantize
 from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
 from pallas_kernels.native import describe, use_threads
+from pallas_kernels.prompt_heads import PROMPT_HEADS, prompt_heads
 from pallas_kernels.rms_norm import RMS_NORM, rms_norm
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
@@ -26,6 +27,7 @@ __all__ = [
   "greedy_token",
   "grouped_matmul",
   "latent_attention",
+  "prompt_heads",
   "quantize",
   "rms_norm",
   "row_matmul",
@@ -38,6 +40,7 @@ __all__ = [
 _OPS = (
   ROW_MATMUL,
   APPEND_HEADS,
+  PROMPT_HEADS,
   DECODE_ATTENTION,
   LATENT_ATTENTION,
   SELECT_EXPERTS,

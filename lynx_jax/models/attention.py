@@ -10,11 +10,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from lynx_jax.models.linear import bias, normal, normed_matmuls, weight
 from lynx_jax.models.linear import value as _array
 from lynx_jax.models.norms import Norm, RMSNorm
-from lynx_jax.models.rope import Turn, rotary_turn
+from lynx_jax.models.rope import rotary_turn
 from lynx_jax.models.spec import AttentionSpec, Temperature
-from pallas_kernels import append_heads, decode_attention, row_matmul
-from pallas_kernels.append_heads.reference import split_heads
-from pallas_kernels.rotary import rotate
+from pallas_kernels import append_heads, decode_attention, prompt_heads, row_matmul
 
 # Queries of a long prompt are taken in blocks, so that scores need [B, N, block, L] and not [B, N, L, L].
 _QUERY_BLOCK = 512
@@ -63,29 +61,21 @@ class Attention(nnx.Module):
       return None, None
     return self.query_norm.scale[...], self.key_norm.scale[...]
 
-  def heads(
-    self, projected: tuple[jax.Array, jax.Array, jax.Array], positions_BL: Int[Array, "B L"], turn: Turn
-  ) -> tuple[Float[Array, "B L N H"], Float[Array, "B L G H"], Float[Array, "B L G H"]]:
-    """Projected rows by head, normed, clipped and turned by their positions."""
-    spec = self.spec
-    query, key, value = (
-      split_heads(x.reshape(*positions_BL.shape, -1), spec.head_dim, scale, self.eps, spec.clip)
-      for x, scale in zip(projected, (*self._norms(), None), strict=True)
-    )
-    return rotate(query, *turn), rotate(key, *turn), value
-
   def attend_prompts(
     self, projected: tuple[jax.Array, jax.Array, jax.Array], positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"]
   ) -> tuple[Float[Array, "T NH"], KeyValueCache]:
     """Rows of L positions attend to themselves, causally; returns the heads' results, and a cache of L positions."""
     spec = self.spec
     turn = rotary_turn(positions_BL, lengths_B, spec.head_dim, spec.rope)
-    query, key, value = self.heads(projected, positions_BL, turn)
-    query = _warmed(query, positions_BL, spec.temperature)
+    query_norm, key_norm = self._norms()
+    query, key, value = prompt_heads(
+      *projected, *turn, query_norm=query_norm, key_norm=key_norm, norm_eps=self.eps, clip=spec.clip
+    )
+    query = _warmed(query, positions_BL[:, None], spec.temperature)
     mixed = causal_attention(
       query, key, value, lengths_B, spec.window, chunk=spec.chunk, scale=spec.scale, sinks=_array(self.sinks)
     )
-    return mixed.reshape(positions_BL.size, -1), KeyValueCache(key.swapaxes(1, 2), value.swapaxes(1, 2))
+    return mixed.reshape(positions_BL.size, -1), KeyValueCache(key, value)
 
   def attend_cached(
     self, projected: tuple[jax.Array, jax.Array, jax.Array], cache: KeyValueCache, positions_B: Int[Array, "B"]
@@ -105,7 +95,7 @@ class Attention(nnx.Module):
       norm_eps=self.eps,
       clip=spec.clip,
     )
-    query = _warmed(query, positions_B, spec.temperature)
+    query = _warmed(query, positions_B[:, None], spec.temperature)
     mixed = decode_attention(
       query, key, value, positions_B,
       window=spec.window, chunk=spec.chunk, scale=spec.scale, sinks=_array(self.sinks),
@@ -118,18 +108,18 @@ class Attention(nnx.Module):
 
 
 def _warmed(
-  query: Float[Array, "*rows N H"], positions: Int[Array, "*rows"], temperature: Temperature | None
-) -> Float[Array, "*rows N H"]:
+  query: Float[Array, "*rows H"], positions: Int[Array, "*#rows"], temperature: Temperature | None
+) -> Float[Array, "*rows H"]:
   """Queries scaled by the logarithm of their positions (arXiv 2501.19399)."""
   if temperature is None:
     return query
   steps = jnp.floor((positions.astype(jnp.float32) + 1.0) / temperature.floor)
   growth = 1.0 + temperature.gain * jnp.log1p(steps)
-  return (query.astype(jnp.float32) * growth[..., None, None]).astype(query.dtype)
+  return (query.astype(jnp.float32) * growth[..., None]).astype(query.dtype)
 
 
 def _attend(
-  query_BLGRH: Float[Array, "B L G R H"],
+  query_BGRLH: Float[Array, "B G R L H"],
   key_BGCH: Float[Array, "B G C H"],
   value_BGCU: Float[Array, "B G C U"],
   visible_BLC: Bool[Array, "B L C"],
@@ -141,9 +131,9 @@ def _attend(
   Rows and groups are one batch axis Z, the queries of a group one axis M: the CPU's bfloat16 products into float32
   refuse two batch axes (jax 0.10.2, "Unsupported element type for DotThunk").
   """
-  b, length, groups, rest, width = query_BLGRH.shape
+  b, groups, rest, length, width = query_BGRLH.shape
   capacity = key_BGCH.shape[2]
-  query_ZMH = query_BLGRH.transpose(0, 2, 3, 1, 4).reshape(b * groups, rest * length, width)
+  query_ZMH = query_BGRLH.reshape(b * groups, rest * length, width)
   key_ZCH, value_ZCU = (x.reshape(b * groups, capacity, -1) for x in (key_BGCH, value_BGCU))
   scores_ZMC = jnp.einsum("zmh,zch->zmc", query_ZMH, key_ZCH, preferred_element_type=jnp.float32)
   scores: Float32[Array, "B G R L C"] = scores_ZMC.reshape(b, groups, rest, length, capacity)
@@ -155,13 +145,13 @@ def _attend(
   share_ZMC = share.astype(value_BGCU.dtype).reshape(scores_ZMC.shape)
   mixed_ZMU = jnp.einsum("zmc,zcu->zmu", share_ZMC, value_ZCU, preferred_element_type=jnp.float32)
   mixed = mixed_ZMU.reshape(b, groups, rest, length, -1).transpose(0, 3, 1, 2, 4)
-  return mixed.reshape(b, length, groups * rest, -1).astype(query_BLGRH.dtype)
+  return mixed.reshape(b, length, groups * rest, -1).astype(query_BGRLH.dtype)
 
 
 def causal_attention(
-  query_BLNH: Float[Array, "B L N H"],
-  key_BLGH: Float[Array, "B L G H"],
-  value_BLGU: Float[Array, "B L G U"],
+  query_BNLH: Float[Array, "B N L H"],
+  key_BGLH: Float[Array, "B G L H"],
+  value_BGLU: Float[Array, "B G L U"],
   lengths_B: Int[Array, "B"],
   window: int | None,
   *,
@@ -173,10 +163,9 @@ def causal_attention(
 
   `chunk`, `scale` and `sinks` as for `decode_attention`.
   """
-  b, length, heads, width = query_BLNH.shape
-  groups = key_BLGH.shape[2]
-  query = query_BLNH.reshape(b, length, groups, heads // groups, width)
-  key, value = key_BLGH.swapaxes(1, 2), value_BLGU.swapaxes(1, 2)
+  b, heads, length, width = query_BNLH.shape
+  groups = key_BGLH.shape[1]
+  query = query_BNLH.reshape(b, groups, heads // groups, length, width)
   keys_at = jnp.arange(length)
 
   def block(query_block: jax.Array, queries_at: jax.Array) -> jax.Array:
@@ -186,10 +175,10 @@ def causal_attention(
     if chunk is not None:
       visible &= keys_at[None, :] // chunk == queries_at[:, None] // chunk
     visible = visible[None] & (keys_at[None, :] < lengths_B[:, None])[:, None, :]
-    return _attend(query_block, key, value, visible, scale, sinks)
+    return _attend(query_block, key_BGLH, value_BGLU, visible, scale, sinks)
 
   if length <= _QUERY_BLOCK or length % _QUERY_BLOCK:
     return block(query, keys_at)
-  blocks = query.reshape(b, -1, _QUERY_BLOCK, *query.shape[2:]).swapaxes(0, 1)
+  blocks = jnp.moveaxis(query.reshape(*query.shape[:3], -1, _QUERY_BLOCK, width), 3, 0)
   mixed = jax.lax.map(lambda inputs: block(*inputs), (blocks, keys_at.reshape(-1, _QUERY_BLOCK)))
   return mixed.swapaxes(0, 1).reshape(b, length, heads, -1)

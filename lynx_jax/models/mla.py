@@ -78,6 +78,7 @@ class MLA(nnx.Module):
     )
     rotary_key = jnp.broadcast_to(entry[:, :, None, spec.rank :], (b, length, spec.heads, spec.rope_width))
     query, key = jnp.concatenate([content, turned], axis=-1), jnp.concatenate([key, rotary_key], axis=-1)
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     mixed = causal_attention(query, key, value, lengths_B, None, scale=spec.scale)
     return mixed.reshape(b * length, -1), LatentCache(entry)
 

@@ -22,16 +22,7 @@ class HeadsRow {
     if (scale != nullptr && scale_size == op_.head_dim) norm_each(op_.head_dim, scale);
   }
 
-  void turn(const float* cosines, const float* sines) {
-    const int64_t half = op_.head_dim / 2;
-    for (float* head = values_; head < values_ + size_; head += op_.head_dim) {
-      for (int64_t i = 0; i < half; ++i) {
-        const float first = head[i], second = head[i + half];
-        head[i] = first * cosines[i] - second * sines[i];
-        head[i + half] = second * cosines[i] + first * sines[i];
-      }
-    }
-  }
+  void turn(const float* cosines, const float* sines) { set_.turn(cosines, sines, op_.head_dim, size_, values_); }
 
  private:
   void norm_each(int64_t width, const void* scale) {
@@ -41,7 +32,7 @@ class HeadsRow {
     for (float* part = values_; part < values_ + size_; part += width) {
       const float mean = set_.dot(part, part, width) / static_cast<float>(width);
       const float factor = 1.0f / std::sqrt(mean + op_.norm_eps);
-      for (int64_t i = 0; i < width; ++i) part[i] = part[i] * factor * scales[i];
+      set_.scale_each(factor, scales, width, part);
     }
     if (!narrow_) return;
     static thread_local Scratch rounded;
@@ -63,8 +54,9 @@ void fetch(const Rows& cache, int64_t at, int64_t count) {
   for (int64_t byte = 0; byte < count * cache.bytes(); byte += 64) __builtin_prefetch(lines + byte, 1);
 }
 
-void append_row(const InstructionSet& set, const AppendHeads& op, int64_t row) {
-  const int64_t half = op.head_dim / 2, position = op.positions[row];
+void append_token(const InstructionSet& set, const AppendHeads& op, int64_t token) {
+  const int64_t row = token / op.length, place = token % op.length;
+  const int64_t half = op.head_dim / 2, position = op.positions == nullptr ? place : op.positions[token];
   const bool inside = position >= 0 && position < op.capacity;
   const auto at = [&](int64_t g) { return ((row * op.groups + g) * op.capacity + position) * op.head_dim; };
   for (int64_t g = 0; inside && g < op.groups; ++g) {
@@ -73,27 +65,30 @@ void append_row(const InstructionSet& set, const AppendHeads& op, int64_t row) {
   }
   static thread_local Scratch scratch;
   float* values = scratch.get<float>(std::max(op.heads, op.groups) * op.head_dim);
-  const float *cosines = op.cosines + row * half, *sines = op.sines + row * half;
-  HeadsRow query(set, op, op.query, row, op.heads, values);
+  const float *cosines = op.cosines + token * half, *sines = op.sines + token * half;
+  HeadsRow query(set, op, op.query, token, op.heads, values);
   query.norm(op.query_norm, op.query_norm_size);
   query.turn(cosines, sines);
-  op.new_query.write(set, row * op.heads * op.head_dim, op.heads * op.head_dim, values);
+  for (int64_t head = 0; head < op.heads; ++head) {
+    const int64_t to = ((row * op.heads + head) * op.length + place) * op.head_dim;
+    op.new_query.write(set, to, op.head_dim, values + head * op.head_dim);
+  }
   if (!inside) return;
   const auto keep = [&](const Rows& cache) {
     for (int64_t g = 0; g < op.groups; ++g) cache.write(set, at(g), op.head_dim, values + g * op.head_dim);
   };
-  HeadsRow key(set, op, op.key, row, op.groups, values);
+  HeadsRow key(set, op, op.key, token, op.groups, values);
   key.norm(op.key_norm, op.key_norm_size);
   key.turn(cosines, sines);
   keep(op.cache_key);
-  HeadsRow(set, op, op.value, row, op.groups, values).norm(nullptr, 0);
+  HeadsRow(set, op, op.value, token, op.groups, values).norm(nullptr, 0);
   keep(op.cache_value);
 }
 
 }  // namespace
 
 void append_heads(const InstructionSet& set, const AppendHeads& op) {
-  for_each(op.batch, 2, [&](int64_t row) { append_row(set, op, row); });
+  for_each(op.batch * op.length, 2, [&](int64_t token) { append_token(set, op, token); });
 }
 
 }  // namespace lynx

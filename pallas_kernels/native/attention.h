@@ -4,20 +4,20 @@
 
 namespace lynx {
 
-// What a step does between its projections and attention: queries and keys normed, clipped and turned by their
-// positions, keys and values written into the cache, which is the caller's to change.
+// What comes between projections and attention: queries and keys normed, clipped and turned by their positions, keys and
+// values written into the cache, which is the caller's to change. A row has `length` tokens: 1 in a step.
 struct AppendHeads {
-  int64_t batch, heads, groups, capacity, head_dim;
-  Rows query, key, value;       // [batch, heads * head_dim], [batch, groups * head_dim] twice
+  int64_t batch, length, heads, groups, capacity, head_dim;
+  Rows query, key, value;       // [batch, length, heads * head_dim], [batch, length, groups * head_dim] twice
   Rows cache_key, cache_value;  // [batch, groups, capacity, head_dim]
-  const int32_t* positions;     // [batch]; one outside the cache is not written
-  const float *cosines, *sines;  // [batch, head_dim / 2]: what pairs are multiplied by, as complex numbers
+  const int32_t* positions;     // [batch, length]; one outside the cache is not written; null for each row's 0, 1, 2, ...
+  const float *cosines, *sines;  // [batch, length, head_dim / 2]: what pairs are multiplied by, as complex numbers
   const void* query_norm;       // scale [head_dim], or [heads * head_dim] over the whole projection, or null
   const void* key_norm;
   int64_t query_norm_size, key_norm_size;
   float norm_eps;
   float clip;      // 0 for none
-  Rows new_query;  // [batch, heads, head_dim]
+  Rows new_query;  // [batch, heads, length, head_dim]
 };
 
 // Softmax(query @ key.T * scale) @ value over the positions of a row up to its own.

@@ -47,6 +47,34 @@ ffi::Error* run(ffi::CallFrame* frame, const Body& body) {
   });
 }
 
+// Projections are a call's first arguments; cosines, sines and norms follow from `next` on.
+AppendHeads heads_of(const ffi::Call& call, int64_t next) {
+  AppendHeads op{};
+  op.query = rows_of(call.arg(0));
+  op.key = rows_of(call.arg(1));
+  op.value = rows_of(call.arg(2));
+  op.new_query = rows_of(call.result(0));
+  const ffi::Buffer& cache = call.result(1);
+  op.batch = cache.dims[0];
+  op.groups = cache.dims[1];
+  op.capacity = cache.dims[2];
+  op.head_dim = cache.dims[3];
+  op.heads = call.arg(0).dims[1] / op.head_dim;
+  op.cache_key = rows_of(cache);
+  op.cache_value = rows_of(call.result(2));
+  op.cosines = call.data<float>(next++);
+  op.sines = call.data<float>(next++);
+  op.norm_eps = call.attribute<float>("norm_eps", 0);
+  op.clip = call.attribute<float>("clip", 0);
+  const auto norm = [&](const char* name, const void*& scale, int64_t& size) {
+    scale = optional(call, name, next);
+    if (scale != nullptr) size = call.arg(next - 1).dims[0];
+  };
+  norm("query_norm", op.query_norm, op.query_norm_size);
+  norm("key_norm", op.key_norm, op.key_norm_size);
+  return op;
+}
+
 }  // namespace
 }  // namespace lynx
 
@@ -103,32 +131,19 @@ LYNX_EXPORT lynx::ffi::Error* lynx_row_matmul(lynx::ffi::CallFrame* frame) {
 LYNX_EXPORT lynx::ffi::Error* lynx_append_heads(lynx::ffi::CallFrame* frame) {
   using namespace lynx;
   return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
-    AppendHeads op{};
-    op.query = rows_of(call.arg(0));
-    op.key = rows_of(call.arg(1));
-    op.value = rows_of(call.arg(2));
-    const ffi::Buffer& cache = call.result(1);
-    op.batch = cache.dims[0];
-    op.groups = cache.dims[1];
-    op.capacity = cache.dims[2];
-    op.head_dim = cache.dims[3];
-    op.heads = call.arg(0).dims[1] / op.head_dim;
     // The caches are arguments 3 and 4 as well: the results have their memory.
-    op.cache_key = rows_of(cache);
-    op.cache_value = rows_of(call.result(2));
+    AppendHeads op = heads_of(call, 6);
+    op.length = 1;
     op.positions = call.data<int32_t>(5);
-    op.cosines = call.data<float>(6);
-    op.sines = call.data<float>(7);
-    op.norm_eps = call.attribute<float>("norm_eps", 0);
-    op.clip = call.attribute<float>("clip", 0);
-    int64_t next = 8;
-    const auto norm = [&](const char* name, const void*& scale, int64_t& size) {
-      scale = optional(call, name, next);
-      if (scale != nullptr) size = call.arg(next - 1).dims[0];
-    };
-    norm("query_norm", op.query_norm, op.query_norm_size);
-    norm("key_norm", op.key_norm, op.key_norm_size);
-    op.new_query = rows_of(call.result(0));
+    append_heads(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_prompt_heads(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    AppendHeads op = heads_of(call, 3);
+    op.length = op.capacity;
     append_heads(set, op);
   });
 }

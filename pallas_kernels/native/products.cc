@@ -736,6 +736,26 @@ float scale(float factor, int64_t count, float* x) {
   return top.value();
 }
 
+void scale_each(float factor, const float* scales, int64_t count, float* x) {
+  for_vectors(count, [&](int64_t i, int some) {
+    const Floats y = load_some(x + i, some) * factor * load_some(scales + i, some);
+    memcpy(x + i, &y, 4 * some);
+  });
+}
+
+void turn(const float* cosines, const float* sines, int64_t width, int64_t count, float* x) {
+  const int64_t half = width / 2;
+  for (float* head = x; head < x + count; head += width) {
+    for_vectors(half, [&](int64_t i, int some) {
+      const Floats real = load_some(head + i, some), other = load_some(head + half + i, some);
+      const Floats cosine = load_some(cosines + i, some), sine = load_some(sines + i, some);
+      const Floats first = real * cosine - other * sine, second = other * cosine + real * sine;
+      memcpy(head + i, &first, 4 * some);
+      memcpy(head + half + i, &second, 4 * some);
+    });
+  }
+}
+
 // The largest of each stretch first: places that were carried along would be twice the work.
 Largest largest(const float* x, int64_t count) {
   constexpr int64_t kStretch = 1024;
@@ -840,7 +860,7 @@ constexpr const char* kName =
 extern const InstructionSet LYNX_SET;
 const InstructionSet LYNX_SET = {
     kName,      {products<Bfloat16>(), products<Float32>(), products<Int8>()}, swiglu, add_scaled,
-    finish, scale, exponentials, add_rows, largest, dot, widen, narrow,
+    finish, scale, scale_each, turn, exponentials, add_rows, largest, dot, widen, narrow,
 };
 
 }  // namespace lynx

@@ -58,6 +58,11 @@ struct InstructionSet {
                  bool y_narrow);
   // x *= factor; returns the largest of them that is a number.
   float (*scale)(float factor, int64_t count, float* x);
+  // x[i] = x[i] * factor * scales[i]
+  void (*scale_each)(float factor, const float* scales, int64_t count, float* x);
+  // Turns `count` numbers of heads, `width` numbers each: pairs (x[i], x[i + width / 2]) of a head, as complex numbers, times
+  // (cosines[i], sines[i]).
+  void (*turn)(const float* cosines, const float* sines, int64_t width, int64_t count, float* x);
   // Replaces each x by e to the (x - from), and returns their sum.
   float (*exponentials)(float* x, int64_t count, float from);
   // y[i] += sum over r of factors[r] * rows[r * width + i], rows in bfloat16 or in float32.

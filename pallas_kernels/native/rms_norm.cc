@@ -9,7 +9,7 @@ void norm_row(const InstructionSet& set, const Rows& scale, int64_t width, float
   float* factors = scratch.get<float>(width);
   scale.read(set, 0, width, factors);
   const float factor = 1.0f / std::sqrt(set.dot(row, row, width) / static_cast<float>(width) + eps);
-  for (int64_t i = 0; i < width; ++i) row[i] = row[i] * factor * factors[i];
+  set.scale_each(factor, factors, width, row);
 }
 
 void rms_norm(const InstructionSet& set, const RmsNorm& op) {

@@ -10,29 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import append_heads
+from tests.pallas_kernels.heads import EPS, heads_by_numpy, turned_by_numpy
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 # Rows, query heads, groups, width of a head, positions of the cache.
 SIZES = ((1, 2, 1, 16, 4), (5, 6, 3, 8, 7), (3, 4, 4, 16, 9))
-EPS = 1e-3
-
-
-def heads_by_numpy(x, width, norm, clip):
-  def normed(x):
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPS) * np.asarray(norm, np.float64)
-
-  x = np.asarray(x, np.float64)
-  if norm is not None and len(norm) != width:
-    x = normed(x)
-  x = x if clip is None else np.clip(x, -clip, clip)
-  x = x.reshape(len(x), -1, width)
-  return normed(x) if norm is not None and len(norm) == width else x
-
-
-def turned_by_numpy(x, angles, magnitude):
-  pairs = x[..., : x.shape[2] // 2] + 1j * x[..., x.shape[2] // 2 :]
-  pairs = pairs * magnitude * np.exp(1j * np.asarray(angles, np.float64))[:, None]
-  return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
 @functools.cache

@@ -209,6 +209,67 @@ void check_decode_attention(Random& random, const InstructionSet& set) {
   }
 }
 
+// Against the same numbers taken one by one; norms are over the heads, in float32.
+void check_append_heads(Random& random, const InstructionSet& set) {
+  const int64_t batch = random.between(1, 3), length = random.between(1, 4), groups = random.between(1, 3);
+  const int64_t heads = groups * random.between(1, 3), half = random.between(1, 20), width = 2 * half;
+  const bool prompts = random.between(0, 1) == 0, normed = random.between(0, 1) == 0;
+  const int64_t tokens = batch * length, capacity = prompts ? length : length + random.between(0, 3);
+  std::vector<float> query(tokens * heads * width), key(tokens * groups * width), value(key.size()), turned(query.size());
+  std::vector<float> cosines(tokens * half), sines(tokens * half), scale(width);
+  std::vector<float> keys(batch * groups * capacity * width, 7.0f), values(keys);
+  for (auto* numbers : {&query, &key, &value, &cosines, &sines, &scale}) {
+    for (float& one : *numbers) one = random.normal();
+  }
+  // The last token's place may lie outside.
+  std::vector<int32_t> positions(tokens);
+  for (int64_t token = 0; token < tokens; ++token) {
+    positions[token] = static_cast<int32_t>(token % length + (prompts ? 0 : capacity - length + (token % length == length - 1)));
+  }
+  AppendHeads op{};
+  op.batch = batch;
+  op.length = length;
+  op.heads = heads;
+  op.groups = groups;
+  op.capacity = capacity;
+  op.head_dim = width;
+  op.query = {query.data(), false};
+  op.key = {key.data(), false};
+  op.value = {value.data(), false};
+  op.cache_key = {keys.data(), false};
+  op.cache_value = {values.data(), false};
+  op.positions = prompts ? nullptr : positions.data();
+  op.cosines = cosines.data();
+  op.sines = sines.data();
+  op.query_norm = op.key_norm = normed ? scale.data() : nullptr;
+  op.query_norm_size = op.key_norm_size = width;
+  op.norm_eps = 0.01f;
+  op.new_query = {turned.data(), false};
+  append_heads(set, op);
+  const auto same = [&](const float* from, int64_t token, const float* got) {
+    double squares = 0;
+    for (int64_t i = 0; i < width; ++i) squares += static_cast<double>(from[i]) * from[i];
+    const double factor = normed ? 1 / std::sqrt(squares / static_cast<double>(width) + 0.01) : 1;
+    const auto at = [&](int64_t i) { return from[i] * factor * (normed ? scale[i] : 1.0f); };
+    for (int64_t i = 0; i < half; ++i) {
+      const double cosine = cosines[token * half + i], sine = sines[token * half + i];
+      const double first = at(i) * cosine - at(i + half) * sine, second = at(i + half) * cosine + at(i) * sine;
+      check(std::fabs(got[i] - first) < 1e-4 && std::fabs(got[i + half] - second) < 1e-4, "append_heads", set.name);
+    }
+  };
+  for (int64_t token = 0; token < tokens; ++token) {
+    const int64_t row = token / length, place = token % length, position = positions[token];
+    for (int64_t h = 0; h < heads; ++h) {
+      same(&query[(token * heads + h) * width], token, &turned[((row * heads + h) * length + place) * width]);
+    }
+    for (int64_t g = 0; g < groups && position < capacity; ++g) {
+      const int64_t to = ((row * groups + g) * capacity + position) * width, from = (token * groups + g) * width;
+      same(&key[from], token, &keys[to]);
+      check(std::memcmp(&value[from], &values[to], 4 * width) == 0, "values of append_heads", set.name);
+    }
+  }
+}
+
 // Experts of a row that come before one of its own, by score and place.
 int64_t before(const float* row, int64_t experts, int32_t id, const bool* among) {
   int64_t count = 0;
@@ -322,6 +383,7 @@ void check_all(uint32_t seed) {
   Random random{std::mt19937(seed)};
   for (int index = 0; const InstructionSet* set = instruction_set(index); ++index) {
     for (int round = 0; round < 6; ++round) {
+      check_append_heads(random, *set);
       check_decode_attention(random, *set);
       check_select_experts(random, *set);
       check_vocabulary(random, *set);
