@@ -93,7 +93,8 @@ def test_costs_are_those_of_the_decode_steps(policy):
 
 def test_the_models_own_routing_costs_nothing():
   (cost,) = jax.device_get(batch_costs(small_params(), unequal_texts(), (TopK(),)))
-  assert cost.cross_entropy == cost.own_cross_entropy
+  # Weights may differ in the last bit: a step's rows and all positions are softmaxes of different shapes to XLA.
+  np.testing.assert_allclose(cost.cross_entropy, cost.own_cross_entropy, rtol=1e-6)
   assert abs(float(cost.divergence)) < 1e-4
   assert float(cost.agreement) == int(cost.tokens)
   assert cost.experts == cost.own_experts
