@@ -369,7 +369,8 @@ struct Int8 {
 template <class Type>
 int64_t packed_bytes(int64_t inner) {
   const int64_t bytes = Type::kHeader + (inner + Type::kBlock - 1) / Type::kBlock * Type::kPackedBlock;
-  return (bytes + 63) / 64 * 64;
+  // An odd number of lines, so that the same inputs of several rows do not fall into one set of a cache.
+  return ((bytes + 63) / 64 | 1) * 64;
 }
 
 template <class Type>
@@ -391,16 +392,17 @@ struct Fetch {
 
 // How processors take it best, by `lynx_jax.bench.product_speed`: the cache that lines go to (3 is the nearest); how often
 // the first of the tiles that read the same weight asks again for that, shortly before its use; and up to how many such
-// tiles all ask for everything, as a processor may drop a request while too many are under way.
+// tiles, of how many bytes of rows, all ask for everything, as a processor may drop a request while too many are under way.
 struct Asking {
   int level, again, repeating;
+  int64_t most_bytes;
 };
 #if defined(__AVX512BF16__) && !LYNX_TILES
 // Measured on AMD's Zen 5.
-constexpr Asking asking(int) { return {3, 0, 1 << 30}; }
+constexpr Asking asking(int) { return {3, 0, 1 << 30, 72 << 10}; }
 #else
 // On Zen 3. Integers of a byte keep the processor busier than memory. With more than a few tiles, arithmetic is what takes the time.
-constexpr Asking asking(int weight_bytes) { return {2, weight_bytes > 1 ? 3 : 1, 4}; }
+constexpr Asking asking(int weight_bytes) { return {2, weight_bytes > 1 ? 3 : 1, 4, INT64_MAX}; }
 #endif
 
 // Which blocks of the inputs a tile sums up. Sums of the earlier ones come from `sums` and go there for the later ones,
@@ -554,7 +556,8 @@ template <class Type, int Most>
 inline void tiles(const typename Type::Weight* weight, const float* scales, const void* const* packed, int64_t rows,
                   int64_t inner, float* y, int64_t y_stride, const char* ahead) {
   const int all = (int)groups_of(rows);
-  const bool repeat = all <= asking(sizeof(typename Type::Weight)).repeating;
+  constexpr Asking kAsking = asking(sizeof(typename Type::Weight));
+  const bool repeat = all <= kAsking.repeating && rows * packed_bytes<Type>(inner) <= kAsking.most_bytes;
   for (int64_t t = 0, group = 0; group < all; ++group) {
     const int take = (int)take_of(rows - t, all - group);
     float* to = y + t * y_stride;
