@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from checkpoints_convert.abandoned_reads import silence_abandoned_reads
 from checkpoints_convert.conversion import FORMATS, convert
 from checkpoints_convert.progress import bars
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument("--to", choices=FORMATS, default="orbax", help="what to write (default: orbax)")
   parser.add_argument("--force", action="store_true", help="replace a model directory that is at DST already")
   given = parser.parse_args(arguments)
+  silence_abandoned_reads()
   try:
     with bars() as report:
       convert(given.src, given.dst, dtype=given.dtype, to=given.to, force=given.force, report=report)

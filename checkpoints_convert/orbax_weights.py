@@ -56,9 +56,12 @@ def _metadata(directory: Path) -> dict[str, Any]:
 
   try:
     with ocp.PyTreeCheckpointer() as checkpointer:
-      return dict(checkpointer.metadata((directory / WEIGHTS).absolute()).item_metadata.tree)
+      found = checkpointer.metadata((directory / WEIGHTS).absolute()).item_metadata
   except Exception as error:  # Orbax raises many kinds for a damaged directory
     raise _damaged(directory, error) from error
+  if found is None:
+    raise _damaged(directory, ValueError("its list of parameters is damaged or missing"))
+  return dict(found.tree)
 
 
 def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[str, np.ndarray]]:

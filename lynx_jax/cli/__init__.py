@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import lynx_jax
+from checkpoints_convert.abandoned_reads import silence_abandoned_reads
 from lynx_jax.cli import measure, models, text
 from lynx_jax.platforms import settle_platform
 
@@ -17,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
   """Runs one command and exits: 0 on success, 2 on bad input (one line on standard error), 130 on Ctrl-C."""
   args = _parser().parse_args(argv)
   settle_platform()
+  silence_abandoned_reads()
   try:
     args.run(args)
     sys.stdout.flush()

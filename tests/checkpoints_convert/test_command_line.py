@@ -1,5 +1,6 @@
 """`python -m checkpoints_convert`: what it prints, where, and its exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,17 +55,27 @@ def test_an_unknown_format_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
   assert "gguf" in capsys.readouterr().err
 
 
-def test_damaged_converted_weights_are_an_error_without_a_traceback(tmp_path: Path):
+@pytest.mark.parametrize(
+  ("damaged", "reason"),
+  [(slice(None), "its list of parameters is damaged or missing"), (slice(1), "OUT_OF_RANGE")],
+  ids=["every-file", "largest-file"],
+)
+def test_damaged_converted_weights_are_one_error_without_a_traceback(tmp_path: Path, damaged: slice, reason: str):
   convert(checkpoint(MIXTRAL[0]), tmp_path / "out")
-  for path in (tmp_path / "out" / "weights").rglob("d/*"):
-    path.write_bytes(b"")
-  # In a process of its own: Orbax abandons the reads beside the one that failed, and Python complains.
+  files = sorted((tmp_path / "out" / "weights").rglob("d/*"), key=lambda path: path.stat().st_size, reverse=True)
+  for path in files[damaged]:
+    os.truncate(path, 1)
   command = [sys.executable, "-m", "checkpoints_convert", str(tmp_path / "out"), str(tmp_path / "again")]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  done = subprocess.run(
+    command, capture_output=True, text=True, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+  )
   assert done.returncode == 2
   errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-  assert len(errors) == 1
+  assert len(errors) == 1, done.stderr
   assert "weights cannot be read" in errors[0]
+  assert reason in errors[0]
+  assert "Traceback" not in done.stderr
+  assert "never retrieved" not in done.stderr
   assert not (tmp_path / "again").exists()
 
 
