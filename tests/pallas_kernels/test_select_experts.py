@@ -82,6 +82,11 @@ def names(rule):
   return tuple(name for name in IMPLEMENTATIONS if name != "pallas" or not isinstance(rule, Limited))
 
 
+def names_here(rule):
+  """Those of `names` that this machine runs: native code is for CPUs."""
+  return tuple(name for name in names(rule) if name != "cpu" or jax.default_backend() == "cpu")
+
+
 def rows_of_experts(ids, valid, experts):
   """The assignments (row * K + place) of each expert that some valid row runs, in row order."""
   slots = {e: [] for e in range(experts)}

@@ -18,7 +18,7 @@ from pallas_kernels.select_experts import (
   Router,
   WorthReading,
 )
-from tests.pallas_kernels.test_select_experts import IMPLEMENTATIONS, batches, check, choose, names
+from tests.pallas_kernels.test_select_experts import IMPLEMENTATIONS, batches, check, choose, names_here
 
 # Rows, experts, experts a row, the router, whether it has a selection bias. Groups are not always a power of two, nor
 # are the experts of one; 70 rows are more than one block.
@@ -74,7 +74,7 @@ def test_equals_lynx_route(name, rule, data):
     logits += np.float32(data.draw(st.sampled_from([0, 40])))
   bias = np.random.default_rng(experts).normal(0, 0.3, experts).astype(np.float32).round(2) if biased else None
   greedy = router.scoring == "sigmoid" and rule in ("mass_floor", "auto", "budget")
-  for implementation in names(RULES[rule][0]):
+  for implementation in names_here(RULES[rule][0]):
     # Gates of 1 but for the last bit make greedy choices ties but for that, and native exponentials are not XLA's:
     # there the test below judges.
     scores = logits * np.float32(0.1) if greedy and implementation == "cpu" else logits
