@@ -108,7 +108,7 @@ class _Report:
     write_text(self._out / "report.md", "\n".join(lines) + "\n")
 
   def measure_steps(self, batches: Sequence[int], policies: Sequence[RoutingPolicy]) -> None:
-    """Decode steps of random weights, and the kernels of those of 16 rows, or else of the first batch."""
+    """Decode steps of random weights, and the kernels of some."""
     steps, length = (4, 16) if self._tiny else (64, 128)
     params = random_params(self._spec)
     jax.block_until_ready(params)
@@ -125,14 +125,13 @@ class _Report:
       self._say(f"decode steps of {batch} rows are measured")
     if not self._about["profiled"]:
       return
-    batch = 16 if 16 in batches else batches[0]
-    for policy in policies:
+    for batch, policy in profiled(batches, policies):
       try:
         self._profiles.append(step_profile(params, batch, policy, length=length, steps=steps))
         self.save()
       except RuntimeError as error:
         self._leave_out(f"profile of {batch} rows under {format_policy(policy)}: {error}")
-    self._say(f"{len(self._profiles)} policies are profiled")
+    self._say(f"{len(self._profiles)} decodes are profiled")
 
   def measure_ops(self, shapes: Sequence[ModelShape]) -> None:
     """Ops at models' sizes."""
@@ -148,6 +147,12 @@ class _Report:
 
   def _say(self, what: str) -> None:
     print(f"[{time.monotonic() - self._begin:.0f} s] {what}", file=sys.stderr, flush=True)
+
+
+def profiled(batches: Sequence[int], policies: Sequence[RoutingPolicy]) -> list[tuple[int, RoutingPolicy]]:
+  """Whose kernels are listed: every policy's at 16 rows, or else at the first size, and the first's at the smallest."""
+  usual, least = 16 if 16 in batches else batches[0], min(batches)
+  return [(usual, policy) for policy in policies] + [(least, policies[0])] * (least != usual)
 
 
 def _largest(device: Any, name: str | None) -> tuple[str, dict[str, Any]]:

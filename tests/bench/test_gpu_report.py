@@ -5,10 +5,11 @@ import json
 import jax
 import pytest
 
-from lynx_jax.bench.gpu_report import main
+from lynx_jax.bench.gpu_report import main, profiled
 from lynx_jax.bench.gpu_report_text import markdown
 from lynx_jax.bench.memory_speed import MemorySpeed
 from lynx_jax.bench.step_profile import KernelUse, StepProfile
+from lynx_jax.routing import Lynx, TopK
 
 JUNIT = """<?xml version="1.0"?><testsuites><testsuite name="pytest" errors="0" failures="1" skipped="1" tests="3">
 <testcase classname="tests.a" name="passes" />
@@ -59,3 +60,9 @@ def test_without_a_gpu_nothing_is_written(tmp_path, capsys):
   assert main(["--out", str(tmp_path / "out")]) == 2
   assert "not on an NVIDIA GPU" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
+
+
+def test_every_policy_is_profiled_at_one_size_and_the_first_where_a_step_is_small_kernels():
+  first, second = policies = (TopK(), Lynx(alpha=3, beta=2))
+  assert profiled((4, 16, 1), policies) == [(16, first), (16, second), (1, first)]
+  assert profiled((8, 32), policies) == [(8, first), (8, second)]
