@@ -112,6 +112,7 @@ def compile_for(
 
   Raises:
     ModuleNotFoundError: the extra `gates` is not installed.
+    RuntimeError: ptxas refused the program, as one that is older than jaxlib does.
   """
   target = TARGETS[target] if isinstance(target, str) else target
   topology = topologies.get_topology_desc(
@@ -147,12 +148,12 @@ def compile_for(
 
 
 def ptxas() -> Path:
-  """NVIDIA's assembler, of the wheel `nvidia-cuda-nvcc-cu12` or of its successor for CUDA 13.
+  """NVIDIA's assembler, of the wheel `nvidia-cuda-nvcc` for CUDA 13, or else of `nvidia-cuda-nvcc-cu12`.
 
   Raises:
     ModuleNotFoundError: neither wheel is installed.
   """
-  for package in ("nvidia.cuda_nvcc", "nvidia.cu13"):
+  for package in ("nvidia.cu13", "nvidia.cuda_nvcc"):
     try:
       found = importlib.util.find_spec(package)
     except ModuleNotFoundError:
@@ -180,13 +181,25 @@ def _read_thunks(dump: str) -> list[Thunk]:
   return thunks
 
 
+def _output(command: list[str]) -> str:
+  """What ptxas says of a program."""
+  ran = subprocess.run(command, capture_output=True, text=True, check=False)
+  if ran.returncode:
+    said = (ran.stderr or ran.stdout).strip() or f"exit status {ran.returncode}"
+    raise RuntimeError(
+      f"{command[0]} refused what XLA wrote; where it is older than jaxlib, "
+      f"pip install --upgrade nvidia-cuda-nvcc brings a newer one. It said: {said[:500]}"
+    )
+  return ran.stderr
+
+
 def _read_ptx(path: Path, geometry: Mapping[str, tuple[int, int]]) -> list[Kernel]:
   ptx = path.read_text()
   arch = re.search(r"\.target (sm_\w+)", ptx)
   if arch is None:
     return []
   command = [str(ptxas()), f"-arch={arch.group(1)}", "-v", str(path), "-o", "/dev/null"]
-  log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+  log = _output(command)
   kernels = []
   for name, stores, loads, registers in _PTXAS.findall(log):
     threads, shared = geometry.get(name, (0, 0))

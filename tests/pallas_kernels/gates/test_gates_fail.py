@@ -7,6 +7,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels import gates
+from pallas_kernels.gates import deviceless
 
 # Weights larger than the partial sums into which XLA splits a product of few rows.
 ROWS, WIDTH, CAPACITY = 16, 2048, 2**18
@@ -123,3 +124,12 @@ def test_a_stack_of_weights_that_a_scan_slices_for_a_kernel_is_seen():
 
   with pytest.raises(gates.GateError, match="makes 8388608 bytes"):
     gates.no_copy_of(gates.compile_for(sliced, (X, stack)), SMALLEST)
+
+
+def test_an_assembler_older_than_jaxlib_says_so_and_what_to_install(tmp_path, monkeypatch):
+  old = tmp_path / "ptxas"
+  old.write_text("#!/bin/sh\necho \"Unsupported .version 9.4; current version is '8.8'\" >&2\nexit 255\n")
+  old.chmod(0o755)
+  monkeypatch.setattr(deviceless, "ptxas", lambda: old)
+  with pytest.raises(RuntimeError, match=r"upgrade nvidia-cuda-nvcc brings a newer one.*Unsupported .version 9.4"):
+    gates.compile_for(lambda x: x + 1, (X,))
