@@ -5,7 +5,9 @@
 
 transformers (the extra `test` installs it with torch) runs its grouped products
 (`experts_implementation="grouped_mm"`) and its dynamic cache. Both read the same prompts, are fed the same random
-tokens, and take the largest logit. A speed-up is the median of transformers' times over the median of ours.
+tokens, and take the largest logit. A speed-up is the median of transformers' times over the median of ours. Beside our
+steps stands what reading their weights takes, by plain reading right before and after each decode, and what the
+speed-up would be if a step took no more.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from rich.table import Table
 
 import lynx_jax
 from lynx_jax.bench.fed_decode import FedDecode
+from lynx_jax.bench.reading import bytes_a_step, plain_reading
 from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, format_policy, parse_policy
@@ -46,6 +49,8 @@ class Comparison:
     their_prefill_ms: transformers'.
     step_ms: a decode step of ours.
     their_step_ms: of transformers.
+    reading_ms: what a step of ours takes to read the weights that it reads, each once, at the speed of plain reading on
+      the same threads; None where no native code measures that.
     logits_differ: the largest difference of the first decoded logits under the model's own routing, as a share of the
       largest logit; None under other policies.
   """
@@ -56,6 +61,7 @@ class Comparison:
   their_prefill_ms: float
   step_ms: float
   their_step_ms: float
+  reading_ms: float | None
   logits_differ: float | None
 
 
@@ -121,16 +127,19 @@ def compare(
     example = next(iter(runs.values()))
     prompts, fed = np.asarray(example.prompts), np.asarray(example.fed)
     progress(f"batch {batch}: compiling")
-    for run in runs.values():
-      run.warm_up()
+    read = {policy: bytes_a_step(params, run.warm_up()) for policy, run in runs.items()}
     _, _, logits = theirs.run(prompts, fed[:1])
     differ = _difference(params, prompts, fed[0], logits)
     taken: dict[Any, list[tuple[float, float]]] = {key: [] for key in (None, *policies)}
+    speeds: dict[RoutingPolicy, list[float]] = {policy: [] for policy in policies}
     for repeat in range(repeats):
       progress(f"batch {batch}: repeat {repeat + 1} of {repeats}")
       taken[None].append(theirs.run(prompts, fed)[:2])
       for policy, run in runs.items():
-        taken[policy].append((run.prefill_seconds(), run.seconds()))
+        prefill, before = run.prefill_seconds(), plain_reading()
+        taken[policy].append((prefill, run.seconds()))
+        after = plain_reading()
+        speeds[policy] += [(before + after) / 2] if before and after else []
     median = {key: [statistics.median(part) * 1e3 for part in zip(*times, strict=True)] for key, times in taken.items()}
     for policy in policies:
       yield Comparison(
@@ -140,6 +149,7 @@ def compare(
         their_prefill_ms=median[None][0],
         step_ms=median[policy][1] / steps,
         their_step_ms=median[None][1] / steps,
+        reading_ms=1e3 * read[policy] / statistics.median(speeds[policy]) if speeds[policy] else None,
         logits_differ=differ if policy == lynx_jax.TopK() else None,
       )
 
@@ -155,13 +165,17 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
   """One line a batch size and policy."""
   table = Table(title=f"transformers and lynx_jax on the same {threads_used()} threads; medians")
   table.add_column("policy", no_wrap=True)
-  for heading in ("batch", "prefill ms", "theirs", "speed-up", "step ms", "theirs", "speed-up", "logits differ"):
-    table.add_column(heading, justify="right")
+  compared = ("prefill ms", "theirs", "speed-up", "step ms", "theirs", "speed-up")
+  for heading in ("batch", *compared, "reading ms", "at most", "logits differ"):
+    table.add_column(heading, justify="right", no_wrap=heading == "speed-up")
   for row in rows:
     prefill, step = row.their_prefill_ms / row.prefill_ms, row.their_step_ms / row.step_ms
+    reading = ("", "")
+    if row.reading_ms is not None:
+      reading = (f"{row.reading_ms:.2f}", f"{row.their_step_ms / row.reading_ms:.2f}x")
     table.add_row(
       row.policy, str(row.batch), f"{row.prefill_ms:.0f}", f"{row.their_prefill_ms:.0f}", f"{prefill:.2f}x",
-      f"{row.step_ms:.2f}", f"{row.their_step_ms:.2f}", f"{step:.2f}x",
+      f"{row.step_ms:.2f}", f"{row.their_step_ms:.2f}", f"{step:.2f}x", *reading,
       "" if row.logits_differ is None else f"{row.logits_differ:.2%}",
     )  # fmt: skip
   return table
@@ -195,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   if args.json:
     write_json(args.json, [dataclasses.asdict(row) for row in rows])
-  Console(width=120).print(comparison_table(rows))
+  Console(width=124).print(comparison_table(rows))
   print(json.dumps({"jax": jax.__version__, "threads": threads_used()}))
   return 0
 

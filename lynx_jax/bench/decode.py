@@ -19,13 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lynx_jax.bench.fed_decode import FedDecode, Tokens
+from lynx_jax.bench.reading import bytes_a_step, plain_reading
 from lynx_jax.engine.report import RoutingReport
-from lynx_jax.models.counts import weight_bytes
 from lynx_jax.models.ffn import MoE
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, format_policy
 from lynx_jax.routing.select import route_to_tiles
-from pallas_kernels.native import read_bandwidth
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +100,11 @@ def bench_decode(
     with ThreadPoolExecutor(os.cpu_count()) as threads:
       reports = dict(zip(runs, threads.map(FedDecode.warm_up, runs.values()), strict=True))
     timed: dict[RoutingPolicy, list[_Timed]] = {policy: [] for policy in policies}
-    before = _bandwidth()
+    before = plain_reading()
     for repeat in range(repeats):
       progress(f"batch {batch}: repeat {repeat + 1} of {repeats}")
       for policy, run in runs.items():
-        seconds, after = run.seconds() / steps, _bandwidth()
+        seconds, after = run.seconds() / steps, plain_reading()
         timed[policy].append(_Timed(seconds, None if before is None or after is None else (before + after) / 2))
         before = after
     for policy in policies:
@@ -118,10 +117,6 @@ class _Timed(NamedTuple):
 
   seconds: float
   bandwidth: float | None
-
-
-def _bandwidth() -> float | None:
-  return read_bandwidth(1 << 29, 1) if jax.default_backend() == "cpu" else None
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "router", "policy", "rounds"))
@@ -186,7 +181,7 @@ def _row(
   routing: RoutingReport | None,
   routing_seconds: float,
 ) -> Row:
-  read = weight_bytes(params.decoder).always_read + (routing.expert_bytes if routing else 0.0)
+  read = bytes_a_step(params, routing)
   seconds = statistics.median(one.seconds for one in timed)
   bandwidths = [(one.seconds, one.bandwidth) for one in timed if one.bandwidth is not None]
   return Row(

@@ -1,0 +1,18 @@
+"""What a decode step has to read, and how fast the machine reads: the bound that steps are held against."""
+
+import jax
+
+from lynx_jax.engine.report import RoutingReport
+from lynx_jax.models.counts import weight_bytes
+from lynx_jax.models.params import Params
+from pallas_kernels.native import read_bandwidth
+
+
+def plain_reading() -> float | None:
+  """Bytes a second that this machine reads on the threads of native code, now; None where that does not run."""
+  return read_bandwidth(1 << 29, 1) if jax.default_backend() == "cpu" else None
+
+
+def bytes_a_step(params: Params, routing: RoutingReport | None) -> float:
+  """Weights that a decode step reads, each once: the experts in use, as a report counted them, and all others."""
+  return weight_bytes(params.decoder).always_read + (routing.expert_bytes if routing else 0.0)
