@@ -66,7 +66,7 @@ def _cut(padded: int, rule: Rule, router: Router) -> tuple[int, int]:
   if router.scoring == "sigmoid" and router.groups == 1 and not isinstance(rule, MassFloor | WorthReading):
     return 2048, 128
   if isinstance(rule, OwnExperts) and router.groups == 1:
-    return (2048, 128) if padded < 256 else (4096, 512)
+    return (1024, 128) if padded <= 32 else (2048, 128) if padded < 256 else (4096, 512)
   return 4096, 256
 
 
