@@ -26,7 +26,7 @@ def test_both_compute_the_same_logits(checkpoint, tmp_path, capsys):
   ]
   for row in rows:
     assert min(row[f"{whose}{what}_ms"] for whose in ("", "their_") for what in ("prefill", "step")) > 0
-    assert row["reading_ms"] is None if native.unavailable() else 0 < row["reading_ms"] < row["step_ms"]
+    assert row["reading_ms"] is None if native.unavailable() else row["reading_ms"] > 0
     if row["policy"] == "topk":
       assert row["logits_differ"] < 1e-4
     else:
