@@ -97,7 +97,8 @@ def threads_used() -> int:
 def read_bandwidth(size: int = 1 << 29, passes: int = 5) -> float | None:
   """Bytes a second that the threads of native calls read from memory: the best of several passes over `size` bytes.
 
-  Each pass reads in four ways, which ask for memory from not at all to 16 KB ahead.
+  Each pass reads in four ways, which ask for memory from not at all to 16 KB ahead. The memory is kept for the next
+  call, until the process ends: a host may take what is given back from its guest, at the expense of what runs then.
 
   None where there is no library.
   """

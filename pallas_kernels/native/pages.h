@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <mutex>
 
 #include "threads.h"
 
@@ -33,6 +35,27 @@ class Pages {
 
  private:
   char* data_ = nullptr;
+};
+
+// At least `bytes` of them, for one measurement after another: they are kept until the process ends. Hosts take free memory
+// from their guests (a balloon), which would slow down whatever is measured next.
+class LentPages {
+ public:
+  explicit LentPages(int64_t bytes) : lock_(mutex_) {
+    if (bytes <= size_) return;
+    kept_.reset();
+    kept_ = std::make_unique<const Pages>(bytes);
+    size_ = kept_->data() == nullptr ? 0 : bytes;
+  }
+
+  // Null where there is no such memory.
+  const char* data() const { return kept_ == nullptr ? nullptr : kept_->data(); }
+
+ private:
+  inline static std::mutex mutex_;
+  inline static std::unique_ptr<const Pages> kept_;
+  inline static int64_t size_ = 0;
+  const std::lock_guard<std::mutex> lock_;
 };
 
 }  // namespace lynx

@@ -17,7 +17,7 @@ double product_speed(const InstructionSet& set, WeightType type, int64_t rows, i
   // As long as operations take them at a time, or what `bytes` hold.
   const int64_t pieces = std::clamp<int64_t>(bytes / (piece * row_bytes), 1, kMostChunk / piece), outs = pieces * piece;
   const int64_t chunks = std::max<int64_t>(1, bytes / (outs * row_bytes)), items = read / (outs * row_bytes);
-  const Pages weights(chunks * outs * row_bytes);
+  const LentPages weights(chunks * outs * row_bytes);
   if (weights.data() == nullptr) return 0;
   const std::vector<float> scales(outs, 1.0f), row(inner, 1.0f);
   Scratch scratch;

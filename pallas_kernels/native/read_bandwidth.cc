@@ -35,7 +35,7 @@ uint64_t sum_of(const char* part) {
 
 double read_bandwidth(int64_t bytes, int passes) {
   const int64_t parts = std::max<int64_t>(1, bytes / kPart);
-  const Pages memory(parts * kPart);
+  const LentPages memory(parts * kPart);
   if (memory.data() == nullptr) return 0;
   double best = 0;
   std::atomic<uint64_t> used{0};

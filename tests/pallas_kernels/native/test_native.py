@@ -1,5 +1,6 @@
 """The native library: its build, its sanitized driver, every instruction set, and what happens without it."""
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from pallas_kernels import expert_ffn, row_matmul, stored_experts, use_threads
 from pallas_kernels.expert_ffn.native import expert_ffn_native
-from pallas_kernels.native import build, instruction_sets, library, threads_used, unavailable
+from pallas_kernels.native import build, instruction_sets, library, read_bandwidth, threads_used, unavailable
 from pallas_kernels.row_matmul.native import row_matmul_native
 from tests.pallas_kernels.hlo import arrays_made
 
@@ -80,6 +81,17 @@ def test_threads_change_no_bit():
     np.testing.assert_array_equal(other, results[0])
   with pytest.raises(ValueError, match="count is 0: give at least one thread"):
     use_threads(0)
+
+
+@needs_library
+def test_reading_again_takes_no_new_memory():
+  size = 64 << 20
+  assert read_bandwidth(size, 1) is not None
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  for _ in range(4):
+    read_bandwidth(size, 1)
+  # New memory would be 16384 pages of 4 KB each time, or 32 of 2 MB.
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 32
 
 
 # In a process without JAX, which warns of any fork.
