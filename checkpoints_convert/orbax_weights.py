@@ -10,7 +10,7 @@ import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.rules import Shapes
-from pallas_kernels.huge_pages import aligned_empty
+from pallas_kernels.cpu.huge_pages import aligned_empty
 
 WEIGHTS = "weights"
 

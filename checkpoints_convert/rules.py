@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
-from pallas_kernels.huge_pages import aligned_empty
+from pallas_kernels.cpu.huge_pages import aligned_empty
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[str, Shape]

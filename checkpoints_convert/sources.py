@@ -15,7 +15,6 @@ from checkpoints_convert import orbax_weights
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.families import rules_for
 from checkpoints_convert.formats import Format, Tensors, format_of
-from checkpoints_convert.parameters import kept_in_float32, parameter_shapes
 from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
 from checkpoints_convert.readers import (
   DTYPES,
@@ -29,6 +28,7 @@ from checkpoints_convert.readers import (
 )
 from checkpoints_convert.rules import Rule, carry, check, describe, duplicates, names, only_rules, source_shapes
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.parameters import kept_in_float32, parameter_shapes
 from lynx_jax.models.spec import DecoderSpec
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

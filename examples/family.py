@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 
 import lynx_jax
-from lynx_jax.bench.random_checkpoint import random_checkpoint
-from lynx_jax.bench.tiny import TINY
+from lynx_jax.testing.random_checkpoint import random_checkpoint
+from lynx_jax.testing.tiny_configs import TINY
 
 PROMPTS = (
   "The capital of France is",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     lynx_route,
     parse_policy,
   )
-  from lynx_jax.tokenizer import Tokenizer
+  from lynx_jax.text.tokenizer import Tokenizer
 
 _HOMES = {
   "engine.programs": ("graph_options",),

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lynx_jax.chat import Chats, chat_prompts
 from lynx_jax.engine.buckets import bucket
 from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill
 from lynx_jax.engine.report import RoutingReport, report
 from lynx_jax.engine.sampling import Sampling, samplers
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals
-from lynx_jax.engine.text import TextRow
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec, MoESpec
 from lynx_jax.routing import RoutingPolicy
+from lynx_jax.text.chat import Chats, chat_prompts
+from lynx_jax.text.detokenizer import TextRow
 
 FinishReason = Literal["stop", "length"]
 Prompts = str | Sequence[str] | Sequence[Sequence[int]]

@@ -7,18 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from checkpoints_convert.parameters import assemble, kept_in_float32, parameter_shapes
 from checkpoints_convert.readers import read_json
 from checkpoints_convert.sources import as_dtype, check_directory, has_weights, open_source
 from lynx_jax.loading import checkpoint_directory
-from lynx_jax.models.counts import counts, weight_bytes
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.int8 import check_weights, is_int8
+from lynx_jax.models.parameters import assemble, kept_in_float32, parameter_shapes
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
+from lynx_jax.models.sizes import counts, weight_bytes
 from lynx_jax.models.spec import DecoderSpec, MLASpec, MoESpec
-from pallas_kernels.int8_weight import Int8Weight, Weight
-from pallas_kernels.native import describe as native_code
+from pallas_kernels.cpu import describe as native_code
+from pallas_kernels.weights.int8 import Int8Weight, Weight
 
 
 def read_config(where: str | Path) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from checkpoints_convert.parameters import assemble
 from checkpoints_convert.sources import as_dtype, open_source
 from lynx_jax.models.int8 import check_weights, is_int8
+from lynx_jax.models.parameters import assemble
 from lynx_jax.models.params import Params
-from lynx_jax.tokenizer import Tokenizer
+from lynx_jax.text.tokenizer import Tokenizer
 from pallas_kernels import Int8Weight, quantize, stored_experts
 
 _EXPERT_WEIGHTS = (".ffn.gate_up", ".ffn.down")

@@ -1,19 +1,19 @@
 """Kernels of Mixture-of-Experts inference: functions of arrays, usable without lynx_jax."""
 
 from pallas_kernels.append_heads import APPEND_HEADS, append_heads
-from pallas_kernels.bfloat16_bits import stored_experts
-from pallas_kernels.cuda_graph import graph_options
+from pallas_kernels.cpu import describe, use_threads
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
+from pallas_kernels.gpu.cuda_graph import graph_options
 from pallas_kernels.greedy_token import GREEDY_TOKEN, greedy_token
 from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
-from pallas_kernels.int8_weight import Int8Weight, dequantize, quantize
 from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
-from pallas_kernels.native import describe, use_threads
 from pallas_kernels.prompt_heads import PROMPT_HEADS, prompt_heads
 from pallas_kernels.rms_norm import RMS_NORM, rms_norm
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
+from pallas_kernels.weights.bfloat16 import stored_experts
+from pallas_kernels.weights.int8 import Int8Weight, dequantize, quantize
 
 __all__ = [
   "Int8Weight",

@@ -42,7 +42,9 @@ def pytest_collection_modifyitems(items):
 
 def _is_native(item):
   parameters = getattr(getattr(item, "callspec", None), "params", {})
-  return "instructions" in parameters or parameters.get("implementation") == "cpu" or "native" in item.nodeid
+  return (
+    "instructions" in parameters or parameters.get("implementation") == "cpu" or "pallas_kernels/cpu/" in item.nodeid
+  )
 
 
 # Every compiled program maps memory of its own; Linux gives a process 65,530 maps, and the compiler aborts at the next.

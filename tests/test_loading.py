@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import lynx_jax
+from benchmarks.load_memory import load_memory
 from checkpoints_convert import convert
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.parameters import by_path
 from lynx_jax import loading
-from lynx_jax.bench import random_checkpoint
-from lynx_jax.bench.load_memory import load_memory
 from lynx_jax.models.decoder import abstract_decoder
-from pallas_kernels.huge_pages import aligned_empty
+from lynx_jax.models.parameters import by_path
+from lynx_jax.testing import random_checkpoint
+from pallas_kernels.cpu.huge_pages import aligned_empty
 from tests.checkpoints_convert.tampering import copied, with_tensors
 from tests.families.cases import MIXTRAL, OLMOE, QWEN3_MOE, checkpoint, reference
 

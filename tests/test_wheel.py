@@ -24,7 +24,7 @@ def test_an_installed_wheel_generates_outside_the_tree(tmp_path):
   assert all(f"{package}/py.typed" in names for package in PACKAGES)
 
   if shutil.which("c++"):
-    assert "pallas_kernels/native/liblynx.so" in names
+    assert "pallas_kernels/cpu/liblynx.so" in names
     assert wheel.name.split("-")[2:4] == ["py3", "none"]
     assert not wheel.name.endswith("-any.whl")
 

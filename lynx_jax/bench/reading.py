@@ -3,9 +3,9 @@
 import jax
 
 from lynx_jax.engine.report import RoutingReport
-from lynx_jax.models.counts import weight_bytes
 from lynx_jax.models.params import Params
-from pallas_kernels.native import read_bandwidth
+from lynx_jax.models.sizes import weight_bytes
+from pallas_kernels.cpu import read_bandwidth
 
 
 def plain_reading() -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from lynx_jax.bench.decode import Row
-from pallas_kernels.native import threads_used
+from pallas_kernels.cpu import threads_used
 
 
 def decode_table(rows: Sequence[Row]) -> Table:

@@ -1,4 +1,4 @@
-"""The command line `lynx-jax`: generate, chat, convert, info, estimate, eval, figures, bench decode."""
+"""The command line `lynx-jax`: generate, chat, convert, info, estimate, eval, bench decode."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""`eval`, `figures` and `bench`: what policies cost and save."""
+"""`eval` and `bench`: what policies cost and save."""
 
 import argparse
 import dataclasses
@@ -15,9 +15,6 @@ _EVALUATED = ("topk", "auto", "lynx:alpha=3,beta=2", "oea:k0=2", "prune:k0=2")
 def add_commands(verbs: Any) -> None:
   """Adds the commands to the parser's verbs."""
   _add_eval(verbs.add_parser("eval", help="what policies cost: next tokens, multiple choice, exercises"))
-
-  _add_figures(verbs.add_parser("figures", help="measure and draw the Lynx paper's figures on a model"))
-
   bench = verbs.add_parser("bench", help="measure").add_subparsers(required=True, metavar="WHAT")
   _add_bench_decode(bench.add_parser("decode", help="decode speed of policies, interleaved in one run"))
 
@@ -54,19 +51,6 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
   parser.set_defaults(run=_eval)
 
 
-def _add_figures(parser: argparse.ArgumentParser) -> None:
-  add_model(parser)
-  parser.add_argument("--out", required=True, metavar="DIR", help="folder for pictures, and what they show as JSON")
-  parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text that quality is judged on")
-  parser.add_argument("--bench-model", metavar="PATH", help="checkpoint that is timed; --model by default")
-  parser.add_argument("--only", metavar="NAME,NAME", help="some of the figures; all by default")
-  parser.add_argument("--batch", type=int, default=16, metavar="N", help="rows that decode together (default: 16)")
-  parser.add_argument("--windows", type=int, default=8, metavar="N", help="batches of text (default: 8)")
-  parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens a row of text (default: 128)")
-  parser.add_argument("--redraw", action="store_true", help="draw again from the JSON files that are there")
-  parser.set_defaults(run=_figures)
-
-
 def _eval(args: argparse.Namespace) -> None:
   from rich import box
   from rich.console import Console
@@ -91,19 +75,6 @@ def _eval(args: argparse.Namespace) -> None:
     console.print(table)
   if args.json:
     write_json(Path(args.json), found)
-
-
-def _figures(args: argparse.Namespace) -> None:
-  from lynx_jax.figures.command import NAMES, Figures, make_figures
-
-  figures = Figures(
-    out=Path(args.out), only=tuple(args.only.split(",")) if args.only else NAMES, texts=tuple(map(Path, args.text)),
-    batch=args.batch, windows=args.windows, length=args.length, redraw=args.redraw,
-  )  # fmt: skip
-  bench = argparse.Namespace(model=args.bench_model or args.model, dtype=args.dtype, weights=args.weights)
-  with status("figures") as progress:
-    for picture in make_figures(lambda: load(args), lambda: load(bench), figures, progress):
-      print(picture)
 
 
 def _bench_decode(args: argparse.Namespace) -> None:

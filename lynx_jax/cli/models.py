@@ -62,9 +62,9 @@ def _info(args: argparse.Namespace) -> None:
 def _estimate(args: argparse.Namespace) -> None:
   from rich.console import Console
 
-  from lynx_jax.bench.estimate import GPUS, estimates, step_size
-  from lynx_jax.bench.estimate_table import checks_table, estimate_table
-  from lynx_jax.bench.published import checks
+  from lynx_jax.estimate.published import checks
+  from lynx_jax.estimate.roofline import GPUS, estimates, step_size
+  from lynx_jax.estimate.table import checks_table, estimate_table
   from lynx_jax.info import read_config
   from lynx_jax.models.families import spec_from_config
 

@@ -121,7 +121,7 @@ def _print_json(pieces: "Iterator[Piece]", prompts: list[str]) -> object:
 
 
 def _chat(args: argparse.Namespace) -> None:
-  from lynx_jax.chat import chat_prompts
+  from lynx_jax.text.chat import chat_prompts
 
   options = _decoding(args)
   params = load(args)

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 from lynx_jax.engine.state import RoutingTotals
-from lynx_jax.models.counts import bytes_of
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.ffn import MoE
+from lynx_jax.models.sizes import bytes_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Int32
 
-from lynx_jax.dims import ArrayLike
 from lynx_jax.engine.kv_cache import LayerCache, with_room
 from lynx_jax.engine.sampling import sample
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals, greedy_requests, no_totals
@@ -20,6 +19,7 @@ from lynx_jax.routing import RoutingPolicy
 from lynx_jax.routing.select import route_to_tiles
 from lynx_jax.routing.stats import active_experts, own_experts, retained_mass
 from pallas_kernels import greedy_token
+from pallas_kernels.dims import ArrayLike
 
 
 def forward(

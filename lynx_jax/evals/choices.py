@@ -9,7 +9,7 @@ from lynx_jax.evals.bootstrap import Interval, ratio
 from lynx_jax.evals.likelihood import Continuation, score_continuations
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
-from lynx_jax.tokenizer import Tokenizer
+from lynx_jax.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

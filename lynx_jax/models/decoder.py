@@ -15,7 +15,7 @@ from lynx_jax.models.mla import MLA
 from lynx_jax.models.norms import Norm, make_norm
 from lynx_jax.models.spec import DecoderSpec, LayerSpec, MLASpec, MoESpec
 from lynx_jax.routing.select import Route, route_to_tiles
-from pallas_kernels.int8_weight import rows_at
+from pallas_kernels.weights.int8 import rows_at
 
 
 class Layer(nnx.Module):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from lynx_jax.models.norms import Norm, RMSNorm
 from pallas_kernels import row_matmuls
-from pallas_kernels.int8_weight import Weight
+from pallas_kernels.weights.int8 import Weight
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, scale: float = 0.02) -> nnx.Param:

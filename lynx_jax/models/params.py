@@ -6,7 +6,7 @@ import jax
 
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.tokenizer import Tokenizer
+from lynx_jax.text.tokenizer import Tokenizer
 
 
 @jax.tree_util.register_dataclass

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32, Int32
 
-from lynx_jax.dims import Array, ExpertMask
 from lynx_jax.routing.base import RoutingPolicy, Scores
 from lynx_jax.routing.expert_sets import chosen_by_row, union_of_rows
 from lynx_jax.routing.knobs import positive_number
+from pallas_kernels.dims import Array, ExpertMask
 
 
 @dataclass(frozen=True, slots=True)

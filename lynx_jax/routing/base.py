@@ -7,8 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from lynx_jax.dims import Array, ExpertIds, ExpertMask, ExpertWeights, RowMask
 from lynx_jax.routing.knobs import positive_number, whole_number
+from pallas_kernels.dims import Array, ExpertIds, ExpertMask, ExpertWeights, RowMask
 
 SCORINGS = ("softmax", "sigmoid", "sparsemixer")
 GROUP_SCORES = ("max", "top2_sum")

@@ -6,7 +6,7 @@ Sums are of integers: they come out the same in whatever order a device adds the
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32, Int32
 
-from lynx_jax.dims import Array, ExpertIds, ExpertMask, RowMask
+from pallas_kernels.dims import Array, ExpertIds, ExpertMask, RowMask
 
 
 def chosen_by_row(ids_TK: ExpertIds, num_experts: int) -> Bool[Array, "T E"]:

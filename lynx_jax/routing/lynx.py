@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int32
 
-from lynx_jax.dims import Array, ExpertMask, RowMask
 from lynx_jax.routing.base import LOWEST, RoutingPolicy, Scores
 from lynx_jax.routing.expert_sets import union_of_rows
 from lynx_jax.routing.knobs import positive_number, whole_number
+from pallas_kernels.dims import Array, ExpertMask, RowMask
 
 VOTE_BINS = 32
 

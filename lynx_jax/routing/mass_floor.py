@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int32
 
-from lynx_jax.dims import Array, ExpertMask
 from lynx_jax.routing.base import RoutingPolicy, Scores
 from lynx_jax.routing.knobs import positive_number, require_room, whole_number
 from lynx_jax.routing.topk import every_expert
+from pallas_kernels.dims import Array, ExpertMask
 
 # A probability of 1 in the cover's fixed point: sums over a row's experts still fit an int32.
 UNIT = 1 << 30

@@ -8,10 +8,10 @@ no policy. A lone row is such a case, as its own top k are no more than any set 
 import jax
 import jax.numpy as jnp
 
-from lynx_jax.dims import ExpertIds, ExpertMask, ExpertWeights
 from lynx_jax.routing.base import Router, Routing, Scores
 from lynx_jax.routing.expert_sets import grow, union_of_rows
 from lynx_jax.routing.routers import best_experts, substitute_weights, unrestricted
+from pallas_kernels.dims import ExpertIds, ExpertMask, ExpertWeights
 
 
 def remap(scores: Scores, keep: ExpertMask, router: Router) -> tuple[ExpertIds, ExpertWeights]:

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from lynx_jax.dims import ExpertMask
 from lynx_jax.routing.base import RoutingPolicy, Scores
 from lynx_jax.routing.expert_sets import chosen_by_row, grow, largest, union_of_rows
 from lynx_jax.routing.knobs import require_room, whole_number
 from lynx_jax.routing.topk import every_expert
+from pallas_kernels.dims import ExpertMask
 
 
 @dataclass(frozen=True, slots=True)

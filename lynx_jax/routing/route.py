@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lynx_jax.dims import RouterLogits, RowMask, SelectionBias
 from lynx_jax.routing.base import Router, Routing, RoutingPolicy
 from lynx_jax.routing.remap import route_within, settle
 from lynx_jax.routing.routers import score_rows, unrestricted
 from lynx_jax.routing.topk import TopK
+from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
 
 _RENORMALIZING_SOFTMAX = Router()
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32
 
-from lynx_jax.dims import Array, ExpertIds, ExpertMask, ExpertWeights, RouterLogits, RowMask, SelectionBias
 from lynx_jax.routing.base import LOWEST, Router, Scores
+from pallas_kernels.dims import Array, ExpertIds, ExpertMask, ExpertWeights, RouterLogits, RowMask, SelectionBias
 
 SPARSEMIXER_EPS = 0.01
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)

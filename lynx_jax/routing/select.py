@@ -6,7 +6,6 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
-from lynx_jax.dims import RouterLogits, RowMask, SelectionBias
 from lynx_jax.routing.auto import Auto
 from lynx_jax.routing.base import Router, Routing, RoutingPolicy
 from lynx_jax.routing.lynx import Lynx
@@ -15,7 +14,8 @@ from lynx_jax.routing.rivals import OEA, Prune
 from lynx_jax.routing.route import lynx_route
 from lynx_jax.routing.topk import TopK
 from pallas_kernels import select_experts
-from pallas_kernels._dispatch import differentiated_as
+from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
+from pallas_kernels.dispatch import differentiated_as
 from pallas_kernels.expert_ffn import DECODE_TILE, Tiles, tile_rows, tile_rows_for
 from pallas_kernels.select_experts import (
   AffinityBins,
@@ -24,7 +24,7 @@ from pallas_kernels.select_experts import (
   OwnExperts,
   Rule,
   WorthReading,
-  native_objection,
+  cpu_objection,
   objection,
 )
 from pallas_kernels.select_experts import MassFloor as MassFloorRule
@@ -74,7 +74,7 @@ def route_to_tiles(
   options = {"top_k": top_k, "rule": rule, "router": rule_of_router(router)}
   arrays = (logits, valid) if selection_bias is None else (logits, valid, selection_bias)
   rows, experts = logits.shape
-  objections = {("cuda", "pallas"): objection, ("cpu", "cpu"): native_objection}
+  objections = {("cuda", "pallas"): objection, ("cpu", "cpu"): cpu_objection}
   taken = [place for place, object_ in objections.items() if rule is not None and object_(*arrays, **options) is None]
   if not taken or tile_rows_for(rows, top_k, experts) != DECODE_TILE:
     return route(*arrays), None

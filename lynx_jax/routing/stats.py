@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float32, Int32
 
-from lynx_jax.dims import Array, RouterLogits, RowMask, SelectionBias
 from lynx_jax.routing.base import Router, Routing, Scores
 from lynx_jax.routing.expert_sets import union_of_rows
 from lynx_jax.routing.routers import score_rows
+from pallas_kernels.dims import Array, RouterLogits, RowMask, SelectionBias
 
 _RENORMALIZING_SOFTMAX = Router()
 

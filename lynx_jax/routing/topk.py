@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from lynx_jax.dims import ExpertMask
 from lynx_jax.routing.base import RoutingPolicy, Scores
+from pallas_kernels.dims import ExpertMask
 
 
 def every_expert(scores: Scores) -> ExpertMask:

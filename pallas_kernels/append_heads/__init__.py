@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
-from pallas_kernels.append_heads.native import append_heads_native, native_objection
+from pallas_kernels.append_heads.cpu import append_heads_cpu, cpu_objection
 from pallas_kernels.append_heads.reference import append_heads_reference
 from pallas_kernels.append_heads.triton import append_heads_triton, objection
-from pallas_kernels.native import unavailable
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
 
 __all__ = ["APPEND_HEADS", "append_heads"]
 
@@ -17,10 +17,10 @@ APPEND_HEADS = Op(
     Implementation("pallas", append_heads_triton, "norm, rotation and cache update in one kernel", (GPU,), objection),
     Implementation(
       "cpu",
-      append_heads_native,
+      append_heads_cpu,
       "native code that writes into the cache",
       (CPU,),
-      native_objection,
+      cpu_objection,
       unavailable=unavailable,
     ),
     Implementation("reference", append_heads_reference, "plain JAX; on CPUs a select over narrow caches"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.pallas_call import call
+from pallas_kernels.gpu.pallas_call import call
 
 
 def objection(

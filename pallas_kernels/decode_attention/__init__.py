@@ -2,11 +2,11 @@
 
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
-from pallas_kernels.decode_attention.native import decode_attention_native, native_objection
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.decode_attention.cpu import cpu_objection, decode_attention_cpu
 from pallas_kernels.decode_attention.reference import decode_attention_reference
 from pallas_kernels.decode_attention.triton import decode_attention_triton, objection
-from pallas_kernels.native import unavailable
+from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
 
 __all__ = ["DECODE_ATTENTION", "decode_attention"]
 
@@ -18,10 +18,10 @@ DECODE_ATTENTION = Op(
     ),
     Implementation(
       "cpu",
-      decode_attention_native,
+      decode_attention_cpu,
       "native code over the positions that a row sees",
       (CPU,),
-      native_objection,
+      cpu_objection,
       unavailable=unavailable,
     ),
     Implementation("reference", decode_attention_reference, "scores of the whole cache, in plain JAX"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.pallas_call import call
+from pallas_kernels.gpu.pallas_call import call
 
 # Programs that fill an H100's 132 multiprocessors twice, and the fewest positions that are worth a program.
 _PROGRAMS, _LEAST_PART = 264, 128

@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
-from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
 from pallas_kernels.activations import SWIGLU, Activation
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
 from pallas_kernels.expert_ffn.capacity import capacity_ffn
+from pallas_kernels.expert_ffn.cpu import cpu_objection, expert_ffn_cpu
 from pallas_kernels.expert_ffn.loop import expert_ffn_loop
-from pallas_kernels.expert_ffn.native import expert_ffn_native, native_objection
 from pallas_kernels.expert_ffn.reference import expert_ffn_reference
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.expert_ffn.triton import expert_ffn_triton, objection
-from pallas_kernels.int8_weight import Int8Weight
-from pallas_kernels.native import unavailable
+from pallas_kernels.weights.int8 import Int8Weight
 
 __all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "tile_rows", "tile_rows_for"]
 
@@ -70,10 +70,10 @@ EXPERT_FFN = Op(
     ),
     Implementation(
       "cpu",
-      _differentiable(_without_tiles(expert_ffn_native)),
+      _differentiable(_without_tiles(expert_ffn_cpu)),
       "live experts in native code",
       (CPU,),
-      native_objection,
+      cpu_objection,
       differentiable=True,
       unavailable=unavailable,
     ),

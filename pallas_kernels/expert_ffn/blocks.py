@@ -1,6 +1,6 @@
 """How the experts' GPU kernels cut their work, by shape."""
 
-from pallas_kernels.blocks import Blocks, choose, dividing_step
+from pallas_kernels.gpu.blocks import Blocks, choose, dividing_step
 
 # A tile of 16 rows is the least that tensor cores take; decode seldom sends an expert more.
 DECODE_TILE = 16

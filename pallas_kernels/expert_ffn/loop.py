@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.expert_ffn.tiles import tile_rows
-from pallas_kernels.int8_weight import Int8Weight, Weight, factor, scaled
+from pallas_kernels.weights.int8 import Int8Weight, Weight, factor, scaled
 
 
 def tile_size(rows: int, top_k: int, experts: int) -> int:

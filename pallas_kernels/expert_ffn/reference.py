@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 from pallas_kernels.activations import SWIGLU, Activation
-from pallas_kernels.int8_weight import Int8Weight, factor, scaled
+from pallas_kernels.weights.int8 import Int8Weight, factor, scaled
 
 
 def expert_ffn_reference(

@@ -13,12 +13,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.activations import SWIGLU, Activation
-from pallas_kernels.bfloat16_bits import from_bits
-from pallas_kernels.blocks import Blocks
 from pallas_kernels.expert_ffn.blocks import choose_blocks, tile_rows_for
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
-from pallas_kernels.int8_weight import Int8Weight
-from pallas_kernels.pallas_call import call
+from pallas_kernels.gpu.blocks import Blocks
+from pallas_kernels.gpu.pallas_call import call
+from pallas_kernels.weights.bfloat16 import from_bits
+from pallas_kernels.weights.int8 import Int8Weight
 
 
 def objection(

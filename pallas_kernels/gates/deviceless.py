@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from pallas_kernels.cuda_graph import graph_options
 from pallas_kernels.gates.targets import TARGETS, Target
+from pallas_kernels.gpu.cuda_graph import graph_options
 
 _CUSTOM_KERNEL = re.compile(r"kCustomKernel.*?\] (\S+) grid: \[([\d, ]+)\] threads: \[(\d+).*?shared_memory: (\d+)")
 _THUNK = re.compile(r"^(\s*)\d+: (k\w+)\s*(.*)$")

@@ -4,19 +4,17 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int32
 
-from pallas_kernels._dispatch import CPU, Implementation, Op
-from pallas_kernels.greedy_token.native import greedy_token_native, native_objection
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, Implementation, Op
+from pallas_kernels.greedy_token.cpu import cpu_objection, greedy_token_cpu
 from pallas_kernels.greedy_token.reference import greedy_token_reference
-from pallas_kernels.native import unavailable
 
 __all__ = ["GREEDY_TOKEN", "GreedyToken", "greedy_token"]
 
 GREEDY_TOKEN = Op(
   "greedy_token",
   (
-    Implementation(
-      "cpu", greedy_token_native, "one pass in native code", (CPU,), native_objection, unavailable=unavailable
-    ),
+    Implementation("cpu", greedy_token_cpu, "one pass in native code", (CPU,), cpu_objection, unavailable=unavailable),
     Implementation("reference", greedy_token_reference, "maxima in plain JAX"),
   ),
 )

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels.dispatch import GPU, Implementation, Op
 from pallas_kernels.grouped_matmul.reference import grouped_matmul_reference
 from pallas_kernels.grouped_matmul.triton import grouped_matmul_triton, objection
 

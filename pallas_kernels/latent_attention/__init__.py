@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels._dispatch import GPU, Implementation, Op
+from pallas_kernels.dispatch import GPU, Implementation, Op
 from pallas_kernels.latent_attention.reference import latent_attention_reference
 from pallas_kernels.latent_attention.triton import latent_attention_triton, objection
 

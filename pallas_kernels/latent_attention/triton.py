@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.decode_attention.triton import join_kernel, split_count
-from pallas_kernels.pallas_call import call
+from pallas_kernels.gpu.pallas_call import call
 
 _HEADS, _POSITIONS = 16, 32
 

@@ -2,9 +2,9 @@
 
 from jaxtyping import Array, Float, Float32
 
-from pallas_kernels._dispatch import CPU, Implementation, Op
-from pallas_kernels.native import unavailable
-from pallas_kernels.prompt_heads.native import native_objection, prompt_heads_native
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, Implementation, Op
+from pallas_kernels.prompt_heads.cpu import cpu_objection, prompt_heads_cpu
 from pallas_kernels.prompt_heads.reference import prompt_heads_reference
 
 __all__ = ["PROMPT_HEADS", "prompt_heads"]
@@ -12,7 +12,7 @@ __all__ = ["PROMPT_HEADS", "prompt_heads"]
 PROMPT_HEADS = Op(
   "prompt_heads",
   (
-    Implementation("cpu", prompt_heads_native, "one native call", (CPU,), native_objection, unavailable=unavailable),
+    Implementation("cpu", prompt_heads_cpu, "one native call", (CPU,), cpu_objection, unavailable=unavailable),
     Implementation("reference", prompt_heads_reference, "plain JAX, which XLA fuses as it can"),
   ),
 )

@@ -2,9 +2,9 @@
 
 from jaxtyping import Array, Float
 
-from pallas_kernels._dispatch import CPU, Implementation, Op
-from pallas_kernels.native import unavailable
-from pallas_kernels.rms_norm.native import native_objection, rms_norm_native
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, Implementation, Op
+from pallas_kernels.rms_norm.cpu import cpu_objection, rms_norm_cpu
 from pallas_kernels.rms_norm.reference import rms_norm_reference
 
 __all__ = ["RMS_NORM", "rms_norm", "rms_norm_reference"]
@@ -12,7 +12,7 @@ __all__ = ["RMS_NORM", "rms_norm", "rms_norm_reference"]
 RMS_NORM = Op(
   "rms_norm",
   (
-    Implementation("cpu", rms_norm_native, "one native call", (CPU,), native_objection, unavailable=unavailable),
+    Implementation("cpu", rms_norm_cpu, "one native call", (CPU,), cpu_objection, unavailable=unavailable),
     Implementation("reference", rms_norm_reference, "plain JAX, which XLA fuses as it can"),
   ),
 )

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
-from pallas_kernels.int8_weight import Int8Weight
-from pallas_kernels.native import unavailable
-from pallas_kernels.row_matmul.native import native_objection, row_matmul_native
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.row_matmul.cpu import cpu_objection, row_matmul_cpu
 from pallas_kernels.row_matmul.reference import row_matmul_reference
 from pallas_kernels.row_matmul.triton import objection, row_matmul_triton
+from pallas_kernels.weights.int8 import Int8Weight
 
 __all__ = ["ROW_MATMUL", "row_matmul", "row_matmuls"]
 
@@ -20,10 +20,10 @@ ROW_MATMUL = Op(
     Implementation("pallas", row_matmul_triton, "norm, product and residual in one kernel", (GPU,), objection),
     Implementation(
       "cpu",
-      row_matmul_native,
+      row_matmul_cpu,
       "norm, product and residual in native code",
       (CPU,),
-      native_objection,
+      cpu_objection,
       unavailable=unavailable,
     ),
     Implementation("reference", row_matmul_reference, "plain JAX, which XLA fuses as it can"),

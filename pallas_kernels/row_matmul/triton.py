@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.blocks import Blocks, choose, dividing_step
-from pallas_kernels.int8_weight import Int8Weight
-from pallas_kernels.pallas_call import call
+from pallas_kernels.gpu.blocks import Blocks, choose, dividing_step
+from pallas_kernels.gpu.pallas_call import call
+from pallas_kernels.weights.int8 import Int8Weight
 
 MOST_ROWS = 64
 # A product's tile has at least 16 rows and columns on tensor cores.

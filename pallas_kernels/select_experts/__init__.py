@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from pallas_kernels._dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
 from pallas_kernels.expert_ffn.tiles import Tiles
-from pallas_kernels.native import unavailable
-from pallas_kernels.select_experts.native import native_objection, select_experts_native
+from pallas_kernels.select_experts.cpu import cpu_objection, select_experts_cpu
 from pallas_kernels.select_experts.reference import select_experts_reference
 from pallas_kernels.select_experts.router import Router
 from pallas_kernels.select_experts.rules import (
@@ -34,8 +34,8 @@ __all__ = [
   "Rule",
   "Selection",
   "WorthReading",
+  "cpu_objection",
   "experts_run",
-  "native_objection",
   "objection",
   "select_experts",
 ]
@@ -46,10 +46,10 @@ SELECT_EXPERTS = Op(
     Implementation("pallas", select_experts_triton, "the whole of routing in one kernel", (GPU,), objection),
     Implementation(
       "cpu",
-      select_experts_native,
+      select_experts_cpu,
       "the whole of routing in one native call",
       (CPU,),
-      native_objection,
+      cpu_objection,
       unavailable=unavailable,
     ),
     Implementation("reference", select_experts_reference, "sorts and unions in plain JAX"),

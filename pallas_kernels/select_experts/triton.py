@@ -14,7 +14,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE
 from pallas_kernels.expert_ffn.tiles import Tiles, most_tiles
-from pallas_kernels.pallas_call import call
+from pallas_kernels.gpu.pallas_call import call
 from pallas_kernels.select_experts.router import Router
 from pallas_kernels.select_experts.rows import (
   LARGEST,

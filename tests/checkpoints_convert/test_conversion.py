@@ -18,8 +18,8 @@ import lynx_jax
 from checkpoints_convert import conversion, convert, orbax_weights, writer
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.families import hub_rules
-from checkpoints_convert.parameters import by_path
 from checkpoints_convert.sources import open_source
+from lynx_jax.models.parameters import by_path
 from tests.checkpoints_convert.tampering import copied, sharded, with_tensors
 from tests.families.cases import (
   CASES,

@@ -9,7 +9,6 @@ import pytest
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.families import hub_rules, rules_for
-from checkpoints_convert.parameters import parameter_shapes
 from checkpoints_convert.readers import SafetensorsReader
 from checkpoints_convert.rules import (
   Duplicate,
@@ -31,6 +30,7 @@ from checkpoints_convert.rules import (
   views,
 )
 from checkpoints_convert.sources import read_spec
+from lynx_jax.models.parameters import parameter_shapes
 from tests.families.cases import CASES, MIXTRAL, Case, checkpoint
 
 

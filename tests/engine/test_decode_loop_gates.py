@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import pytest
 
-from lynx_jax.bench.decode_program import COMPILED, STATE, decode_program
+from benchmarks.kernels.decode_program import COMPILED, STATE, decode_program
 from lynx_jax.models.released import RELEASED
 from lynx_jax.routing import Lynx
 from pallas_kernels import gates

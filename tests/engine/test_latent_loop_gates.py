@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from lynx_jax.bench.decode_program import STATE, decode_program
+from benchmarks.kernels.decode_program import STATE, decode_program
 from lynx_jax.routing import Lynx
 from pallas_kernels import gates
 from tests.families.test_deepseek_v2 import LITE

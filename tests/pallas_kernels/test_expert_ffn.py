@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pallas_kernels import Int8Weight, dequantize, expert_ffn, quantize, stored_experts
 from pallas_kernels.activations import ClampedSwiGLU
-from pallas_kernels.bfloat16_bits import from_bits
 from pallas_kernels.expert_ffn.loop import expert_ffn_loop, tile_size
 from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
+from pallas_kernels.weights.bfloat16 import from_bits
 from tests.pallas_kernels.hlo import arrays_made
 
 IMPLEMENTATIONS = ("pallas", "cpu", "loop", "reference")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import greedy_token
-from pallas_kernels.greedy_token.native import greedy_token_native
-from pallas_kernels.native import instruction_sets, unavailable
+from pallas_kernels.cpu import instruction_sets, unavailable
+from pallas_kernels.greedy_token.cpu import greedy_token_cpu
 
 IMPLEMENTATIONS = ("cpu", "reference") if unavailable() is None else ("reference",)
 choose = jax.jit(greedy_token, static_argnames="implementation")
@@ -46,7 +46,7 @@ def test_one_value_anywhere_that_is_not_finite_is_seen(implementation, value, vo
 def test_every_instruction_set_agrees(instructions):
   logits = np.random.default_rng(1).normal(size=(4, 2050)).astype(np.float32)
   logits[1, 2049], logits[2, 0], logits[3, 5] = 9.0, 9.0, np.nan
-  ids, finite = jax.jit(functools.partial(greedy_token_native, instructions=instructions))(logits)
+  ids, finite = jax.jit(functools.partial(greedy_token_cpu, instructions=instructions))(logits)
   np.testing.assert_array_equal(ids[:3], np.argmax(logits[:3], axis=1))
   assert finite.tolist() == [True, True, True, False]
 

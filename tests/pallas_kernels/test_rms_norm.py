@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import rms_norm
-from pallas_kernels.native import instruction_sets, unavailable
-from pallas_kernels.rms_norm.native import rms_norm_native
+from pallas_kernels.cpu import instruction_sets, unavailable
+from pallas_kernels.rms_norm.cpu import rms_norm_cpu
 
 IMPLEMENTATIONS = ("cpu", "reference") if unavailable() is None else ("reference",)
 norm = jax.jit(rms_norm, static_argnames=("eps", "implementation"))
@@ -56,7 +56,7 @@ def test_a_row_of_zeros_stays_zeros_and_nan_stays_in_its_row(implementation):
 @pytest.mark.parametrize("instructions", instruction_sets())
 def test_every_instruction_set_agrees(instructions):
   x, scale = rows(1, 6, 130)
-  y = jax.jit(functools.partial(rms_norm_native, eps=1e-5, instructions=instructions))(x, scale)
+  y = jax.jit(functools.partial(rms_norm_cpu, eps=1e-5, instructions=instructions))(x, scale)
   np.testing.assert_allclose(y, expected(x, scale, 1e-5), rtol=1e-5)
 
 

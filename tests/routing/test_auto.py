@@ -2,13 +2,13 @@
 
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from routing_cases import TOP_K, logit_batches, normal_logits, route_both, row_masks
 
 from lynx_jax.routing import Auto, TopK, lynx_route
+from tests.routing import oracle
+from tests.routing.routing_cases import TOP_K, logit_batches, normal_logits, route_both, row_masks
 
 
 def losses(logits, valid, kept, top_k):

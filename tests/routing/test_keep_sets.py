@@ -6,18 +6,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
-from routing_cases import (
-  TOP_K,
-  assert_same_bits,
-  logit_batches,
-  normal_logits,
-  route_both,
-  row_masks,
-  some_rows,
-)
 
 from lynx_jax.routing import (
   Budget,
@@ -36,6 +26,16 @@ from lynx_jax.routing import (
 )
 from lynx_jax.routing.expert_sets import largest, summed_probs
 from lynx_jax.routing.routers import score_rows
+from tests.routing import oracle
+from tests.routing.routing_cases import (
+  TOP_K,
+  assert_same_bits,
+  logit_batches,
+  normal_logits,
+  route_both,
+  row_masks,
+  some_rows,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from routing_cases import logit_batches, normal_logits, route_both, row_masks, some_rows
 
 from lynx_jax.routing import Lynx, TopK
 from lynx_jax.routing.lynx import VOTE_BINS, affinity_bins, pack_digits, popularity_ranks
+from tests.routing.routing_cases import logit_batches, normal_logits, route_both, row_masks, some_rows
 
 
 def exact_ranks(bins, valid, depth):

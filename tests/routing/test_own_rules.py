@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from routing_cases import normal_logits
 from transformers.models.dbrx.modeling_dbrx import DbrxFFN
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
@@ -19,6 +18,7 @@ from transformers.models.phimoe.modeling_phimoe import PhimoeTopKRouter
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeTopKRouter
 
 from lynx_jax.routing import Router, lynx_route
+from tests.routing.routing_cases import normal_logits
 
 EXPERTS = 16
 own_routing = jax.jit(lynx_route, static_argnames=("top_k", "router"))

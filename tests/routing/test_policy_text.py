@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from routing_cases import POLICIES
 
 from lynx_jax.routing import (
   OEA,
@@ -19,6 +18,7 @@ from lynx_jax.routing import (
   format_policy,
   parse_policy,
 )
+from tests.routing.routing_cases import POLICIES
 
 sizes = st.integers(1, 10**6)
 plain_policies = st.one_of(

@@ -2,22 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from routing_cases import (
-  BIAS,
-  EXPERTS,
-  ROUTERS,
-  ROWS,
-  assert_same_bits,
-  logit_batches,
-  normal_logits,
-  route_by,
-  row_masks,
-  some_rows,
-)
 
 from lynx_jax.routing import (
   OEA,
@@ -35,6 +22,19 @@ from lynx_jax.routing import (
   retained_mass,
 )
 from lynx_jax.routing.routers import score_rows
+from tests.routing import oracle
+from tests.routing.routing_cases import (
+  BIAS,
+  EXPERTS,
+  ROUTERS,
+  ROWS,
+  assert_same_bits,
+  logit_batches,
+  normal_logits,
+  route_by,
+  row_masks,
+  some_rows,
+)
 
 POLICIES = (
   TopK(),

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
-from routing_cases import both_routings, normal_logits, some_rows
 
 from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, MassFloor, Prune, TopK, XShare
+from tests.routing import oracle
+from tests.routing.routing_cases import both_routings, normal_logits, some_rows
 
 PUBLISHED = ((0.7, 1), (1, 1), (3, 4), (3, 2), (1, 2), (1.125, 2), (1, None), (2.5, 40))
 SHAPES = [(experts, k) for experts in (4, 8, 64, 128) for k in (1, 2, 4, 8) if k <= experts]

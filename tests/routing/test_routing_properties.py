@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from routing_cases import (
+
+from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, Prune, TopK, XShare, active_experts, own_experts
+from tests.routing.routing_cases import (
   BATCH_AWARE,
   EXPERTS,
   POLICIES,
@@ -18,8 +20,6 @@ from routing_cases import (
   route_both,
   row_masks,
 )
-
-from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, Prune, TopK, XShare, active_experts, own_experts
 
 every_policy = pytest.mark.parametrize("policy", POLICIES, ids=repr)
 batch_aware_policy = pytest.mark.parametrize("policy", BATCH_AWARE, ids=repr)

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from routing_cases import (
+
+from lynx_jax.routing import Lynx, TopK, lynx_route
+from tests.routing.routing_cases import (
   EXPERTS,
   KEEP_MASS,
   POLICIES,
@@ -19,8 +21,6 @@ from routing_cases import (
   route_both,
   some_rows,
 )
-
-from lynx_jax.routing import Lynx, TopK, lynx_route
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)

@@ -8,8 +8,8 @@ import pytest
 from lynx_jax.routing import Lynx, TopK, lynx_route
 from lynx_jax.routing.select import route_to_tiles, rule_of, rule_of_router
 from pallas_kernels import select_experts
+from pallas_kernels.cpu import unavailable
 from pallas_kernels.expert_ffn import tile_rows
-from pallas_kernels.native import unavailable
 from tests.routing.routing_cases import (
   BIAS,
   EXPERTS,

@@ -1,9 +1,9 @@
 """A llama whose feed-forward parts were cut into a part that always runs and experts: a form of this library's own.
 
-transformers does not know it; `examples/moefy_smollm2.py` makes one from a dense model. A token runs `top_k` experts of
-largest logit beside the shared part, and every one of them weighs exactly 1, since experts are a partition of the dense
-network: with all of them on, this is the dense model. The softmax of the router's logits is trained to be the norm of
-what each expert adds, in shares: what policies take for weights is how much an expert matters, and a substitute
+transformers does not know it; `experiments/moefy_smollm2.py` makes one from a dense model. A token runs `top_k` experts
+of largest logit beside the shared part, and every one of them weighs exactly 1, since experts are a partition of the
+dense network: with all of them on, this is the dense model. The softmax of the router's logits is trained to be the
+norm of what each expert adds, in shares: what policies take for weights is how much an expert matters, and a substitute
 weighs 1 as well (arXiv 2110.01786 cuts a network so).
 """
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 from pallas_kernels import gates, row_matmul
-from pallas_kernels.blocks import TUNED, questions, trying
 from pallas_kernels.expert_ffn import expert_ffn
 from pallas_kernels.expert_ffn.gate_programs import programs
 from pallas_kernels.gates.shapes import MODEL_SHAPES
+from pallas_kernels.gpu.blocks import TUNED, questions, trying
 
 # An H200 is an H100 with other memory.
 TARGET_OF = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h100"}

@@ -1,0 +1,1 @@
+"""Measurements of lynx_jax: programs that print what a machine does. Not part of the installed package."""

@@ -1,0 +1,1 @@
+"""Checks of what the documentation claims of policies and weights."""

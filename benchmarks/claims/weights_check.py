@@ -1,0 +1,129 @@
+"""What int8 weights cost: perplexity, and divergence from the same checkpoint in its own dtype, on given text.
+
+    python -m benchmarks.claims.weights_check --text .work/evaluation/text.jsonl
+
+Rows are read alone, by the model's own routing, under teacher forcing; intervals resample rows.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int32
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import lynx_jax
+from lynx_jax.engine.steps import forward
+from lynx_jax.evals.bootstrap import Interval, paired_ratio, ratio
+from lynx_jax.evals.mixes import cut, mixed
+from lynx_jax.evals.reading import read_texts, token_streams
+from lynx_jax.files import write_json
+from lynx_jax.models.params import Params
+from lynx_jax.models.sizes import bytes_of
+
+_ROWS = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsCost:
+  """One form of a model's weights beside another.
+
+  Attributes:
+    weight_bytes: what the weights take.
+    tokens: how many were judged.
+    cross_entropy: nats a token.
+    perplexity: e to it.
+    increase: of cross-entropy over the other form's, relative.
+    divergence: KL from the other form's distribution, nats a token.
+    agreement: share of tokens whose most likely successor is the other form's.
+  """
+
+  weight_bytes: int
+  tokens: int
+  cross_entropy: Interval
+  perplexity: Interval
+  increase: Interval
+  divergence: Interval
+  agreement: Interval
+
+
+@jax.jit
+def _compare(params: Params, whole: Params, tokens: Int32[Array, "B L"]) -> tuple[Float32[Array, "B"], ...]:
+  """Sums over each row: both cross-entropies, the divergence, and how often the most likely tokens agree."""
+  targets = tokens[:, 1:, None]
+  ours, own = (jax.nn.log_softmax(forward(model, tokens)[:, :-1]) for model in (params, whole))
+  ours_at, own_at = (-jnp.take_along_axis(log, targets, axis=-1)[..., 0] for log in (ours, own))
+  divergence = jnp.sum(jnp.exp(own) * (own - ours), axis=-1)
+  same = (ours.argmax(axis=-1) == own.argmax(axis=-1)).astype(jnp.float32)
+  return tuple(of_token.sum(axis=1) for of_token in (ours_at, own_at, divergence, same))
+
+
+def weights_cost(params: Params, whole: Params, rows: Int32[np.ndarray, "N L"]) -> WeightsCost:
+  """What `params` costs beside `whole`, the same model in other weights: every token but each row's first is judged."""
+  starts = range(0, len(rows), _ROWS)
+  parts = [jax.device_get(_compare(params, whole, jnp.asarray(rows[at : at + _ROWS]))) for at in starts]
+  ours, own, divergence, same = (np.concatenate(sums) for sums in zip(*parts, strict=True))
+  judged = np.full(len(rows), float(rows.shape[1] - 1))
+  entropy = ratio(ours, judged)
+  return WeightsCost(
+    weight_bytes=bytes_of(params),
+    tokens=int(judged.sum()),
+    cross_entropy=entropy,
+    perplexity=Interval(value=np.exp(entropy.value), low=np.exp(entropy.low), high=np.exp(entropy.high)),
+    increase=paired_ratio(ours, own),
+    divergence=ratio(divergence, judged),
+    agreement=ratio(same, judged),
+  )
+
+
+def table(costs: dict[str, WeightsCost]) -> Table:
+  """Markdown, so that it can be pasted."""
+  found = Table(box=box.MARKDOWN)
+  for heading in ("weights", "MB", "tokens", "cross-entropy", "perplexity", "more", "KL, nats", "same top-1"):
+    found.add_column(heading, no_wrap=True)
+  for name, cost in costs.items():
+    found.add_row(
+      name, f"{cost.weight_bytes / 1e6:.1f}", f"{cost.tokens:,}", _span(cost.cross_entropy, ".4f"),
+      _span(cost.perplexity, ".3f"), _span(cost.increase, "+.3%"), _span(cost.divergence, ".5f"),
+      _span(cost.agreement, ".2%"),
+    )  # fmt: skip
+  return found
+
+
+def _span(interval: Interval, form: str) -> str:
+  return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command line."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--model", metavar="PATH", help="checkpoint directory; the embedded model by default")
+  parser.add_argument("--dtype", help="of the weights to compare with, and of the activations; the checkpoint's own")
+  parser.add_argument("--text", nargs="+", type=Path, required=True, metavar="FILE")
+  parser.add_argument("--rows", type=int, default=256, metavar="N", help="rows of text, of all domains (default: 256)")
+  parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens a row (default: 128)")
+  parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as an object")
+  args = parser.parse_args(argv)
+  whole = lynx_jax.load(args.model, dtype=args.dtype)
+  narrow = lynx_jax.load(args.model, dtype=args.dtype, weights="int8")
+  windows = cut(token_streams(whole, read_texts(args.text)), args.length)
+  chosen = mixed(windows, 1, args.rows)
+  if len(chosen) < args.rows:
+    print(f"the text has {len(chosen)} rows of {args.length} tokens, fewer than {args.rows}", file=sys.stderr)
+  rows = windows.tokens[np.concatenate(chosen)]
+  own = whole.decoder.dtype.name
+  costs = {name: weights_cost(params, whole, rows) for name, params in ((own, whole), ("int8", narrow))}
+  Console(width=220).print(table(costs))
+  if args.json:
+    write_json(args.json, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
+
+
+if __name__ == "__main__":
+  main()

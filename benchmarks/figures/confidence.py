@@ -1,0 +1,89 @@
+"""What it costs to move the tokens whose router is sure, against those whose router is not."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32
+
+from benchmarks.figures.plot import drawn
+from lynx_jax.evals.decoding import Texts, own_hidden, route_by_step, whole_rows
+from lynx_jax.evals.faithful import compare_scores
+from lynx_jax.models.decoder import run_causal
+from lynx_jax.models.params import Params
+from lynx_jax.models.spec import MoESpec
+from lynx_jax.routing import CountVote, Router, Routing, RoutingPolicy, lynx_route
+
+GROUPS = ("sure", "unsure")
+
+
+def measure_confidence(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]]) -> list[dict[str, Any]]:
+  """Divergence and agreement where only half of the tokens of each step, by top gate, move into a set of experts."""
+  moe = next(layer.ffn for layer in params.spec.layers if isinstance(layer.ffn, MoESpec))
+  sizes = sorted({max(moe.top_k, round(moe.experts * share)) for share in (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)})
+  rows = []
+  for size in sizes:
+    for group in GROUPS:
+      sums = sum(
+        np.array(_costs(params, jnp.asarray(tokens), policy=CountVote(size), sure=group == "sure"))
+        for tokens in batches
+      )
+      tokens, divergence, agreement = np.asarray(sums).tolist()
+      rows.append({
+        "keep": size, "group": group, "divergence": divergence / tokens, "agreement": agreement / tokens,
+      })  # fmt: skip
+  return rows
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "sure"))
+def _costs(params: Params, tokens: jax.Array, *, policy: RoutingPolicy, sure: bool) -> tuple[jax.Array, ...]:
+  texts = whole_rows(tokens)
+  route = functools.partial(_route_half, policy=policy, sure=sure, texts=texts)
+  hidden, _, _ = run_causal(params.decoder, texts.inputs, texts.lengths - 1, route=route)
+  _, _, divergence, agreement = compare_scores(params, own_hidden(params, texts), hidden, texts)
+  return jnp.sum(texts.judged).astype(jnp.float32), divergence, agreement
+
+
+def _route_half(
+  logits: jax.Array,
+  top_k: int,
+  /,
+  *,
+  policy: RoutingPolicy,
+  sure: bool,
+  texts: Texts,
+  router: Router,
+  valid: jax.Array,
+  selection_bias: jax.Array | None = None,
+) -> tuple[Routing, None]:
+  """The policy for the half of each step's rows whose top gate is larger, or smaller; the rest as the model has it."""
+  rule: dict[str, Any] = {"router": router, "valid": valid, "selection_bias": selection_bias}
+  own = lynx_route(logits, top_k, **rule)
+  moved, _ = route_by_step(logits, top_k, policy=policy, texts=texts, **rule)
+  top_gate = jnp.max(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=-1).reshape(texts.inputs.shape)
+  larger = (top_gate >= jnp.median(top_gate, axis=0, keepdims=True)).reshape(-1, 1)
+  chosen = larger if sure else ~larger
+  return own._replace(
+    ids=jnp.where(chosen, moved.ids, own.ids), weights=jnp.where(chosen, moved.weights, own.weights)
+  ), None
+
+
+def draw_confidence(rows: list[dict[str, Any]], path: Path) -> None:
+  """Divergence and agreement of both halves against the size of the set."""
+  with drawn(path, panels=2) as panels:
+    for axes, name, label in (
+      (panels[0], "divergence", "KL from the model's own routing, nats"),
+      (panels[1], "agreement", "same most likely token"),
+    ):
+      for group, colour in zip(GROUPS, ("tab:red", "tab:blue"), strict=True):
+        of = [row for row in rows if row["group"] == group]
+        axes.plot(
+          [row["keep"] for row in of], [row[name] for row in of], "o-", color=colour, label=f"{group} half moved"
+        )
+      axes.set(xlabel="experts kept", ylabel=label)
+      axes.legend()
+    panels[0].set_yscale("log")

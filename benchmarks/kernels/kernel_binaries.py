@@ -1,0 +1,212 @@
+"""Compiles every kernel for GPUs that are not here, and writes the tables of docs/KERNELS.md.
+
+    python -m benchmarks.kernels.kernel_binaries
+
+Needs the extra `gates`, no GPU. It takes long: tens of minutes on two busy cores.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import jax
+
+from benchmarks.kernels.decode_program import COMPILED, STATE, decode_program
+from lynx_jax.estimate.roofline import ITEM_BYTES
+from lynx_jax.files import write_text
+from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.released import RELEASED
+from lynx_jax.models.sizes import counts
+from lynx_jax.routing import Lynx, RoutingPolicy
+from pallas_kernels import gates
+from pallas_kernels.append_heads import gate_programs as append_heads
+from pallas_kernels.decode_attention import gate_programs as decode_attention
+from pallas_kernels.expert_ffn import gate_programs as expert_ffn
+from pallas_kernels.gates.shapes import MODEL_SHAPES
+from pallas_kernels.gates.targets import H200
+from pallas_kernels.grouped_matmul import gate_programs as grouped_matmul
+from pallas_kernels.latent_attention import gate_programs as latent_attention
+from pallas_kernels.row_matmul import gate_programs as row_matmul
+from pallas_kernels.select_experts import gate_programs as select_experts
+
+BEGIN, END = "<!-- tables: python -m benchmarks.kernels.kernel_binaries -->", "<!-- end of tables -->"
+# Each op's programs, and its kernels' names; others in a program are XLA's.
+OPS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
+  "row_matmul": (row_matmul, ("row_matmul",)),
+  "append_heads": (append_heads, ("append_heads",)),
+  "decode_attention": (decode_attention, ("decode_attention", "join_attention")),
+  "latent_attention": (latent_attention, ("latent_attention", "join_attention")),
+  "select_experts": (select_experts, ("select_experts",)),
+  "expert_ffn": (expert_ffn, ("expert_hidden", "expert_down")),
+  "grouped_matmul": (grouped_matmul, ("grouped_matmul",)),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OpFigures:
+  """The worst of an op's kernels over its programs at one model's sizes, on one target."""
+
+  op: str
+  model: str
+  target: str
+  programs: int
+  registers: int
+  spill_bytes: int
+  shared_memory: int
+  blocks: int
+  occupancy: float
+  tensor_core: tuple[str, ...]
+
+
+Programs: TypeAlias = dict[str, tuple[Callable[..., Any], Any]]
+
+
+def programs_of(op: str) -> dict[str, Programs]:
+  """An op's programs, by the model whose sizes they have."""
+  if op == "latent_attention":
+    return {model: latent_attention.programs(heads) for model, heads in latent_attention.HEADS.items()}
+  found = {shape.name: OPS[op][0].programs(shape) for shape in MODEL_SHAPES.values()}
+  if op == "select_experts":
+    # Softmax routers above; these are more than that.
+    routed = {model: select_experts.programs_of_router(model, ("topk", "lynx")) for model in select_experts.ROUTERS}
+    found |= {f"{model}'s router": programs for model, programs in routed.items()}
+  return found
+
+
+def op_figures(op: str, model: str, target: str) -> OpFigures:
+  """Compiles every program of an op at one model's sizes."""
+  print(f"{op} {model} {target}", file=sys.stderr, flush=True)
+  module, names = OPS[op]
+  programs, kernels = programs_of(op)[model], []
+  for fn, args in programs.values():
+    report = gates.compile_for(fn, args, target, donate_argnums=getattr(module, "CACHES", ()))
+    kernels += [kernel for name, kernel in report.kernels.items() if name.split("__")[0] in names]
+  gpu = gates.TARGETS[target]
+  return OpFigures(
+    op=op,
+    model=model,
+    target=target,
+    programs=len(programs),
+    registers=max(kernel.registers for kernel in kernels),
+    spill_bytes=sum(kernel.spill_bytes for kernel in kernels),
+    shared_memory=max(kernel.shared_memory for kernel in kernels),
+    blocks=min(kernel.blocks_per_sm(gpu) for kernel in kernels),
+    occupancy=min(kernel.occupancy(gpu) for kernel in kernels),
+    tensor_core=tuple(sorted({instruction for kernel in kernels for instruction in kernel.tensor_core})),
+  )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoopFigures:
+  """A whole decode loop, compiled."""
+
+  model: str
+  target: str
+  policy: str
+  layers: int
+  launches_a_layer: float
+  launches: int
+  temporary_mb: float
+  seconds: float
+
+
+def loop_figures(name: str, policy: RoutingPolicy | None) -> LoopFigures:
+  """Compiles a released model's loop at batch 16; GateError where it is not one graph or copies a cache."""
+  print(f"decode loop of {name}", file=sys.stderr, flush=True)
+  config = RELEASED[name]
+  fits = counts(spec_from_config(config)).total * ITEM_BYTES < 0.85 * gates.TARGETS["h100"].memory
+  target = gates.TARGETS["h100"] if fits else H200
+  short = len(gates.kernel_launches(_compile(config | {"num_hidden_layers": 1}, policy, target)))
+  report, layers = _compile(config, policy, target), config["num_hidden_layers"]
+  launches = len(gates.kernel_launches(report))
+  return LoopFigures(
+    model=name,
+    target=target.name,
+    policy="Lynx" if policy else "top-k",
+    layers=layers,
+    launches_a_layer=(launches - short) / (layers - 1),
+    launches=launches,
+    temporary_mb=report.temporary_bytes / 1e6,
+    seconds=report.seconds,
+  )
+
+
+def _compile(config: dict[str, Any], policy: RoutingPolicy | None, target: gates.Target) -> gates.Report:
+  fn, args = decode_program(config, policy)
+  report = gates.compile_for(fn, args, target, donate_argnums=(STATE,))
+  gates.captured(report)
+  gates.no_copy_of(report, min(part.size * 2 for layer in args[STATE].cache for part in layer))
+  return report
+
+
+def op_table(rows: Sequence[OpFigures]) -> Iterator[str]:
+  """Markdown: a line an op and model, both targets side by side."""
+  yield "| op | model | programs | spills | registers | shared KB | blocks an SM | occupancy | matrix instructions |"
+  yield "|---|---|---|---|---|---|---|---|---|"
+  for first, second in zip(rows[::2], rows[1::2], strict=True):
+    pair = (first, second)
+
+    def both(text: Callable[[OpFigures], str], pair: tuple[OpFigures, OpFigures] = pair) -> str:
+      return " / ".join(text(figures) for figures in pair)
+
+    matrix = sorted({instruction for figures in pair for instruction in figures.tensor_core})
+    cells = (
+      first.op,
+      first.model,
+      str(first.programs),
+      both(lambda f: str(f.spill_bytes)),
+      both(lambda f: str(f.registers)),
+      both(lambda f: f"{f.shared_memory / 1024:.0f}"),
+      both(lambda f: str(f.blocks)),
+      both(lambda f: f"{100 * f.occupancy:.0f} %"),
+      ", ".join(matrix) or "none: no product in it",
+    )
+    yield "| " + " | ".join(cells) + " |"
+
+
+def loop_table(rows: Sequence[LoopFigures]) -> Iterator[str]:
+  """Markdown: a line a loop."""
+  yield "| model | GPU | policy | layers | kernels a layer | kernels a step | temporary memory | compile time |"
+  yield "|---|---|---|---|---|---|---|---|"
+  for row in rows:
+    yield (
+      f"| {row.model} | {row.target.upper()} | {row.policy} | {row.layers} | {row.launches_a_layer:.1f} | "
+      f"{row.launches} | {row.temporary_mb:.1f} MB | {row.seconds:.0f} s |"
+    )
+
+
+def _without_a_gpu() -> None:
+  # Nothing runs, so JAX need not look for a GPU, and fail where there is none.
+  jax.config.update("jax_platforms", "cpu")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Compiles, and rewrites the part of the page between the two marks."""
+  parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels.kernel_binaries", description=__doc__)
+  parser.add_argument("--page", default="docs/KERNELS.md", help="what to rewrite (default: docs/KERNELS.md)")
+  parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+  args = parser.parse_args(argv)
+  page = Path(args.page)
+  before, rest = page.read_text("utf-8").split(BEGIN)
+  after = rest.split(END)[1]
+  _without_a_gpu()
+  subjects = [(op, model, target) for op in OPS for model in programs_of(op) for target in gates.TARGETS]
+  with concurrent.futures.ProcessPoolExecutor(
+    args.jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_without_a_gpu
+  ) as pool:
+    ops = list(pool.map(op_figures, *zip(*subjects, strict=True)))
+  # One after the other: their compile times are in the table.
+  loops = [loop_figures(name, policy) for name in COMPILED for policy in (None, Lynx(3, 2))]
+  tables = "\n".join(["", *op_table(ops), "", *loop_table(loops), ""])
+  write_text(page, f"{before}{BEGIN}\n{tables}\n{END}{after}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,133 @@
+"""The ops of a decode step as calls to be timed: at a model's sizes, with random inputs."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lynx_jax.models.released import RELEASED
+from lynx_jax.testing.random_params import normal
+from pallas_kernels import (
+  append_heads,
+  decode_attention,
+  expert_ffn,
+  grouped_matmul,
+  row_matmul,
+  row_matmuls,
+  select_experts,
+)
+from pallas_kernels.expert_ffn import Tiles
+from pallas_kernels.gates.shapes import ModelShape
+from pallas_kernels.select_experts import AffinityBins, OwnExperts, Router
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+  """An op to time: its name, what of it, a function that takes `implementation`, inputs, bytes it must move."""
+
+  op: str
+  what: str
+  fn: Callable[..., Any]
+  args: tuple[Any, ...]
+  moved: int
+
+
+_Parts = tuple[str, str, Callable[..., Any], tuple, int]
+
+
+def cases(shape: ModelShape, rows: int, capacity: int) -> Iterator[Case]:
+  """Every op at a model's sizes, with random inputs, over a cache of `capacity` positions."""
+  for op, what, fn, args, moved in itertools.chain(_ops(shape, rows, capacity), _products(shape, rows)):
+    yield Case(op=op, what=what, fn=fn, args=args, moved=moved)
+
+
+def _bytes_of(*arrays: jax.Array) -> int:
+  return sum(array.nbytes for array in arrays)
+
+
+def _ops(shape: ModelShape, rows: int, capacity: int) -> Iterator[_Parts]:
+  seeds = itertools.count()
+
+  def draw(*sizes: int, dtype: Any = jnp.bfloat16, scale: float = 1.0) -> jax.Array:
+    return normal(sizes, jnp.dtype(dtype), next(seeds), scale=scale)
+
+  width, heads, groups = shape.width, shape.heads, shape.kv_heads
+  x = draw(rows, width)
+  weights = [draw(count * shape.head_dim, width, scale=width**-0.5) for count in (heads, groups, groups)]
+
+  def project(x: jax.Array, scale: jax.Array, *weights: jax.Array, implementation: str | None) -> Any:
+    return row_matmuls(x, weights, norm_scale=scale, norm_eps=1e-6, implementation=implementation)
+
+  yield "row_matmuls", f"T={rows}, query, key, value", project, (x, draw(width), *weights), _bytes_of(x, *weights)
+
+  cache = [draw(rows, groups, capacity, shape.head_dim) for _ in range(2)]
+  positions = jnp.full((rows,), capacity - 1, jnp.int32)
+  query, key, value = (draw(rows, count * shape.head_dim) for count in (heads, groups, groups))
+  turn = draw(rows, shape.head_dim // 2, dtype=jnp.float32)
+  moved = 2 * _bytes_of(query, key, value)
+  # Nothing gives these caches away, so each call copies them: few positions keep that small.
+  short = [part[:, :, :16] for part in cache]
+  at = jnp.full((rows,), 15, jnp.int32)
+  yield "append_heads", f"T={rows}", append_heads, (query, key, value, *short, at, turn, turn), moved
+  by_head = query.reshape(rows, heads, shape.head_dim)
+  yield "decode_attention", f"T={rows}, C={capacity}", decode_attention, (by_head, *cache, positions), _bytes_of(*cache)
+
+  logits = draw(rows, shape.experts, dtype=jnp.float32, scale=2.0)
+  gate_up = draw(shape.experts, 2 * shape.expert_width, width, scale=width**-0.5)
+  down = draw(shape.experts, width, shape.expert_width, scale=shape.expert_width**-0.5)
+  router = Router(renormalize=shape.renormalize)
+  for name, rule in (("top-k", OwnExperts()), ("Lynx(3, 2)", AffinityBins(3.0, 2))):
+    route = functools.partial(_route, top_k=shape.top_k, rule=rule, router=router)
+    yield "select_experts", f"T={rows}, {name}", route, (logits,), _bytes_of(logits)
+    chosen = jax.jit(functools.partial(select_experts, top_k=shape.top_k, rule=rule, router=router))(logits)
+    live = int(chosen.active.sum())
+    moved = live * (gate_up.nbytes + down.nbytes) // shape.experts
+    args = (x, chosen.ids, chosen.weights, gate_up, down, chosen.tiles)
+    yield "expert_ffn", f"T={rows}, {live} experts live ({name})", _experts, args, moved
+
+  many = 256 * shape.top_k
+  sizes = np.random.default_rng(0).multinomial(many, np.full(shape.experts, 1 / shape.experts)).astype(np.int32)
+  sorted_x = draw(many, width)
+  moved = _bytes_of(sorted_x, gate_up) + many * 2 * gate_up.shape[1]
+  yield "grouped_matmul", f"S={many}", grouped_matmul, (sorted_x, gate_up, jnp.asarray(sizes)), moved
+
+
+def _products(shape: ModelShape, rows: int) -> Iterator[_Parts]:
+  """The router's, the one after attention, the head's."""
+  width, inner = shape.width, shape.heads * shape.head_dim
+  vocab = RELEASED[shape.name]["vocab_size"] if shape.name in RELEASED else 256
+  x, scale, mixed = (normal(sizes, jnp.dtype(jnp.bfloat16), 32) for sizes in ((rows, width), (width,), (rows, inner)))
+
+  def weight(outer: int, inner: int) -> jax.Array:
+    return normal((outer, inner), x.dtype, 33, scale=inner**-0.5)
+
+  def normed(x: jax.Array, weight: jax.Array, scale: jax.Array, *, implementation: str | None) -> jax.Array:
+    options = {"norm_scale": scale, "norm_eps": 1e-6, "dtype": "float32"}
+    return row_matmul(x, weight, implementation=implementation, **options)
+
+  def added(mixed: jax.Array, weight: jax.Array, x: jax.Array, *, implementation: str | None) -> jax.Array:
+    return row_matmul(mixed, weight, residual_TO=x, implementation=implementation)
+
+  for what, fn, args in (
+    (f"router of {shape.experts}", normed, (x, weight(shape.experts, width), scale)),
+    ("after attention", added, (mixed, weight(width, inner), x)),
+    (f"head of {vocab}", normed, (x, weight(vocab, width), scale)),
+  ):
+    yield "row_matmul", f"T={rows}, {what}", fn, args, args[1].nbytes
+
+
+def _route(logits: jax.Array, *, implementation: str | None, **options: Any) -> Any:
+  chosen = select_experts(logits, implementation=implementation, **options)
+  return chosen.weights, chosen.ids, chosen.tiles.in_use
+
+
+def _experts(
+  x: jax.Array, ids: jax.Array, weights: jax.Array, gate_up: jax.Array, down: jax.Array, tiles: Tiles,
+  *, implementation: str | None,
+) -> jax.Array:  # fmt: skip
+  return expert_ffn(x, ids, weights, gate_up, down, tiles=tiles, implementation=implementation)

@@ -1,0 +1,1 @@
+"""Products on a CPU: how fast weights of each kind stream through the processor."""

@@ -1,0 +1,1 @@
+"""How fast a decode step could be on a GPU: a roofline, and how it compares with published times."""

@@ -1,0 +1,166 @@
+"""A roofline of a decode step: bytes that must be read, and what launches and collectives add.
+
+Decode is bound by memory, so a part takes its bytes over the bandwidth, or its arithmetic over the peak where that is
+more. Constants are stated here and not fitted to what the model is checked against (`lynx_jax.estimate.published`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from lynx_jax.models.sizes import counts
+from lynx_jax.models.spec import DecoderSpec, MoESpec
+
+ITEM_BYTES = 2
+"""bfloat16."""
+BANDWIDTH_SHARE = 0.9
+"""Of the data sheet's bandwidth: a device copy was measured at 3.0 TB/s of an H100's 3.35, 4.3 of an H200's 4.8."""
+LAUNCH_US = 3.0
+"""Start, drain and dependence of one small kernel inside a CUDA graph, in microseconds."""
+LAUNCHES_A_LAYER = 11
+"""Kernels of a layer with experts in this library's decode loop (docs/KERNELS.md)."""
+LAUNCHES_OF_EXPERTS = 6
+"""Of those: norm and router, routing, norm, two of experts, sum."""
+LAUNCHES_OUTSIDE = 80
+"""Kernels of a step outside its layers, nearly all of them sampling."""
+REDUCE_US, LINK_BYTES_A_S = 10.0, 450e9
+"""An all-reduce between GPUs: its latency, and NVLink's bandwidth one way."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+  """A GPU by its data sheet: bytes a second, and dense bfloat16 operations a second."""
+
+  name: str
+  bandwidth: float
+  flops: float
+
+
+GPUS = {
+  gpu.name: gpu
+  for gpu in (
+    Gpu(name="a100", bandwidth=2.039e12, flops=312e12),
+    Gpu(name="h100", bandwidth=3.352e12, flops=989e12),
+    Gpu(name="h200", bandwidth=4.8e12, flops=989e12),
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepSize:
+  """What a decode step touches, in numbers of parameters.
+
+  Attributes:
+    layers: all layers.
+    moe_layers: those with experts.
+    experts: E, a layer.
+    top_k: experts a token runs.
+    expert: parameters of one expert.
+    always: parameters that every step reads, but for experts and head: attention, routers, shared experts.
+    head: parameters of the output head.
+    kv_per_token: numbers that the cache holds for one position, all layers.
+    width: D.
+  """
+
+  layers: int
+  moe_layers: int
+  experts: int
+  top_k: int
+  expert: int
+  always: int
+  head: int
+  kv_per_token: int
+  width: int
+
+  def likely_experts(self, batch: int) -> float:
+    """Distinct experts a layer when tokens choose independently and evenly: an upper bound on real text's."""
+    return self.experts * (1 - (1 - self.top_k / self.experts) ** batch)
+
+
+def step_size(spec: DecoderSpec) -> StepSize:
+  """Sizes from a configuration; ValueError where the model has no experts, or layers of different ones."""
+  moe = {layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)}
+  if len(moe) != 1:
+    raise ValueError(f"{spec.family}: {len(moe)} kinds of expert layers: an estimate needs exactly one")
+  (ffn,) = moe
+  size, head = counts(spec), spec.vocab * spec.width
+  return StepSize(
+    layers=len(spec.layers),
+    moe_layers=len(spec.moe_layers),
+    experts=ffn.experts,
+    top_k=ffn.top_k,
+    expert=size.experts // (len(spec.moe_layers) * ffn.experts),
+    always=size.always_read - head,
+    head=head,
+    kv_per_token=size.kv_per_token,
+    width=spec.width,
+  )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+  """Parts of a step, in ms, beside the experts a layer that it was computed for."""
+
+  active: float
+  experts: float
+  weights: float
+  cache: float
+  launches: float
+  collectives: float
+
+  @property
+  def total(self) -> float:
+    """The step, in ms."""
+    return self.experts + self.weights + self.cache + self.launches + self.collectives
+
+
+def step_time(
+  size: StepSize, gpu: Gpu, *, active: float, batch: int, context: int, gpus: int = 1, launches: int | None = None
+) -> StepTime:
+  """Time of one decode step.
+
+  Args:
+    size: what the model touches.
+    gpu: on what.
+    active: distinct experts that the batch reads in a layer.
+    batch: rows.
+    context: positions that each row has in the cache, in tokens.
+    gpus: over how many each layer is split (tensor parallel).
+    launches: kernels of a step; None is this library's number.
+
+  Raises:
+    ValueError: `active` is not between `top_k` and E.
+  """
+  if not min(size.top_k, size.experts) <= active <= size.experts:
+    raise ValueError(f"active is {active:g}: a batch reads between {size.top_k} and {size.experts} experts a layer")
+  launches = LAUNCHES_A_LAYER * size.layers + LAUNCHES_OUTSIDE if launches is None else launches
+  assignments = batch * size.top_k * size.moe_layers
+  message = batch * size.width * ITEM_BYTES
+  reduces = 0.0 if gpus == 1 else 2 * size.layers * (REDUCE_US * 1e-3 + 2e3 * message / LINK_BYTES_A_S)
+  return StepTime(
+    active=active,
+    experts=_ms(active * size.moe_layers * size.expert, assignments * size.expert, gpu, gpus),
+    weights=_ms(size.always + size.head, batch * (size.always + size.head), gpu, gpus),
+    cache=_ms(batch * context * size.kv_per_token, 0, gpu, gpus),
+    launches=launches * LAUNCH_US * 1e-3,
+    collectives=reduces,
+  )
+
+
+def moe_layer_us(size: StepSize, gpu: Gpu, *, active: float, batch: int, launches: int = LAUNCHES_OF_EXPERTS) -> float:
+  """Time of one layer's router and experts, in microseconds."""
+  router = size.experts * size.width
+  read = _ms(active * size.expert + router, batch * (size.top_k * size.expert + router), gpu, 1)
+  return 1e3 * read + launches * LAUNCH_US
+
+
+def _ms(numbers: float, products: float, gpu: Gpu, gpus: int) -> float:
+  """The longer of reading `numbers` and multiplying by `products` of them, shared by `gpus`, in ms."""
+  read = numbers * ITEM_BYTES / (gpu.bandwidth * BANDWIDTH_SHARE)
+  return 1e3 * max(read, 2 * products / gpu.flops) / gpus
+
+
+def estimates(
+  size: StepSize, gpu: Gpu, active: Sequence[float], *, batch: int, context: int, gpus: int = 1
+) -> list[StepTime]:
+  """`step_time` of each number of experts."""
+  return [step_time(size, gpu, active=count, batch=batch, context=context, gpus=gpus) for count in active]

@@ -1,0 +1,1 @@
+"""What kernels for NVIDIA GPUs share: launches, block sizes, CUDA graphs."""

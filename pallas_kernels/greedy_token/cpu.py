@@ -1,0 +1,19 @@
+"""One pass over each row's logits in vector code."""
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.cpu import cpu_call, unavailable
+
+
+def cpu_objection(logits: jax.Array) -> str | None:
+  """Why the native code cannot take these arguments, or None."""
+  return unavailable() if logits.dtype == jnp.float32 else f"logits in {logits.dtype}: float32"
+
+
+def greedy_token_cpu(logits: jax.Array, *, instructions: str | None = None) -> tuple[jax.Array, jax.Array]:
+  """`greedy_token` in C++ (pallas_kernels/cpu/src/greedy_token.cc)."""
+  rows = logits.shape[:1]
+  results = (jax.ShapeDtypeStruct(rows, jnp.int32), jax.ShapeDtypeStruct(rows, jnp.bool_))
+  ids, finite = cpu_call("greedy_token", results, logits, instructions=instructions)
+  return ids, finite

@@ -1,0 +1,60 @@
+"""The roofline: sizes against published totals, parts against arithmetic by hand, errors beside measurements."""
+
+import pytest
+
+from lynx_jax.estimate.published import checks, size_of
+from lynx_jax.estimate.roofline import BANDWIDTH_SHARE, GPUS, moe_layer_us, step_size, step_time
+from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.released import RELEASED
+from lynx_jax.models.sizes import counts
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_what_a_step_reads_adds_up_to_the_model(name):
+  spec = spec_from_config(RELEASED[name])
+  size, whole = step_size(spec), counts(spec)
+  every_expert = size.moe_layers * size.experts * size.expert
+  assert every_expert == whole.experts
+  assert every_expert + size.always + size.head + whole.embedding == whole.total
+
+
+def test_parts_of_a_step_are_bytes_over_bandwidth():
+  size, gpu = size_of("Qwen3-30B-A3B"), GPUS["h100"]
+  bandwidth = 3.352e12 * BANDWIDTH_SHARE
+  time = step_time(size, gpu, active=40, batch=16, context=512)
+  assert time.experts == pytest.approx(1e3 * 48 * 40 * 3 * 2048 * 768 * 2 / bandwidth)
+  assert time.cache == pytest.approx(1e3 * 16 * 512 * 48 * 2 * 4 * 128 * 2 / bandwidth)
+  assert time.collectives == 0
+  half = step_time(size, gpu, active=20, batch=16, context=512)
+  assert half.experts == pytest.approx(time.experts / 2)
+  assert (half.weights, half.cache, half.launches) == (time.weights, time.cache, time.launches)
+  two = step_time(size, gpu, active=40, batch=16, context=512, gpus=2)
+  assert two.experts == pytest.approx(time.experts / 2)
+  assert two.collectives > 96 * 0.01
+
+
+def test_many_rows_are_bound_by_arithmetic():
+  size, gpu = size_of("Mixtral-8x7B"), GPUS["a100"]
+  time = step_time(size, gpu, active=8, batch=4096, context=1)
+  assert time.experts == pytest.approx(1e3 * 2 * 4096 * 2 * 32 * 3 * 4096 * 14336 / 312e12)
+
+
+def test_experts_that_cannot_be_are_named():
+  with pytest.raises(ValueError, match="active is 129: a batch reads between 8 and 128 experts a layer"):
+    step_time(size_of("Qwen3-30B-A3B"), GPUS["h100"], active=129, batch=16, context=1)
+
+
+def test_the_estimate_stands_beside_published_figures():
+  found = checks()
+  layers = [check for check in found if check.unit == "us"]
+  assert len(layers) == 4
+  assert all(abs(check.error) < 0.05 for check in layers)
+  ratios = [check for check in found if check.unit == "x"]
+  assert len(ratios) == 4
+  assert all(check.estimate > 1 and abs(check.error) < 0.2 for check in ratios)
+
+
+def test_a_layers_time_is_linear_in_its_experts():
+  size, gpu = size_of("Qwen3-30B-A3B"), GPUS["h100"]
+  times = [moe_layer_us(size, gpu, active=active, batch=16) for active in (16, 32, 48)]
+  assert times[2] - times[1] == pytest.approx(times[1] - times[0])

@@ -1,0 +1,198 @@
+"""`load(weights="int8")`: what is quantised, what it costs in memory and in logits, and that every path runs it."""
+
+import dataclasses
+import functools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import lynx_jax
+from benchmarks.load_memory import load_memory
+from checkpoints_convert import convert
+from lynx_jax.bench.decode import bench_decode
+from lynx_jax.engine.report import expert_bytes
+from lynx_jax.info import describe
+from lynx_jax.models.decoder import run_causal
+from lynx_jax.models.parameters import by_path
+from lynx_jax.models.sizes import bytes_of, weight_bytes
+from lynx_jax.testing import random_checkpoint
+from pallas_kernels import Int8Weight, dequantize, quantize
+from pallas_kernels.cpu import library, unavailable
+from tests.checkpoints_convert.tampering import with_tensors
+from tests.families.cases import (
+  CASES,
+  DEEPSEEK_V3,
+  GPT_OSS,
+  GRANITEMOE,
+  OLMOE,
+  QWEN3_MOE,
+  Case,
+  checkpoint,
+  random_tokens,
+)
+from tests.small_models import random_prompts
+
+PLAIN = [case for case in CASES if case.name == "plain"]
+_forward = jax.jit(lynx_jax.forward)
+
+
+def held(params) -> dict[str, object]:
+  """Parameters by path, as the decoder holds them."""
+  flat = nnx.to_flat_state(nnx.state(params.decoder))
+  return {".".join(map(str, path)): variable.get_value() for path, variable in flat}
+
+
+@functools.cache
+def embedded(**options):
+  return lynx_jax.load(**options)
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_all_matrices_of_products_are_int8_and_nothing_else_is(case: Case):
+  whole, narrow = (held(lynx_jax.load(checkpoint(case), weights=weights)) for weights in (None, "int8"))
+  tied = "head" not in whole
+  kept = r".*(norm\.scale|norm\.bias|bias|sinks|router|shared_gate|key_up|value_up)"
+  for name, weight in whole.items():
+    ours = narrow[name]
+    if re.fullmatch(kept, name) or (name == "embedding" and not tied):
+      np.testing.assert_array_equal(ours, weight, err_msg=name)
+      assert ours.dtype == weight.dtype
+    else:
+      assert isinstance(ours, Int8Weight), name
+      expected = quantize(np.asarray(weight))
+      np.testing.assert_array_equal(ours.values, expected.values, err_msg=name)
+      np.testing.assert_array_equal(ours.scales, expected.scales, err_msg=name)
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_logits_are_those_of_the_weights_that_int8_stands_for(case: Case):
+  path, tokens = checkpoint(case), random_tokens(case, rows=2, length=19)
+  narrow = lynx_jax.load(path, weights="int8")
+  wide = jax.tree.map(
+    lambda weight: dequantize(weight) if isinstance(weight, Int8Weight) else weight,
+    narrow,
+    is_leaf=lambda weight: isinstance(weight, Int8Weight),
+  )
+  ours, theirs = np.asarray(_forward(narrow, tokens)), np.asarray(_forward(wide, tokens))
+  # What 16 bits a row leave, natively, through two layers.
+  assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+
+
+# Grouped queries with every flag, latents with shared experts, biased experts, a tied head.
+@pytest.mark.parametrize("case", [QWEN3_MOE[3], DEEPSEEK_V3[0], GPT_OSS[0], GRANITEMOE[0]], ids=str)
+def test_cached_steps_give_the_logits_of_the_whole_text(case: Case):
+  params, tokens, prompt = lynx_jax.load(checkpoint(case), weights="int8"), random_tokens(case, rows=2, length=16), 9
+  whole = np.asarray(_forward(params, tokens))
+  state = jax.jit(lynx_jax.prefill, static_argnames="capacity")(
+    params, tokens[:, :prompt], np.full((2,), prompt, np.int32), 32
+  )
+  state = dataclasses.replace(state, finish=jnp.zeros_like(state.finish))
+  step = jax.jit(lynx_jax.next_logits)
+  for place in range(prompt, 16):
+    logits, state = step(params, dataclasses.replace(state, token=jnp.asarray(tokens[:, place])))
+    assert np.abs(np.asarray(logits) - whole[:, place]).max() < 1e-3 * np.abs(whole).max()
+
+
+def greedy(params, prompts: list[list[int]], steps: int) -> np.ndarray:
+  """Tokens of a decode loop that is traced anew."""
+  lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+  tokens = np.zeros((len(prompts), lengths.max()), np.int32)
+  for row, prompt in zip(tokens, prompts, strict=True):
+    row[: len(prompt)] = prompt
+  requests = lynx_jax.greedy_requests(len(prompts), steps, ())
+
+  @jax.jit
+  def run(params):
+    state = lynx_jax.prefill(params, tokens, lengths, 64, requests)
+    return lynx_jax.decode_loop(params, state, max_steps=steps).output[:, :steps]
+
+  return np.asarray(run(params))
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+@pytest.mark.parametrize("case", [QWEN3_MOE[3], OLMOE[0]], ids=str)
+def test_native_code_and_plain_jax_write_the_same_greedy_text(case: Case, monkeypatch: pytest.MonkeyPatch):
+  params, prompts = lynx_jax.load(checkpoint(case), weights="int8"), random_prompts((3, 9, 6))
+  native = greedy(params, prompts, 24)
+  monkeypatch.setattr(library, "_library", lambda: "switched off by a test")
+  np.testing.assert_array_equal(greedy(params, prompts, 24), native)
+
+
+def test_decoded_logits_of_the_embedded_model_stay_near_those_of_its_own_weights():
+  whole, narrow = embedded(), embedded(weights="int8")
+  text = "The man is standing in front of a camera and talking to the people. He is holding a ball in his hand."
+  ids = np.array([whole.tokenizer.encode(text)], np.int32)
+  found = []
+  for params in (whole, narrow):
+    state = jax.jit(lynx_jax.prefill, static_argnames="capacity")(params, ids[:, :1], np.ones(1, np.int32), 64)
+    state = dataclasses.replace(state, finish=jnp.zeros_like(state.finish))
+    step, rows = jax.jit(lynx_jax.next_logits), []
+    for token in ids[0, 1:]:
+      logits, state = step(params, dataclasses.replace(state, token=jnp.array([token])))
+      rows.append(jax.nn.log_softmax(logits[0]))
+    found.append(np.asarray(jnp.stack(rows), np.float64))
+  divergence = (np.exp(found[0]) * (found[0] - found[1])).sum(axis=-1)
+  # Measured over 10,000 tokens: 0.0008 nats a token (bfloat16 itself is 0.0003 from float32).
+  assert 0 < divergence.mean() < 0.003
+  assert np.median(np.abs(found[0] - found[1]).max(axis=-1)) < 0.4
+
+
+def test_a_converted_directory_and_another_dtype_load_as_int8(tmp_path: Path):
+  convert(checkpoint(QWEN3_MOE[3], "bfloat16"), tmp_path / "out")
+  hub, converted = (
+    lynx_jax.load(path, weights="int8") for path in (checkpoint(QWEN3_MOE[3], "bfloat16"), tmp_path / "out")
+  )
+  for first, second in zip(jax.tree.leaves(hub), jax.tree.leaves(converted), strict=True):
+    np.testing.assert_array_equal(first, second)
+  wide = lynx_jax.load(tmp_path / "out", dtype="float32", weights="int8")
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(wide)} == {"float32", "int8"}
+  assert wide.decoder.dtype == jnp.float32
+  assert hub.decoder.dtype == jnp.bfloat16
+
+
+def test_what_cannot_be_held_or_written_or_trained_is_named(tmp_path: Path):
+  with pytest.raises(ValueError, match="weights is 'int4': choose 'int8', or None to keep the dtype"):
+    lynx_jax.load(checkpoint(OLMOE[0]), weights="int4")
+  name = "model.layers.1.self_attn.k_proj.weight"
+  path = with_tensors(OLMOE[0], tmp_path, lambda tensors: tensors | {name: np.full_like(tensors[name], np.nan)})
+  with pytest.raises(ValueError, match=r"layers\.1\.attention\.key: a weight that is NaN or infinite"):
+    lynx_jax.load(path, weights="int8")
+  params = lynx_jax.load(checkpoint(OLMOE[0]), weights="int8")
+  with pytest.raises(ValueError, match="int8, which no checkpoint holds: load it without"):
+    by_path(params.decoder)
+  with pytest.raises(ValueError, match="int8 experts cannot be trained: load them without"):
+    run_causal(params.decoder, jnp.zeros((1, 4), jnp.int32), jnp.array([4]), capacity=4)
+
+
+def test_bytes_are_those_of_int8_and_its_scales():
+  whole, narrow = embedded(), embedded(weights="int8")
+  spec = whole.spec
+  one = 3 * 256 * 128
+  assert expert_bytes(whole.decoder) == (2 * one,) * 6
+  assert expert_bytes(narrow.decoder) == (one + 4 * (2 * 128 + 256),) * 6
+  size = weight_bytes(narrow.decoder)
+  assert size.total == bytes_of(narrow) < 0.52 * bytes_of(whole)
+  assert size.experts == spec.layers[0].ffn.experts * sum(expert_bytes(narrow.decoder))
+  lines = dict(describe(None, "int8"))
+  assert lines["dtype"] == "bfloat16, most weights held as int8"
+  assert lines["weights"] == f"{size.total / 1e6:.2f} MB, of which experts {size.experts / 1e6:.2f} MB"
+  assert lines["read per token alone"] == f"{(size.total - size.experts * 28 // 32) / 1e6:.2f} MB"
+  with pytest.raises(ValueError, match="weights is 'fp4'"):
+    describe(None, "fp4")
+  (row,) = bench_decode(narrow, [2], [lynx_jax.TopK()], prompt_length=2, steps=2, repeats=1)
+  assert row.expert_bytes == pytest.approx(row.active_experts * sum(expert_bytes(narrow.decoder)))
+  assert row.bytes_per_second * row.step_ms / 1e3 == pytest.approx(size.total - size.experts + row.expert_bytes)
+
+
+def test_the_host_never_holds_more_than_a_parameter_beside_the_int8_weights(tmp_path: Path):
+  arguments = ["--layers", "8", "--experts", "4", "--vocab", "500", "--shard-mb", "40"]
+  assert random_checkpoint.main([str(tmp_path / "model"), *arguments]) == 0
+  found = load_memory(tmp_path / "model", weights="int8")
+  assert 130e6 < found.weights < 0.52 * found.files
+  assert 0.9 < found.ratio < 1.5
+  assert found.peak < 0.8 * found.files
