@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.figures.command import NAMES, Figures, make_figures
+from benchmarks.figures.figure_files import NAMES, Figures, make_figures
 from lynx_jax.cli.options import add_model, load, status
 
 

@@ -21,8 +21,8 @@ import lynx_jax
 from benchmarks.kernels.compile_ahead import compile_ahead
 from benchmarks.kernels.decode_program import COMPILED
 from benchmarks.kernels.gpu_report_text import markdown
-from benchmarks.kernels.memory_speed import memory_speed
-from benchmarks.kernels.op_speed import OpTime, op_times
+from benchmarks.kernels.memory_bandwidth import memory_bandwidth
+from benchmarks.kernels.op_times import OpTime, op_times
 from benchmarks.kernels.step_profile import StepProfile, step_profile
 from lynx_jax.bench.decode import Row, bench_decode
 from lynx_jax.files import write_json, write_text
@@ -79,7 +79,7 @@ class _Report:
     self, out: Path, device: Any, model: str, spec: DecoderSpec, tests: dict[str, Any] | None, *, tiny: bool
   ):
     self._out, self._spec, self._tiny, self._begin = out, spec, tiny, time.monotonic()
-    self._memory = memory_speed(1 if tiny else 1024)
+    self._memory = memory_bandwidth(1 if tiny else 1024)
     self._other_bytes = counts(spec).always_read * 2
     self._about = {
       "device": device.device_kind,

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.kernels.memory_speed import MemorySpeed
-from benchmarks.kernels.op_speed import OpTime
+from benchmarks.kernels.memory_bandwidth import MemoryBandwidth
+from benchmarks.kernels.op_times import OpTime
 from benchmarks.kernels.step_profile import StepProfile
 from lynx_jax.bench.decode import Row
 
@@ -14,7 +14,7 @@ _SHOWN = 16
 
 def markdown(
   about: dict[str, Any],
-  memory: MemorySpeed,
+  memory: MemoryBandwidth,
   rows: Sequence[Row],
   profiles: Sequence[StepProfile],
   ops: Sequence[OpTime],
@@ -47,7 +47,9 @@ def markdown(
     yield from _ops(about, ops)
 
 
-def _decode_steps(about: dict[str, Any], memory: MemorySpeed, rows: Sequence[Row], other_bytes: int) -> Iterator[str]:
+def _decode_steps(
+  about: dict[str, Any], memory: MemoryBandwidth, rows: Sequence[Row], other_bytes: int
+) -> Iterator[str]:
   yield ""
   yield f"## Decode steps of {about['model']}, random weights"
   yield ""

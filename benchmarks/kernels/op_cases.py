@@ -1,4 +1,4 @@
-"""The ops of a decode step as calls to be timed: at a model's sizes, with random inputs."""
+"""The ops of a decode step as calls to be timed: at a model's sizes, with random activations and recorded routing."""
 
 import dataclasses
 import functools
@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from benchmarks.kernels.recorded_loads import recorded_loads, recorded_logits
 from lynx_jax.models.released import RELEASED
 from lynx_jax.testing.random_params import normal
 from pallas_kernels import (
@@ -41,7 +41,7 @@ _Parts = tuple[str, str, Callable[..., Any], tuple, int]
 
 
 def cases(shape: ModelShape, rows: int, capacity: int) -> Iterator[Case]:
-  """Every op at a model's sizes, with random inputs, over a cache of `capacity` positions."""
+  """Every op at a model's sizes, over a cache of `capacity` positions: random activations, recorded routing."""
   for op, what, fn, args, moved in itertools.chain(_ops(shape, rows, capacity), _products(shape, rows)):
     yield Case(op=op, what=what, fn=fn, args=args, moved=moved)
 
@@ -77,7 +77,7 @@ def _ops(shape: ModelShape, rows: int, capacity: int) -> Iterator[_Parts]:
   by_head = query.reshape(rows, heads, shape.head_dim)
   yield "decode_attention", f"T={rows}, C={capacity}", decode_attention, (by_head, *cache, positions), _bytes_of(*cache)
 
-  logits = draw(rows, shape.experts, dtype=jnp.float32, scale=2.0)
+  logits = jnp.asarray(recorded_logits(rows, shape.experts, shape.top_k))
   gate_up = draw(shape.experts, 2 * shape.expert_width, width, scale=width**-0.5)
   down = draw(shape.experts, width, shape.expert_width, scale=shape.expert_width**-0.5)
   router = Router(renormalize=shape.renormalize)
@@ -90,8 +90,8 @@ def _ops(shape: ModelShape, rows: int, capacity: int) -> Iterator[_Parts]:
     args = (x, chosen.ids, chosen.weights, gate_up, down, chosen.tiles)
     yield "expert_ffn", f"T={rows}, {live} experts live ({name})", _experts, args, moved
 
-  many = 256 * shape.top_k
-  sizes = np.random.default_rng(0).multinomial(many, np.full(shape.experts, 1 / shape.experts)).astype(np.int32)
+  sizes = recorded_loads(shape.experts, shape.top_k)
+  many = int(sizes.sum())
   sorted_x = draw(many, width)
   moved = _bytes_of(sorted_x, gate_up) + many * 2 * gate_up.shape[1]
   yield "grouped_matmul", f"S={many}", grouped_matmul, (sorted_x, gate_up, jnp.asarray(sizes)), moved

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lynx_jax.bench.fed_decode import FedDecode, Tokens
-from lynx_jax.bench.reading import bytes_a_step, plain_reading
+from lynx_jax.bench.plain_reading import bytes_a_step, plain_reading
 from lynx_jax.engine.report import RoutingReport
 from lynx_jax.models.ffn import MoE
 from lynx_jax.models.params import Params

@@ -55,7 +55,7 @@ def _eval(args: argparse.Namespace) -> None:
   from rich import box
   from rich.console import Console
 
-  from lynx_jax.evals.command import Evaluation, evaluate, tables
+  from lynx_jax.evals.evaluation import Evaluation, evaluate, tables
   from lynx_jax.files import write_json
 
   evaluation = Evaluation(
@@ -81,7 +81,7 @@ def _bench_decode(args: argparse.Namespace) -> None:
   from rich.console import Console
 
   from lynx_jax.bench.decode import bench_decode
-  from lynx_jax.bench.table import bandwidth_line, decode_table, fit_lines
+  from lynx_jax.bench.decode_table import bandwidth_line, decode_table, fit_lines
   from lynx_jax.files import write_json
 
   sizes = batches(args.batch)

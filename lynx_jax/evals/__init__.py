@@ -17,7 +17,7 @@ from lynx_jax.evals.exercises import Exercise, Solved, solve_exercises
 from lynx_jax.evals.faithful import BatchCost, batch_costs
 from lynx_jax.evals.likelihood import Continuation, Scored, score_continuations
 from lynx_jax.evals.mixes import Windows, adversarial, cut, expert_usage, mixed, one_domain
-from lynx_jax.evals.reading import read_exercises, read_questions, read_texts, token_streams
+from lynx_jax.evals.text_files import read_exercises, read_questions, read_texts, token_streams
 
 __all__ = [
   "Accuracy", "BatchCost", "Continuation", "CostAt", "Exercise", "Interval", "Measured", "PolicyCost", "Question",

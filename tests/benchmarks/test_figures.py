@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.figures import confidence, expert_use, latency, quality
-from benchmarks.figures.command import Figures, make_figures
-from benchmarks.figures.tables import quality_tables
+from benchmarks.figures.figure_files import Figures, make_figures
+from benchmarks.figures.quality_tables import quality_tables
 from lynx_jax.evals import frontier
 from lynx_jax.routing import OEA, Auto, Prune
 from tests.small_models import random_prompts, small_params, small_spec

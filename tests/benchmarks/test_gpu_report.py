@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.kernels.gpu_report import main, profiled
 from benchmarks.kernels.gpu_report_text import markdown
-from benchmarks.kernels.memory_speed import MemorySpeed
+from benchmarks.kernels.memory_bandwidth import MemoryBandwidth
 from benchmarks.kernels.step_profile import KernelUse, StepProfile
 from lynx_jax.routing import Lynx, TopK
 
@@ -45,7 +45,7 @@ def test_parts_that_were_not_measured_are_left_out_and_kernels_have_lines():
   }  # fmt: skip
   kernels = [KernelUse(name=f"kernel_{at}", us=100.0 - at, launches=2.0) for at in range(20)]
   profile = StepProfile(policy="topk", batch=16, step_ms=4.5, kernels=kernels)
-  memory = MemorySpeed(by_pass={"sum": 3e12, "read and write": 2e12})
+  memory = MemoryBandwidth(by_pass={"sum": 3e12, "read and write": 2e12})
   text = "\n".join(markdown(about, memory, [], [profile], [], 0))
   assert "Memory is read at 3000 GB/s" in text
   assert "- left out: batch 64: RESOURCE_EXHAUSTED" in text

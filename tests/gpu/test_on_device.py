@@ -10,7 +10,7 @@ import pytest
 
 import lynx_jax
 from benchmarks.kernels.op_cases import cases
-from benchmarks.kernels.op_speed import difference
+from benchmarks.kernels.op_times import difference
 from lynx_jax.engine.programs import compiled_prefill
 from lynx_jax.engine.steps import next_logits
 from pallas_kernels import row_matmul

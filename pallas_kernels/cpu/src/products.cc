@@ -390,7 +390,7 @@ struct Fetch {
   int turn, every;
 };
 
-// How processors take it best, by `benchmarks.products.product_speed`: the cache that lines go to (3 is the nearest); how often
+// How processors take it best, by `benchmarks.kernels.product_bandwidth`: the cache that lines go to (3 is the nearest); how often
 // the first of the tiles that read the same weight asks again for that, shortly before its use; and up to how many such
 // tiles, of how many bytes of rows, all ask for everything, as a processor may drop a request while too many are under way.
 struct Asking {
@@ -573,7 +573,7 @@ inline void tiles(const typename Type::Weight* weight, const float* scales, cons
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr bool are_many(int64_t rows, int64_t packed_bytes) { return rows > 3 * kMostRows && rows * packed_bytes > 48 << 10; }
 #else
-// Groups of three are too few, by `benchmarks.products.product_speed`.
+// Groups of three are too few, by `benchmarks.kernels.product_bandwidth`.
 constexpr int kMostRows = 4;
 constexpr bool are_many(int64_t, int64_t) { return false; }
 #endif

@@ -1,7 +1,7 @@
 """A decode step with int8 weights beside one with the checkpoint's own, in turns in one run.
 
 python -m lynx_jax.testing.random_checkpoint .work/905m
-python -m benchmarks.products.weights_speed .work/905m --batch 1,4,8
+python -m benchmarks.int8_step_time .work/905m --batch 1,4,8
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pallas_kernels.cpu import threads_used
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsSpeed:
+class Int8StepTime:
   """One batch size: median times of a decode step, and the median of their ratios within a repeat."""
 
   batch: int
@@ -32,9 +32,9 @@ class WeightsSpeed:
   speedup: float
 
 
-def weights_speed(
+def int8_step_times(
   own: Params, int8: Params, batches: Sequence[int], *, length: int = 32, steps: int = 16, repeats: int = 5
-) -> Iterator[WeightsSpeed]:
+) -> Iterator[Int8StepTime]:
   """Decodes random tokens under the model's own routing with both; yields a batch size when it is measured.
 
   Args:
@@ -50,7 +50,7 @@ def weights_speed(
     for run in runs:
       run.warm_up()
     times = [[run.seconds() / steps * 1e3 for run in runs] for _ in range(repeats)]
-    yield WeightsSpeed(
+    yield Int8StepTime(
       batch=batch,
       own_ms=statistics.median(before for before, _ in times),
       int8_ms=statistics.median(after for _, after in times),
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batches = [int(one) for one in args.batch.split(",")]
     models = lynx_jax.load(args.model), lynx_jax.load(args.model, weights="int8")
     rows = []
-    for row in weights_speed(*models, batches, steps=args.steps, repeats=args.repeats):
+    for row in int8_step_times(*models, batches, steps=args.steps, repeats=args.repeats):
       rows.append(row)
       table.add_row(str(row.batch), f"{row.own_ms:.2f}", f"{row.int8_ms:.2f}", f"{row.speedup:.2f}x")
   except (ValueError, OSError) as error:

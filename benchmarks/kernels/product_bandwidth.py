@@ -1,6 +1,6 @@
 """How fast native products go through weights, by the rows that meet each: from a cache, and from memory.
 
-    python -m benchmarks.products.product_speed --rows 1,2,3,4,6,8,16,32
+    python -m benchmarks.kernels.product_bandwidth --rows 1,2,3,4,6,8,16,32
 
 Where weights come from a cache, arithmetic alone is the bound; where that rate is far above what memory gives, a step
 takes the time to read. Rates are medians of short runs in turns.
@@ -22,7 +22,7 @@ CACHED, IN_MEMORY = 1 << 17, 1 << 28
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ProductSpeed:
+class ProductBandwidth:
   """One number of rows: bytes of weights a second that all threads together go through."""
 
   rows: int
@@ -36,9 +36,9 @@ class ProductSpeed:
     return self.from_memory / self.read
 
 
-def product_speeds(
+def product_bandwidths(
   rows: Sequence[int], *, weights: str = "bfloat16", inner: int = 1024, repeats: int = 5, read: int = IN_MEMORY
-) -> Iterator[ProductSpeed]:
+) -> Iterator[ProductBandwidth]:
   """Yields a number of rows when it is measured.
 
   Args:
@@ -60,7 +60,7 @@ def product_speeds(
   for count in rows:
     runs = [(speed(count, CACHED), read_bandwidth(read, 1) or 0.0, speed(count, read)) for _ in range(repeats)]
     cached, plain, memory = (statistics.median(one) for one in zip(*runs, strict=True))
-    yield ProductSpeed(rows=count, cached=cached, from_memory=memory, read=plain)
+    yield ProductBandwidth(rows=count, cached=cached, from_memory=memory, read=plain)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table.add_column(heading, justify="right")
   try:
     rows = [int(one) for one in args.rows.split(",")]
-    for found in product_speeds(rows, weights=args.weights, inner=args.inner, repeats=args.repeats):
+    for found in product_bandwidths(rows, weights=args.weights, inner=args.inner, repeats=args.repeats):
       rates = (f"{rate / 1e9:.1f}" for rate in (found.cached, found.from_memory, found.read))
       table.add_row(str(found.rows), *rates, f"{found.share:.0%}")
   except (ValueError, RuntimeError) as error:

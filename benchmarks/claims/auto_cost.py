@@ -1,6 +1,6 @@
 """What the recommended policy saves and costs at each batch size and mix, beside plain Prune at the same experts.
 
-    python -m benchmarks.claims.auto_check --text .work/evaluation/text.jsonl --batch 4,8,16,32 \
+    python -m benchmarks.claims.auto_cost --text .work/evaluation/text.jsonl --batch 4,8,16,32 \
       --mix mixed,one-domain,adversarial
 
 The bounds it is held to are `MOST_INCREASE` of cross-entropy and `MOST_DIVERGENCE`, a share of Prune's divergence.
@@ -25,7 +25,7 @@ from benchmarks.claims.auto_bound import spent_by_auto
 from lynx_jax.evals.bootstrap import Interval
 from lynx_jax.evals.compare import PolicyCost, fewest_within, measure_policies, summarize, times_cheaper
 from lynx_jax.evals.mixes import MIXES, BatchMaker, cut
-from lynx_jax.evals.reading import read_texts, token_streams
+from lynx_jax.evals.text_files import read_texts, token_streams
 from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import MoESpec

@@ -1,6 +1,6 @@
 """What int8 weights cost: perplexity, and divergence from the same checkpoint in its own dtype, on given text.
 
-    python -m benchmarks.claims.weights_check --text .work/evaluation/text.jsonl
+    python -m benchmarks.claims.int8_perplexity --text .work/evaluation/text.jsonl
 
 Rows are read alone, by the model's own routing, under teacher forcing; intervals resample rows.
 """
@@ -23,7 +23,7 @@ import lynx_jax
 from lynx_jax.engine.steps import forward
 from lynx_jax.evals.bootstrap import Interval, paired_ratio, ratio
 from lynx_jax.evals.mixes import cut, mixed
-from lynx_jax.evals.reading import read_texts, token_streams
+from lynx_jax.evals.text_files import read_texts, token_streams
 from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 from lynx_jax.models.sizes import bytes_of

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.claims import auto_check
+from benchmarks.claims import auto_cost
 from benchmarks.claims.auto_bound import spent_by_auto
 from lynx_jax.routing import Auto
 from tests.small_models import random_prompts, small_params
@@ -15,13 +15,13 @@ from tests.small_models import random_prompts, small_params
 @pytest.mark.slow
 def test_it_is_measured_at_each_batch_and_mix(tmp_path, monkeypatch, capsys):
   random = small_params()
-  monkeypatch.setattr(auto_check, "_SHARES", (0.25, 2.5))
-  monkeypatch.setattr(auto_check.lynx_jax, "load", lambda path: random)
+  monkeypatch.setattr(auto_cost, "_SHARES", (0.25, 2.5))
+  monkeypatch.setattr(auto_cost.lynx_jax, "load", lambda path: random)
   tokens = np.array(random_prompts([9] * 12), np.int32).reshape(-1)
-  monkeypatch.setattr(auto_check, "token_streams", lambda params, texts: {"a": tokens})
+  monkeypatch.setattr(auto_cost, "token_streams", lambda params, texts: {"a": tokens})
   (tmp_path / "a.txt").write_text("read by nobody")
   flags = ["--batch", "4", "--mix", "mixed", "--windows", "2", "--length", "9"]
-  auto_check.main(["--text", str(tmp_path / "a.txt"), *flags, "--json", str(tmp_path / "found.json")])
+  auto_cost.main(["--text", str(tmp_path / "a.txt"), *flags, "--json", str(tmp_path / "found.json")])
   rows = json.loads((tmp_path / "found.json").read_text())
   assert [(row["mix"], row["batch"]) for row in rows] == [("mixed", 4)]
   for row in rows:
@@ -56,12 +56,12 @@ def test_what_is_spent_of_the_bound_is_seen():
 
 def test_the_bound_is_tabled_and_written(tmp_path, monkeypatch, capsys):
   random = small_params()
-  monkeypatch.setattr(auto_check.lynx_jax, "load", lambda path: random)
+  monkeypatch.setattr(auto_cost.lynx_jax, "load", lambda path: random)
   tokens = np.array(random_prompts([9] * 12), np.int32).reshape(-1)
-  monkeypatch.setattr(auto_check, "token_streams", lambda params, texts: {"a": tokens})
+  monkeypatch.setattr(auto_cost, "token_streams", lambda params, texts: {"a": tokens})
   (tmp_path / "a.txt").write_text("read by nobody")
   flags = ["--bound", "--batch", "4", "--mix", "mixed", "--windows", "2", "--length", "9"]
-  auto_check.main(["--text", str(tmp_path / "a.txt"), *flags, "--json", str(tmp_path / "found.json")])
+  auto_cost.main(["--text", str(tmp_path / "a.txt"), *flags, "--json", str(tmp_path / "found.json")])
   (row,) = json.loads((tmp_path / "found.json").read_text())
   assert (row["mix"], row["batch"], row["above"]) == ("mixed", 4, 0)
   assert 0 < row["mean"] <= row["most"] <= 1
@@ -71,4 +71,4 @@ def test_the_bound_is_tabled_and_written(tmp_path, monkeypatch, capsys):
 def test_a_batch_that_the_text_cannot_fill(tmp_path, monkeypatch):
   (tmp_path / "a.txt").write_text("a few words")
   with pytest.raises(SystemExit, match="no mixed batch of 64 rows of 4 tokens"):
-    auto_check.main(["--text", str(tmp_path / "a.txt"), "--batch", "64", "--mix", "mixed", "--length", "4"])
+    auto_cost.main(["--text", str(tmp_path / "a.txt"), "--batch", "64", "--mix", "mixed", "--length", "4"])

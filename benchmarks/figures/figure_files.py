@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import confidence, expert_use, latency, quality
-from benchmarks.figures.tables import quality_tables
+from benchmarks.figures.quality_tables import quality_tables
 from lynx_jax.evals.mixes import cut, mixed
-from lynx_jax.evals.reading import read_texts, token_streams
+from lynx_jax.evals.text_files import read_texts, token_streams
 from lynx_jax.files import write_json, write_text
 from lynx_jax.models.params import Params
 

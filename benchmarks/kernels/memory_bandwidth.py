@@ -14,7 +14,7 @@ _QUEUED = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class MemorySpeed:
+class MemoryBandwidth:
   """Bytes a second of passes over one large array.
 
   Attributes:
@@ -29,7 +29,7 @@ class MemorySpeed:
     return max(self.by_pass.values())
 
 
-def memory_speed(megabytes: int = 1024, repeats: int = 5) -> MemorySpeed:
+def memory_bandwidth(megabytes: int = 1024, repeats: int = 5) -> MemoryBandwidth:
   """Times sums over an array of so many megabytes, cut in several ways, and an elementwise pass that writes, too."""
   x = jax.jit(lambda: jax.lax.iota(jnp.int32, megabytes * 2**18))()
   sums: dict[str, Callable[[jax.Array], jax.Array]] = {"sum": jnp.sum}
@@ -48,7 +48,7 @@ def memory_speed(megabytes: int = 1024, repeats: int = 5) -> MemorySpeed:
     return x
 
   by_pass["read and write"] = 2 * x.nbytes / _seconds(copied, repeats)
-  return MemorySpeed(by_pass=by_pass)
+  return MemoryBandwidth(by_pass=by_pass)
 
 
 def _row_sums(rows: int, x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from lynx_jax.evals.choices import answer_questions
 from lynx_jax.evals.compare import PolicyCost, measure_policies, summarize
 from lynx_jax.evals.exercises import solve_exercises
 from lynx_jax.evals.mixes import MIXES, BatchMaker, cut
-from lynx_jax.evals.reading import read_exercises, read_questions, read_texts, token_streams
+from lynx_jax.evals.text_files import read_exercises, read_questions, read_texts, token_streams
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, TopK, format_policy
 
