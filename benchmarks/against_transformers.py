@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lynx_jax
+from benchmarks.results import add_result_options, keep
 from lynx_jax.bench.fed_decode import FedDecode
 from lynx_jax.bench.plain_reading import bytes_a_step, plain_reading
 from lynx_jax.files import write_json
@@ -192,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   whole("--steps", default=32, help="decode steps a repeat (default: %(default)s)")
   whole("--repeats", default=5, help="(default: %(default)s)")
   parser.add_argument("--json", type=Path, help="write the rows there")
+  add_result_options(parser)
   args = parser.parse_args(argv)
   err = Console(stderr=True)
   try:
@@ -209,7 +211,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   if args.json:
     write_json(args.json, [dataclasses.asdict(row) for row in rows])
-  Console(width=124).print(comparison_table(rows))
+  table = comparison_table(rows)
+  Console(width=124).print(table)
+  about = (
+    "transformers runs the same weights and tokens with grouped products, in turns with ours. *Reading* is the time "
+    "that plain reading of a step's weights takes, and *at most* the speed-up of a step that would take no longer."
+  )
+  keep(args, table, argv, module="benchmarks.against_transformers", name="against_transformers", about=about)
   print(json.dumps({"jax": jax.__version__, "threads": threads_used()}))
   return 0
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lynx_jax
+from benchmarks.results import add_result_options, keep
 from lynx_jax.bench.fed_decode import FedDecode
 from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   whole("--steps", default=16, help="decode steps a repeat (default: %(default)s)")
   whole("--repeats", default=5, help="(default: %(default)s)")
   parser.add_argument("--json", type=Path, help="write the rows there")
+  add_result_options(parser)
   args = parser.parse_args(argv)
   table = Table(title=f"A decode step, ms, on {threads_used()} threads; medians")
   for heading in ("batch", "own dtype", "int8", "speed-up"):
@@ -84,6 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.json:
     write_json(args.json, [dataclasses.asdict(row) for row in rows])
   Console().print(table)
+  about = (
+    "A decode step with int8 weights beside one with bfloat16 weights, in turns: medians, and the median of ratios."
+  )
+  keep(args, table, argv, module="benchmarks.int8_step_time", name="int8_step_time", about=about)
   return 0
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.results import add_result_options, keep
 from checkpoints_convert.sources import open_source
 
 LOADER = "lynx_jax.loading:load"
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("path", type=Path, help="a checkpoint directory")
   parser.add_argument("--dtype", default="", help="dtypes to load, with commas; the checkpoint's own by default")
   parser.add_argument("--weights", default="", help="int8; the dtype by default")
+  add_result_options(parser)
   args = parser.parse_args(argv)
   table = Table(title="Host memory of load, MB; the peak is above an idle process")
   for heading in ("dtype", "files", "weights", "peak", "peak / weights"):
@@ -99,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
   Console(width=None if sys.stdout.isatty() else 100).print(table)
+  about = "Most resident memory while a model loads, each time in a new process, beside the size of the loaded weights."
+  keep(args, table, argv, module="benchmarks.load_memory", name="load_memory", about=about)
   return 0
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lynx_jax
+from benchmarks.results import add_result_options, keep
 from lynx_jax.engine.steps import forward
 from lynx_jax.evals.bootstrap import Interval, paired_ratio, ratio
 from lynx_jax.evals.mixes import cut, mixed
@@ -85,7 +86,7 @@ def weights_cost(params: Params, whole: Params, rows: Int32[np.ndarray, "N L"]) 
 
 def table(costs: dict[str, WeightsCost]) -> Table:
   """Markdown, so that it can be pasted."""
-  found = Table(box=box.MARKDOWN)
+  found = Table(title="What int8 weights cost", box=box.MARKDOWN)
   for heading in ("weights", "MB", "tokens", "cross-entropy", "perplexity", "more", "KL, nats", "same top-1"):
     found.add_column(heading, no_wrap=True)
   for name, cost in costs.items():
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--rows", type=int, default=256, metavar="N", help="rows of text, of all domains (default: 256)")
   parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens a row (default: 128)")
   parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as an object")
+  add_result_options(parser)
   args = parser.parse_args(argv)
   whole = lynx_jax.load(args.model, dtype=args.dtype)
   narrow = lynx_jax.load(args.model, dtype=args.dtype, weights="int8")
@@ -120,7 +122,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   rows = windows.tokens[np.concatenate(chosen)]
   own = whole.decoder.dtype.name
   costs = {name: weights_cost(params, whole, rows) for name, params in ((own, whole), ("int8", narrow))}
-  Console(width=220).print(table(costs))
+  printed = table(costs)
+  Console(width=220).print(printed)
+  about = "Perplexity and divergence of int8 weights from the checkpoint's own, with 95 % intervals over rows of text."
+  keep(args, printed, argv, module="benchmarks.claims.int8_perplexity", name="int8_perplexity", about=about)
   if args.json:
     write_json(args.json, {name: dataclasses.asdict(cost) for name, cost in costs.items()})
 

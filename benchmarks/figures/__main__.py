@@ -1,6 +1,7 @@
 """Measures and draws the Lynx paper's figures on a model: `python -m benchmarks.figures --text FILE --out DIR`."""
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+  if importlib.util.find_spec("matplotlib") is None:
+    raise ImportError("figures need matplotlib: pip install 'lynx-jax[plots]'")
   figures = Figures(
     out=Path(args.out), only=tuple(args.only.split(",")) if args.only else NAMES, texts=tuple(map(Path, args.text)),
     batch=args.batch, windows=args.windows, length=args.length, redraw=args.redraw,

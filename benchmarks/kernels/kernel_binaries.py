@@ -1,6 +1,6 @@
-"""Compiles every kernel for GPUs that are not here, and writes the tables of docs/KERNELS.md.
+"""Compiles every kernel for GPUs that are not here, and tabulates registers, spills, shared memory and launches.
 
-    python -m benchmarks.kernels.kernel_binaries
+    python -m benchmarks.kernels.kernel_binaries --results docs/results --machine kernel-binaries
 
 Needs the extra `gates`, no GPU. It takes long: tens of minutes on two busy cores.
 """
@@ -11,16 +11,17 @@ import dataclasses
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import jax
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.kernels.decode_program import COMPILED, STATE, decode_program
+from benchmarks.results import add_result_options, keep
 from lynx_jax.estimate.roofline import ITEM_BYTES
-from lynx_jax.files import write_text
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.released import RELEASED
 from lynx_jax.models.sizes import counts
@@ -36,7 +37,15 @@ from pallas_kernels.latent_attention import gate_programs as latent_attention
 from pallas_kernels.row_matmul import gate_programs as row_matmul
 from pallas_kernels.select_experts import gate_programs as select_experts
 
-BEGIN, END = "<!-- tables: python -m benchmarks.kernels.kernel_binaries -->", "<!-- end of tables -->"
+_OPS_ABOUT = (
+  "The worst of an op's kernels over its programs at one model's sizes, as XLA and ptxas compile them without a GPU, "
+  "with the block sizes of the rule; those measured on GPUs differ."
+)
+_LOOPS_ABOUT = (
+  "Whole decode loops over a cache of 1024 positions, bfloat16, abstract weights. *Kernels a layer* is the difference "
+  "between loops of different depth. *Kernels a step* counts about 80 alternatives of sampling, of which greedy "
+  "decoding runs few. *Temporary memory* is what the program allocates beside weights and state."
+)
 # Each op's programs, and its kernels' names; others in a program are XLA's.
 OPS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
   "row_matmul": (row_matmul, ("row_matmul",)),
@@ -146,10 +155,13 @@ def _compile(config: dict[str, Any], policy: RoutingPolicy | None, target: gates
   return report
 
 
-def op_table(rows: Sequence[OpFigures]) -> Iterator[str]:
-  """Markdown: a line an op and model, both targets side by side."""
-  yield "| op | model | programs | spills | registers | shared KB | blocks an SM | occupancy | matrix instructions |"
-  yield "|---|---|---|---|---|---|---|---|---|"
+def op_table(rows: Sequence[OpFigures]) -> Table:
+  """A line an op and model, both targets side by side."""
+  table = Table(title="Kernels as compiled for A100 / H100")
+  for heading in (
+    "op", "model", "programs", "spills", "registers", "shared KB", "blocks an SM", "occupancy", "matrix instructions",
+  ):  # fmt: skip
+    table.add_column(heading)
   for first, second in zip(rows[::2], rows[1::2], strict=True):
     pair = (first, second)
 
@@ -157,7 +169,7 @@ def op_table(rows: Sequence[OpFigures]) -> Iterator[str]:
       return " / ".join(text(figures) for figures in pair)
 
     matrix = sorted({instruction for figures in pair for instruction in figures.tensor_core})
-    cells = (
+    table.add_row(
       first.op,
       first.model,
       str(first.programs),
@@ -168,18 +180,22 @@ def op_table(rows: Sequence[OpFigures]) -> Iterator[str]:
       both(lambda f: f"{100 * f.occupancy:.0f} %"),
       ", ".join(matrix) or "none: no product in it",
     )
-    yield "| " + " | ".join(cells) + " |"
+  return table
 
 
-def loop_table(rows: Sequence[LoopFigures]) -> Iterator[str]:
-  """Markdown: a line a loop."""
-  yield "| model | GPU | policy | layers | kernels a layer | kernels a step | temporary memory | compile time |"
-  yield "|---|---|---|---|---|---|---|---|"
+def loop_table(rows: Sequence[LoopFigures]) -> Table:
+  """A line a decode loop."""
+  table = Table(title="Decode loops of 16 rows as compiled")
+  for heading in (
+    "model", "GPU", "policy", "layers", "kernels a layer", "kernels a step", "temporary memory", "compile time",
+  ):  # fmt: skip
+    table.add_column(heading)
   for row in rows:
-    yield (
-      f"| {row.model} | {row.target.upper()} | {row.policy} | {row.layers} | {row.launches_a_layer:.1f} | "
-      f"{row.launches} | {row.temporary_mb:.1f} MB | {row.seconds:.0f} s |"
-    )
+    table.add_row(
+      row.model, row.target.upper(), row.policy, str(row.layers), f"{row.launches_a_layer:.1f}", str(row.launches),
+      f"{row.temporary_mb:.1f} MB", f"{row.seconds:.0f} s",
+    )  # fmt: skip
+  return table
 
 
 def _without_a_gpu() -> None:
@@ -188,24 +204,22 @@ def _without_a_gpu() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Compiles, and rewrites the part of the page between the two marks."""
-  parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels.kernel_binaries", description=__doc__)
-  parser.add_argument("--page", default="docs/KERNELS.md", help="what to rewrite (default: docs/KERNELS.md)")
+  """Compiles everything, prints two tables, and keeps them where `--results` is given."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+  add_result_options(parser)
   args = parser.parse_args(argv)
-  page = Path(args.page)
-  before, rest = page.read_text("utf-8").split(BEGIN)
-  after = rest.split(END)[1]
   _without_a_gpu()
   subjects = [(op, model, target) for op in OPS for model in programs_of(op) for target in gates.TARGETS]
   with concurrent.futures.ProcessPoolExecutor(
     args.jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_without_a_gpu
   ) as pool:
-    ops = list(pool.map(op_figures, *zip(*subjects, strict=True)))
+    ops = op_table(list(pool.map(op_figures, *zip(*subjects, strict=True))))
   # One after the other: their compile times are in the table.
-  loops = [loop_figures(name, policy) for name in COMPILED for policy in (None, Lynx(3, 2))]
-  tables = "\n".join(["", *op_table(ops), "", *loop_table(loops), ""])
-  write_text(page, f"{before}{BEGIN}\n{tables}\n{END}{after}")
+  loops = loop_table([loop_figures(name, policy) for name in COMPILED for policy in (None, Lynx(3, 2))])
+  for table, name, about in ((ops, "kernels", _OPS_ABOUT), (loops, "decode_loops", _LOOPS_ABOUT)):
+    Console(width=160).print(table)
+    keep(args, table, argv, module="benchmarks.kernels.kernel_binaries", name=name, about=about)
 
 
 if __name__ == "__main__":

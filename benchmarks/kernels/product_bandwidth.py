@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import add_result_options, keep
 from pallas_kernels.cpu import describe, product_speed, read_bandwidth, unavailable
 
 CACHED, IN_MEMORY = 1 << 17, 1 << 28
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--weights", default="bfloat16", help="bfloat16, float32 or int8 (default: %(default)s)")
   parser.add_argument("--inner", type=int, default=1024, help="inputs of an output (default: %(default)s)")
   parser.add_argument("--repeats", type=int, default=5, help="(default: %(default)s)")
+  add_result_options(parser)
   args = parser.parse_args(argv)
   table = Table(title=f"GB/s of {args.weights} weights: {describe()}")
   for heading in ("rows", "from a cache", "from memory", "plain reading", "of plain reading"):
@@ -83,6 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
   Console(width=None if sys.stdout.isatty() else 100).print(table)
+  about = (
+    "GB/s of weights that native products go through, by the rows that meet each weight: from a cache, where "
+    "arithmetic is the bound, and from memory."
+  )
+  name = f"product_bandwidth_{args.weights}_{args.inner}"
+  keep(args, table, argv, module="benchmarks.kernels.product_bandwidth", name=name, about=about)
   return 0
 
 
