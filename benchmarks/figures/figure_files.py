@@ -1,4 +1,4 @@
-"""Measures each figure into NAME.json, draws NAME.png from it, and writes the tables of quality."""
+"""Measures each figure into NAME.json and draws NAME.png from it."""
 
 import dataclasses
 import json
@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import confidence, expert_use, latency, quality
-from benchmarks.figures.quality_tables import quality_tables
 from lynx_jax.evals.mixes import cut, mixed
 from lynx_jax.evals.text_files import read_texts, token_streams
-from lynx_jax.files import write_json, write_text
+from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 
 NAMES = ("batch_latency", "expert_latency", "expert_use", "confidence", "quality", "trade")
@@ -66,8 +65,6 @@ def make_figures(
   if not figures.redraw:
     _measure_times(load_bench_model, figures, progress)
     _measure_text(load_text_model, figures, progress)
-  if "quality" in figures.only:
-    write_text(figures.out / "quality.md", quality_tables(_read(figures, "quality")))
   pictures = []
   for name in figures.only:
     progress(f"drawing {name}")
@@ -121,7 +118,12 @@ def _write(figures: Figures, name: str, found: Any) -> None:
 
 
 def _read(figures: Figures, name: str) -> Any:
-  path = figures.out / f"{name}.json"
+  return read_figure(figures.out, name)
+
+
+def read_figure(out: Path, name: str) -> Any:
+  """What was measured for a figure; ValueError where it was not."""
+  path = out / f"{name}.json"
   if not path.exists():
     raise ValueError(f"{path} does not exist: measure it first, with --only {name}")
   return json.loads(path.read_text(encoding="utf-8"))

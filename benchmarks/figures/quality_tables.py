@@ -1,6 +1,9 @@
-"""What `quality` measured as Markdown: policies at the same number of experts, and each of their knobs."""
+"""What `quality` measured as tables: policies at the same number of experts, and each of their knobs."""
 
 from typing import Any
+
+from rich import box
+from rich.table import Table
 
 NAMES = {
   "auto": "Auto", "lynx": "Lynx", "oea": "OEA", "xshare": "XShare", "mass_floor": "MassFloor",
@@ -8,46 +11,49 @@ NAMES = {
 }  # fmt: skip
 
 
-def quality_tables(found: dict[str, Any]) -> str:
-  """Both tables; divergences in thousandths of a nat, intervals of 95 %."""
-  return "\n".join([
-    f"{found['rows']} rows a batch, {found['batches']} batches.\n",
-    "KL from the model's own routing in thousandths of a nat a token, interpolated to the same number of experts.\n",
-    *_equal(found),
-    "\nEvery knob.\n",
-    *_knobs(found),
-    "",
-  ])  # fmt: skip
+def quality_tables(found: dict[str, Any]) -> dict[str, Table]:
+  """Policies at equal experts, and every knob; divergences in thousandths of a nat, with intervals of 95 %."""
+  of_batches = f"{found['batches']} batches of {found['rows']} rows"
+  return {
+    "equal_experts": _equal(found, f"Every policy at equal numbers of experts, {of_batches}"),
+    "knobs": _knobs(found, f"Every knob, {of_batches}"),
+  }
 
 
-def _equal(found: dict[str, Any]) -> list[str]:
+def _equal(found: dict[str, Any], title: str) -> Table:
   names = [name for name in NAMES if name in found["curves"]]
-  lines = ["| experts | " + " | ".join(NAMES[name] for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+  table = _table(title, "experts", *(NAMES[name] for name in names))
   for row in found["equal"]:
     costs = {name: cost["divergence"] for name, cost in row["costs"].items()}
     least = min((cost[0] for cost in costs.values()), default=0.0)
     cells = [_bold(_thousandths(costs[name]), costs[name][0] == least) if name in costs else "" for name in names]
-    lines.append(f"| {row['experts']:.1f} | " + " | ".join(cells) + " |")
-  return lines
+    table.add_row(f"{row['experts']:.1f}", *cells)
+  return table
 
 
-def _knobs(found: dict[str, Any]) -> list[str]:
-  lines = [
-    "| policy | experts | cross-entropy | KL, thousandths of a nat | same top-1 | mass kept | worst |",
-    "|---|---|---|---|---|---|---|",
-  ]
+def _knobs(found: dict[str, Any], title: str) -> Table:
+  table = _table(
+    title, "policy", "experts", "cross-entropy", "KL, thousandths of a nat", "same top-1", "mass kept", "worst"
+  )
   seen = set()
   for name in NAMES:
     for point in found["curves"].get(name, ()):
       if point["policy"] not in seen:
         seen.add(point["policy"])
         value, low, high = point["increase"]
-        lines.append(
-          f"| `{point['policy']}` | {point['experts'][0]:.1f} | {value:+.2%} [{low:+.2%}, {high:+.2%}] "
-          f"| {_thousandths(point['divergence'])} | {point['agreement'][0]:.1%} | {point['retained'][0]:.3f} "
-          f"| {point['worst_retained']:.3f} |"
-        )
-  return lines
+        table.add_row(
+          f"`{point['policy']}`", f"{point['experts'][0]:.1f}", f"{value:+.2%} [{low:+.2%}, {high:+.2%}]",
+          _thousandths(point["divergence"]), f"{point['agreement'][0]:.1%}", f"{point['retained'][0]:.3f}",
+          f"{point['worst_retained']:.3f}",
+        )  # fmt: skip
+  return table
+
+
+def _table(title: str, *columns: str) -> Table:
+  table = Table(title=title, box=box.MARKDOWN)
+  for column in columns:
+    table.add_column(column, no_wrap=True)
+  return table
 
 
 def _thousandths(interval: list[float]) -> str:
