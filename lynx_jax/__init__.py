@@ -51,7 +51,7 @@ _HOMES = {
     "OEA", "Auto", "Budget", "CountVote", "Lynx", "MassFloor", "Prune", "Router", "Routing", "RoutingPolicy",
     "TopK", "XShare", "format_policy", "lynx_route", "parse_policy",
   ),
-  "tokenizer": ("Tokenizer",),
+  "text.tokenizer": ("Tokenizer",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
