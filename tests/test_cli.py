@@ -136,7 +136,7 @@ def test_sampled_tokens_can_be_measured_too(capsys):
     (["generate", ""], "prompt 0 is empty: give it at least one token"),
     (["generate", "word " * 600], "which leaves no room in the model's context of 512"),
     (["generate", "x", "--temperature", "-1"], "Sampling.temperature is -1.0: expected a number from 0"),
-    (["generate", "x", "--top-p", "7"], "Sampling.top_p is 7.0: expected a number above 0, at most 1"),
+    (["generate", "x", "--top-p", "7"], "Sampling.top_p is 7.0: expected a number above 0 and at most 1; 1 is off"),
     (["generate", "x", "--top-k", "-4"], "Sampling.top_k is -4"),
     (["generate", "x", "--min-p", "nan"], "Sampling.min_p is nan"),
     (["generate", "x", "--seed", "-1"], "Sampling.seed is -1"),

@@ -1,9 +1,7 @@
 """How the next token is drawn from the logits, row by row."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
 from pallas_kernels import greedy_token
-
-
-def _check(name: str, value: object, kind: type, ok: bool, remedy: str) -> None:
-  if isinstance(value, bool) or not isinstance(value, kind) or not ok:
-    raise ValueError(f"Sampling.{name} is {value!r}: {remedy}")
+from pallas_kernels.checks import number_fields, whole_fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +31,11 @@ class Sampling:
   seed: int = 0
 
   def __post_init__(self) -> None:
-    t, p, m, k, s = self.temperature, self.top_p, self.min_p, self.top_k, self.seed
-    _check("temperature", t, Real, _within(t, 0, 100), "expected a number from 0 (greedy) to 100")
-    _check("top_k", k, int, _within(k, 0, 2**31 - 1), "expected a whole number, 0 (off) or more")
-    _check("top_p", p, Real, _within(p, 0, 1) and p != 0, "expected a number above 0, at most 1 (off)")
-    _check("min_p", m, Real, _within(m, 0, 1), "expected a number from 0 (off) to 1")
-    _check("seed", s, int, _within(s, 0, 2**32 - 1), "expected a whole number from 0 to 2**32 - 1")
-
-
-def _within(value: object, low: float, high: float) -> bool:
-  return isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high
+    number_fields(self, "temperature", least=0, most=100, remedy="0 is greedy")
+    whole_fields(self, "top_k", least=0, most=2**31 - 1, remedy="0 is off")
+    number_fields(self, "top_p", above=0, most=1, remedy="1 is off")
+    number_fields(self, "min_p", least=0, most=1, remedy="0 is off")
+    whole_fields(self, "seed", least=0, most=2**32 - 1)
 
 
 @jax.tree_util.register_dataclass

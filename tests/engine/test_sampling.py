@@ -107,3 +107,13 @@ def test_the_random_stream_moves_with_the_index_and_the_row():
 def test_absurd_settings_are_refused_by_name_and_value(field, value):
   with pytest.raises(ValueError, match=rf"Sampling\.{field} is {value!r}: expected"):
     Sampling(**{field: value})
+
+
+@pytest.mark.usefixtures("own_errors")
+def test_settings_may_be_numpys_numbers():
+  setting = Sampling(temperature=np.float32(0.5), top_k=np.int64(3), seed=np.uint32(7), top_p=1, min_p=np.float64(0))
+  assert setting == Sampling(temperature=0.5, top_k=3, seed=7)
+  assert hash(setting) == hash(Sampling(temperature=0.5, top_k=3, seed=7))
+  assert setting.top_k.__class__ is int
+  with pytest.raises(ValueError, match=r"Sampling.top_k is 2.5: expected a whole number from 0 to .*; 0 is off"):
+    Sampling(top_k=2.5)  # pyright: ignore[reportArgumentType]
