@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx_jax.models.sizes import counts
-from lynx_jax.models.spec import DecoderSpec, MoESpec
+from lynx_jax.models.spec import DecoderSpec
 
 _FORMS = {"mixtral": "Mixtral", "qwen3_moe": "Qwen3-MoE"}
 _TITLES = {"mixtral": "lynx_jax's coarse model: few, wide experts", "qwen3_moe": "The model embedded in lynx_jax"}
@@ -27,8 +27,7 @@ def model_card(spec: DecoderSpec, corpus: Path, run: Path) -> str:
   tokens = json.loads((corpus / "corpus.json").read_text())["tokens"]["train"]
   training = json.loads((run / "training.json").read_text())
   log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-  size, ffn = counts(spec), spec.layers[0].ffn
-  assert isinstance(ffn, MoESpec)
+  size, ffn = counts(spec), spec.moe_specs[0]
   steps = log[-1]["step"]
   seen = steps * training["batch"] * training["length"]
   return f"""---

@@ -25,8 +25,10 @@ from experiments.moefy.gguf_llama import Llama, read_llama, unpacked, write_toke
 from experiments.moefy.judging import perplexities
 from experiments.moefy.texts import Split, read_documents, split, windows
 from lynx_jax.files import write_json
+from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families import moefied_llama
-from lynx_jax.models.spec import DecoderSpec, DenseSpec, LayerSpec, MoESpec
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing import Router
 
 SIZES = (10, 8, 6, 4)

@@ -36,11 +36,14 @@ from checkpoints_convert.writer import staged, write_safetensors
 from experiments.model_card import model_card
 from experiments.tiny_corpus.batches import Sampler
 from lynx_jax.files import write_json
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder, run_causal
 from lynx_jax.models.families import mixtral, qwen3_moe
-from lynx_jax.models.ffn import ExpertTrace
+from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import by_path
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec, RopeSpec
+from lynx_jax.models.parts import ExpertTrace
+from lynx_jax.models.rope import RopeSpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing import Router
 
 FORMS = ("fine", "coarse")
@@ -124,22 +127,15 @@ def router_losses(trace: ExpertTrace, top_k: int) -> tuple[Float32[Array, ""], F
 def loss(decoder: Decoder, tokens: Int32[Array, "B L"], training: Training) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Next-token cross-entropy in nats plus the routers' losses, and the figures to log."""
   inputs, targets = tokens[:, :-1], tokens[:, 1:]
-  moe = _experts(decoder)
-  capacity = int(training.capacity_factor * inputs.size * moe.top_k / moe.experts)
+  moe = decoder.spec.moe_specs[0]
+  expert_capacity = int(training.capacity_factor * inputs.size * moe.top_k / moe.experts)
   lengths = jnp.full((inputs.shape[0],), inputs.shape[1], jnp.int32)
-  hidden, _, traces = run_causal(decoder, inputs, lengths, capacity=capacity)
+  hidden, _, traces = run_causal(decoder, inputs, lengths, expert_capacity=expert_capacity)
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels(decoder.logits(hidden), targets).mean()
   balance, z, load = (jnp.stack(x) for x in zip(*(router_losses(t, moe.top_k) for t in traces), strict=True))
   dropped = jnp.stack([trace.dropped for trace in traces]).sum() / (len(traces) * inputs.size * moe.top_k)
   total = cross_entropy + training.balance_weight * balance.mean() + training.router_z_weight * z.mean()
   return total, {"cross_entropy": cross_entropy, "balance": balance.mean(), "dropped": dropped, "load": load}
-
-
-def _experts(decoder: Decoder) -> MoESpec:
-  """What every layer's experts are like."""
-  ffn = decoder.spec.layers[0].ffn
-  assert isinstance(ffn, MoESpec)
-  return ffn
 
 
 @functools.partial(jax.jit, static_argnames=("training", "steps"), donate_argnames=("decoder", "state"))
@@ -156,7 +152,7 @@ def train_step(
 @functools.partial(jax.jit, static_argnames=("training",))
 def validation_loss(decoder: Decoder, tokens: Int32[Array, "B L"], training: Training) -> jax.Array:
   """Cross-entropy in nats with nothing dropped."""
-  moe = _experts(decoder)
+  moe = decoder.spec.moe_specs[0]
   exact = dataclasses.replace(training, capacity_factor=moe.experts / moe.top_k)
   return loss(decoder, tokens, exact)[1]["cross_entropy"]
 

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
   from lynx_jax.engine.steps import decode_loop, decode_step, forward, next_logits, prefill
   from lynx_jax.generation import Completion, Piece, generate, stream
   from lynx_jax.loading import load
+  from lynx_jax.models.attention import AttentionSpec
   from lynx_jax.models.decoder import Decoder, abstract_decoder
+  from lynx_jax.models.dense import DenseSpec
+  from lynx_jax.models.mla import MLASpec
+  from lynx_jax.models.moe import MoESpec
   from lynx_jax.models.params import Params
-  from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MLASpec, MoESpec
+  from lynx_jax.models.spec import DecoderSpec, LayerSpec
   from lynx_jax.routing import (
     OEA,
     Auto,
@@ -44,9 +48,13 @@ _HOMES = {
   "engine.steps": ("decode_loop", "decode_step", "forward", "next_logits", "prefill"),
   "generation": ("Completion", "Piece", "generate", "stream"),
   "loading": ("load",),
+  "models.attention": ("AttentionSpec",),
   "models.decoder": ("Decoder", "abstract_decoder"),
+  "models.dense": ("DenseSpec",),
+  "models.mla": ("MLASpec",),
+  "models.moe": ("MoESpec",),
   "models.params": ("Params",),
-  "models.spec": ("AttentionSpec", "DecoderSpec", "DenseSpec", "LayerSpec", "MLASpec", "MoESpec"),
+  "models.spec": ("DecoderSpec", "LayerSpec"),
   "routing": (
     "OEA", "Auto", "Budget", "CountVote", "Lynx", "MassFloor", "Prune", "Router", "Routing", "RoutingPolicy",
     "TopK", "XShare", "format_policy", "lynx_route", "parse_policy",

@@ -14,7 +14,7 @@ from lynx_jax.engine.report import RoutingReport, report
 from lynx_jax.engine.sampling import Sampling, samplers
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import DecoderSpec, MoESpec
+from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.routing import RoutingPolicy
 from lynx_jax.text.chat import Chats, chat_prompts
 from lynx_jax.text.detokenizer import TextRow
@@ -257,9 +257,9 @@ def _token_id(index: int, token: object, vocab: int) -> int:
 
 def _checked(policy: RoutingPolicy | None, spec: DecoderSpec) -> RoutingPolicy | None:
   """`policy`, once every layer's `top_k` has been shown to it: one that cannot work says so here, not in a trace."""
-  for layer in spec.layers:
-    if policy is not None and isinstance(layer.ffn, MoESpec):
-      policy.experts_per_token(layer.ffn.top_k)
+  if policy is not None:
+    for moe in spec.moe_specs:
+      policy.experts_per_token(moe.top_k)
   return policy
 
 

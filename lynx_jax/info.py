@@ -1,6 +1,5 @@
 """What a model is, from its configuration: sizes, the bytes that decoding moves, the policies that apply."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from lynx_jax.loading import checkpoint_directory
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.int8 import check_weights, is_int8
+from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import assemble, kept_in_float32, parameter_shapes
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
 from lynx_jax.models.sizes import counts, weight_bytes
-from lynx_jax.models.spec import DecoderSpec, MLASpec, MoESpec
+from lynx_jax.models.spec import DecoderSpec
 from pallas_kernels.cpu import describe as native_code
 from pallas_kernels.weights.int8 import Int8Weight, Weight
 
@@ -52,7 +52,7 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
     ("dtype", f"{dtype}{stored}{', most weights held as ' + weights if weights else ''}"),
     ("layers", f"{len(spec.layers)}, {len(spec.moe_layers)} with experts"),
     ("width", f"{spec.width}, vocabulary {spec.vocab}, context {spec.context} tokens, {_tied(spec)}"),
-    ("attention", _attention(spec)),
+    ("attention", spec.layers[0].attention.describe()),
     *_experts(spec, held.experts),
     ("parameters", f"{_number(size.total)}, of which a token uses {_number(size.active)}"),
     ("weights", f"{_bytes(held.total)}, of which experts {_bytes(held.experts)}"),
@@ -103,7 +103,7 @@ def _abstract(spec: DecoderSpec, dtype: np.dtype, weights: str | None) -> Decode
 
 def _experts(spec: DecoderSpec, held: int) -> list[tuple[str, str]]:
   """Lines on experts, which take `held` bytes in all."""
-  layers = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
+  layers = spec.moe_specs
   if not layers:
     return []
   first = layers[0]
@@ -129,15 +129,11 @@ def _router(moe: MoESpec) -> str:
   return ", ".join(parts)
 
 
-def _moe(spec: DecoderSpec) -> MoESpec | None:
-  return next((layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)), None)
-
-
 def _policies(spec: DecoderSpec) -> str:
   """Which policies can change anything, and the range of their knobs."""
-  moe = _moe(spec)
-  if moe is None:
+  if not spec.moe_specs:
     return "none: no layer has experts"
+  moe = spec.moe_specs[0]
   k, most = moe.top_k, moe.experts - 1
   if k > most:
     return "topk only: a token runs every expert"
@@ -161,19 +157,3 @@ def _bytes(count: float) -> str:
 
 def _tied(spec: DecoderSpec) -> str:
   return "head tied to the embedding" if spec.tied else "separate head"
-
-
-def _attention(spec: DecoderSpec) -> str:
-  attention = spec.layers[0].attention
-  if isinstance(attention, MLASpec):
-    return (
-      f"{attention.heads} heads over a latent of {attention.rank} and a rotary key of {attention.rope_width}, "
-      f"queries {'straight' if attention.query_rank is None else f'through a latent of {attention.query_rank}'}"
-    )
-  parts = [f"{attention.heads} heads of {attention.head_dim} over {attention.kv_heads} key/value heads"]
-  extras = dataclasses.asdict(attention)
-  if extras["qk_norm"] != "none":
-    parts.append(f"query/key norm per {extras['qk_norm']}")
-  if extras["window"] is not None:
-    parts.append(f"window {extras['window']}")
-  return ", ".join(parts)

@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder
+from lynx_jax.models.dense import DenseSpec
+from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MoESpec, RopeSpec
+from lynx_jax.models.rope import RopeSpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing import Router
 
 VOCAB = 97

@@ -11,8 +11,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from lynx_jax.evals.decoding import decoded_hidden, whole_rows
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import MoESpec
-from lynx_jax.routing import Auto
+from lynx_jax.routing import Auto, Router
 from lynx_jax.routing.expert_sets import chosen_by_row, union_of_rows
 from lynx_jax.routing.routers import score_rows
 from pallas_kernels.dims import ExpertMask, RouterLogits
@@ -49,13 +48,14 @@ def spent_by_auto(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]], p
 def _spent(params: Params, tokens: Int32[Array, "B L"], *, policy: Auto) -> tuple[Float32[Array, "N P"], ...]:
   texts = whole_rows(tokens)
   _, traces = decoded_hidden(params, texts, policy)
-  layers = [layer.ffn for layer in params.spec.layers if isinstance(layer.ffn, MoESpec)]
   rows, steps = texts.judged.shape
   figures = []
-  for trace, ffn in zip(traces, layers, strict=True):
+  for trace in traces:
     experts = trace.logits.shape[1]
     read = jax.nn.one_hot(trace.routing.ids, experts, dtype=jnp.bool_).any(axis=1)
-    step = functools.partial(_step, ffn=ffn, selection_bias=trace.selection_bias, share=policy.share)
+    step = functools.partial(
+      _step, top_k=trace.top_k, router=trace.router, selection_bias=trace.selection_bias, share=policy.share
+    )
     by_step = jax.vmap(step, in_axes=1)
     figures.append(by_step(trace.logits.reshape(rows, steps, -1), read.reshape(rows, steps, -1)))
   loss, allowed, saved = (jnp.stack(part) for part in zip(*figures, strict=True))
@@ -63,19 +63,19 @@ def _spent(params: Params, tokens: Int32[Array, "B L"], *, policy: Auto) -> tupl
 
 
 def _step(
-  logits: RouterLogits, read_TE: Bool[Array, "T E"], *, ffn: MoESpec, selection_bias: Any, share: float
+  logits: RouterLogits, read_TE: Bool[Array, "T E"], *, top_k: int, router: Router, selection_bias: Any, share: float
 ) -> tuple[Float32[Array, ""], ...]:
   """Loss, allowance and share of experts left out of one step of one layer, from what was read alone."""
-  top_k, valid = ffn.top_k, jnp.ones(logits.shape[0], bool)
-  scores = score_rows(logits, top_k, top_k, valid, ffn.router, selection_bias)
+  experts, valid = logits.shape[1], jnp.ones(logits.shape[0], bool)
+  scores = score_rows(logits, top_k, top_k, valid, router, selection_bias)
   weight_TE = scores.probs / scores.own_mass[:, None]
-  own_TE = chosen_by_row(scores.ids, ffn.experts)
+  own_TE = chosen_by_row(scores.ids, experts)
   kept_E: ExpertMask = read_TE.any(axis=0)
   kept_TE = kept_E[None, :]
   lost_T = jnp.sum(jnp.where(own_TE & ~kept_TE, jnp.square(weight_TE), 0.0), axis=1)
   retained_T = jnp.sum(jax.lax.top_k(jnp.where(kept_TE, weight_TE, 0.0), top_k)[0], axis=1)
   loss = jnp.mean(lost_T + jnp.square(1.0 - retained_T))
-  own_E = union_of_rows(scores.ids, valid, ffn.experts)
+  own_E = union_of_rows(scores.ids, valid, experts)
   saved = jnp.sum(own_E & ~kept_E) / jnp.sum(own_E)
   worth = jnp.mean(jnp.sum(jnp.where(own_TE, jnp.square(weight_TE), 0.0), axis=1))
   return loss, share * saved * worth, saved

@@ -29,7 +29,6 @@ from lynx_jax.evals.mixes import MIXES, BatchMaker, cut
 from lynx_jax.evals.text_files import read_texts, token_streams
 from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import MoESpec
 from lynx_jax.routing import Auto, Prune
 
 MOST_INCREASE = 0.01
@@ -80,7 +79,7 @@ def check_auto(
   Raises:
     ValueError: the model has no experts.
   """
-  moe = next((layer.ffn for layer in params.spec.layers if isinstance(layer.ffn, MoESpec)), None)
+  moe = next(iter(params.spec.moe_specs), None)
   if moe is None:
     raise ValueError("this model has no experts: there is nothing to route")
   sizes = range(1, moe.top_k)

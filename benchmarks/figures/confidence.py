@@ -15,7 +15,6 @@ from lynx_jax.evals.decoding import Texts, own_hidden, route_by_step, whole_rows
 from lynx_jax.evals.faithful import compare_scores
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import MoESpec
 from lynx_jax.routing import CountVote, Router, Routing, RoutingPolicy, lynx_route
 
 GROUPS = ("sure", "unsure")
@@ -23,7 +22,7 @@ GROUPS = ("sure", "unsure")
 
 def measure_confidence(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]]) -> list[dict[str, Any]]:
   """Divergence and agreement where only half of the tokens of each step, by top gate, move into a set of experts."""
-  moe = next(layer.ffn for layer in params.spec.layers if isinstance(layer.ffn, MoESpec))
+  moe = params.spec.moe_specs[0]
   sizes = sorted({max(moe.top_k, round(moe.experts * share)) for share in (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)})
   rows = []
   for size in sizes:

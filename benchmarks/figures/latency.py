@@ -16,7 +16,6 @@ from benchmarks.figures.plot import drawn
 from lynx_jax.bench.decode import bench_decode
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import MoESpec
 from lynx_jax.routing import CountVote, RoutingPolicy, TopK, lynx_route
 
 _PREFILL_LENGTH = 128
@@ -50,7 +49,7 @@ def measure_experts(
   prefill_length: int = _PREFILL_LENGTH,
 ) -> dict[str, Any]:
   """Prefill and decode of `batch` rows where only so many experts may be used, repeats taken by turns."""
-  moe = next(layer.ffn for layer in params.spec.layers if isinstance(layer.ffn, MoESpec))
+  moe = params.spec.moe_specs[0]
   sizes = sorted(
     {max(moe.top_k, round(moe.experts * share)) for share in (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)}
   )

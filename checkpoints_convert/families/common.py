@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from checkpoints_convert.rules import Duplicate, Fold, Ignored, Interleave, Join, Rule, RuleTable, Stack
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLASpec
+from lynx_jax.models.attention import AttentionSpec
+from lynx_jax.models.mla import MLASpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 
 FfnRules = Callable[[int, LayerSpec], tuple[Rule, ...]]
 

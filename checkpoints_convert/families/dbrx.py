@@ -4,7 +4,9 @@
 """
 
 from checkpoints_convert.rules import Join, Merge, Rule, RuleTable, Transpose
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, MoESpec
+from lynx_jax.models.attention import AttentionSpec
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.spec import DecoderSpec
 
 
 def rules(spec: DecoderSpec, *, fused: bool = False) -> RuleTable:

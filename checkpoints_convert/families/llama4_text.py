@@ -6,7 +6,8 @@ of the text alone, as transformers' `Llama4ForCausalLM` has them.
 
 from checkpoints_convert.families.common import decoder_rules, dense
 from checkpoints_convert.rules import Ignored, Rule, RuleTable, Transpose
-from lynx_jax.models.spec import DecoderSpec, LayerSpec, MoESpec
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 
 BESIDE_TEXT = "language_model."
 _VISION = Ignored(r"(vision_model|multi_modal_projector)\..*", "the vision model, of which nothing is read")

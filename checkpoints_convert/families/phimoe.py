@@ -2,7 +2,8 @@
 
 from checkpoints_convert.families.common import decoder_rules, experts_apart, experts_fused
 from checkpoints_convert.rules import Rule, RuleTable
-from lynx_jax.models.spec import DecoderSpec, LayerSpec, MoESpec
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 
 
 def rules(spec: DecoderSpec, *, fused: bool = False) -> RuleTable:

@@ -17,9 +17,12 @@ from jaxtyping import Float32
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from lynx_jax.files import write_json
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder
+from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.parameters import assemble
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, RopeSpec
+from lynx_jax.models.rope import RopeSpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 
 _CONTROL = 3  # llama.cpp's token type of markers such as <|im_end|>
 _LAYER = {

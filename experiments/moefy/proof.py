@@ -20,9 +20,11 @@ import lynx_jax
 from checkpoints_convert.families.common import decoder_rules, dense
 from checkpoints_convert.rules import carry, only_rules, source_shapes
 from experiments.moefy.gguf_llama import read_llama, unpacked
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder
+from lynx_jax.models.dense import DenseSpec
+from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import assemble, by_path
-from lynx_jax.models.spec import AttentionSpec, DenseSpec, MoESpec
 
 TEXT = "A mixture of experts is a network that"
 

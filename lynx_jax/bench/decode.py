@@ -21,7 +21,6 @@ import numpy as np
 from lynx_jax.bench.fed_decode import FedDecode, Tokens
 from lynx_jax.bench.plain_reading import bytes_a_step, plain_reading
 from lynx_jax.engine.report import RoutingReport
-from lynx_jax.models.ffn import MoE
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, format_policy
 from lynx_jax.routing.select import route_to_tiles
@@ -151,10 +150,7 @@ def _routing_seconds(params: Params, batch: int, policy: RoutingPolicy, seed: in
   """Time of all layers' routing in a step, on random logits, inside one compiled loop."""
   total = 0.0
   seen: dict[tuple, float] = {}
-  for layer in params.decoder.layers:
-    if not isinstance(layer.ffn, MoE):
-      continue
-    spec = layer.ffn.spec
+  for spec in params.spec.moe_specs:
     key = (spec.experts, spec.top_k, spec.router, spec.selection_bias)
     if key not in seen:
       logits = jax.random.normal(jax.random.key(seed), (batch, spec.experts))

@@ -6,8 +6,7 @@ import numpy as np
 
 from lynx_jax.engine.state import RoutingTotals
 from lynx_jax.models.decoder import Decoder
-from lynx_jax.models.ffn import MoE
-from lynx_jax.models.sizes import bytes_of
+from lynx_jax.models.sizes import expert_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +42,6 @@ class RoutingReport:
       f"retained mass: mean {np.mean(self.retained_mass):.3f}, worst row {min(self.worst_retained_mass):.3f} "
       f"({self.steps} steps, {self.rows:.1f} rows)"
     )
-
-
-def expert_bytes(decoder: Decoder) -> tuple[int, ...]:
-  """Bytes of one expert's weights, per MoE layer."""
-  sizes = []
-  for layer in decoder.layers:
-    if isinstance(layer.ffn, MoE):
-      sizes.append(bytes_of((layer.ffn.gate_up, layer.ffn.down)) // layer.ffn.spec.experts)
-  return tuple(sizes)
 
 
 def report(totals: RoutingTotals, decoder: Decoder) -> RoutingReport | None:

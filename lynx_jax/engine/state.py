@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from lynx_jax.engine.kv_cache import LayerCache
 from lynx_jax.engine.sampling import Samplers, Sampling, samplers
+from lynx_jax.models.parts import LayerCache
 
 
 class Finish(enum.IntEnum):

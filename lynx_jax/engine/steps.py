@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Int32
 
-from lynx_jax.engine.kv_cache import LayerCache, with_room
 from lynx_jax.engine.sampling import sample
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals, greedy_requests, no_totals
-from lynx_jax.models.decoder import run_causal, run_layers
-from lynx_jax.models.ffn import ExpertTrace
+from lynx_jax.models.decoder import rotations_at, run_causal, run_layers
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import DecoderSpec, MoESpec
+from lynx_jax.models.parts import AttentionPart, ExpertTrace, LayerCache
+from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.routing import RoutingPolicy
 from lynx_jax.routing.select import route_to_tiles
-from lynx_jax.routing.stats import active_experts, own_experts, retained_mass
+from lynx_jax.routing.stats import active_experts
 from pallas_kernels import greedy_token
 from pallas_kernels.dims import ArrayLike
 
@@ -65,9 +64,7 @@ def prefill(
     )
   if requests is None:
     requests = greedy_requests(rows, capacity, params.spec.stop_ids)
-  hidden, cache, _ = run_causal(
-    params.decoder, token_ids, lengths, remember=functools.partial(with_room, capacity=capacity)
-  )
+  hidden, cache, _ = run_causal(params.decoder, token_ids, lengths, remember=lambda cache: cache.with_room(capacity))
   last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
   state = DecodeState(
     cache=tuple(cache),
@@ -91,16 +88,18 @@ def next_logits(
   """
   positions, running = state.lengths, state.running
 
-  def mix(layer: int, attention: Any, projected: Any) -> tuple[jax.Array, LayerCache]:
-    return attention.attend_cached(projected, state.cache[layer], positions)
+  rotations = rotations_at(params.spec, positions[:, None], positions + 1)
+
+  def attend(layer: int, attention: AttentionPart, projected: Any) -> tuple[jax.Array, LayerCache]:
+    return attention.attend_cached(projected, rotations[attention.spec.rotary], state.cache[layer], positions)
 
   route = functools.partial(route_to_tiles, policy=policy)
-  hidden, cache, traces = run_layers(params.decoder, state.token[:, None], running[:, None], mix, route=route)
+  hidden, cache, traces = run_layers(params.decoder, state.token[:, None], running[:, None], attend, route=route)
   read = dataclasses.replace(
     state,
     cache=tuple(cache),
     lengths=positions + running.astype(jnp.int32),
-    totals=None if state.totals is None else _add(state.totals, traces, params.spec, running),
+    totals=None if state.totals is None else _add(state.totals, traces, running),
   )
   return params.decoder.logits(hidden[:, 0]), read
 
@@ -160,17 +159,12 @@ def _take_token(state: DecodeState, logits_BV: jax.Array, spec: DecoderSpec) -> 
   )
 
 
-def _add(totals: RoutingTotals, traces: list[ExpertTrace], spec: DecoderSpec, running: jax.Array) -> RoutingTotals:
+def _add(totals: RoutingTotals, traces: list[ExpertTrace], running: jax.Array) -> RoutingTotals:
   """Adds one step's routing, for the layers that have experts."""
-  layers = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
-  active, own, retained = [], [], []
-  for ffn, trace in zip(layers, traces, strict=True):
-    rule: dict[str, Any] = {"router": ffn.router, "selection_bias": trace.selection_bias}
-    active.append(active_experts(trace.routing))
-    own.append(own_experts(trace.logits, ffn.top_k, running, **rule))
-    # Rows that do not run retain 1 by definition; they are counted neither here nor in `rows`.
-    retained.append(retained_mass(trace.logits, ffn.top_k, trace.routing, running, **rule))
-  active, own, retained = (jnp.stack(part) for part in (active, own, retained))
+  active = jnp.stack([active_experts(trace.routing) for trace in traces])
+  own = jnp.stack([trace.own_experts(running) for trace in traces])
+  # Rows that do not run retain 1 by definition; they are counted neither here nor in `rows`.
+  retained = jnp.stack([trace.retained_mass(running) for trace in traces])
   return RoutingTotals(
     steps=totals.steps + 1,
     rows=totals.rows + running.sum(dtype=jnp.int32),

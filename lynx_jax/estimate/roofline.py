@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from lynx_jax.models.sizes import counts
-from lynx_jax.models.spec import DecoderSpec, MoESpec
+from lynx_jax.models.spec import DecoderSpec
 
 ITEM_BYTES = 2
 """bfloat16."""
@@ -78,7 +78,7 @@ class StepSize:
 
 def step_size(spec: DecoderSpec) -> StepSize:
   """Sizes from a configuration; ValueError where the model has no experts, or layers of different ones."""
-  moe = {layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)}
+  moe = set(spec.moe_specs)
   if len(moe) != 1:
     raise ValueError(f"{spec.family}: {len(moe)} kinds of expert layers: an estimate needs exactly one")
   (ffn,) = moe

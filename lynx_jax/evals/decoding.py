@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from lynx_jax.models.decoder import run_causal
-from lynx_jax.models.ffn import ExpertTrace
 from lynx_jax.models.params import Params
+from lynx_jax.models.parts import ExpertTrace
 from lynx_jax.routing import Router, Routing, RoutingPolicy, lynx_route
 from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
 

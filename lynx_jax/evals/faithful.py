@@ -1,18 +1,16 @@
 """What a policy costs a batch: cross-entropy, divergence from the model's own distribution, mass lost, experts read."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
 from lynx_jax.evals.decoding import Texts, decoded_hidden, own_hidden
-from lynx_jax.models.ffn import ExpertTrace
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import DecoderSpec, MoESpec
+from lynx_jax.models.parts import ExpertTrace
 from lynx_jax.routing import RoutingPolicy, lynx_route
-from lynx_jax.routing.stats import retained_mass
 
 # Positions whose scores are held at once: two models' scores of a large vocabulary.
 _HEAD_POSITIONS = 32
@@ -57,7 +55,7 @@ _own_hidden = jax.jit(own_hidden)
 def _cost(params: Params, texts: Texts, own: jax.Array, *, policy: RoutingPolicy) -> BatchCost:
   hidden, traces = decoded_hidden(params, texts, policy)
   scores = compare_scores(params, own, hidden, texts)
-  return BatchCost(jnp.sum(texts.judged, dtype=jnp.int32), *scores, *_routing_cost(traces, params.spec, texts))
+  return BatchCost(jnp.sum(texts.judged, dtype=jnp.int32), *scores, *_routing_cost(traces, texts))
 
 
 def compare_scores(
@@ -88,18 +86,16 @@ def compare_scores(
   return tuple(part.sum() for part in sums)
 
 
-def _routing_cost(traces: list[ExpertTrace], spec: DecoderSpec, texts: Texts) -> tuple[jax.Array, ...]:
+def _routing_cost(traces: list[ExpertTrace], texts: Texts) -> tuple[jax.Array, ...]:
   """Distinct experts, the model's own, retained mass (sum over tokens) and the least of it, over layers."""
-  layers = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoESpec)]
   judged = texts.judged
   figures = []
-  for trace, ffn in zip(traces, layers, strict=True):
+  for trace in traces:
     experts = trace.logits.shape[1]
-    rule: dict[str, Any] = {"router": ffn.router, "selection_bias": trace.selection_bias}
-    own = lynx_route(trace.logits, ffn.top_k, **rule)
+    own = lynx_route(trace.logits, trace.top_k, router=trace.router, selection_bias=trace.selection_bias)
     # An expert that has no weight is not read, and keeps no mass.
     used = trace.routing.weights > 0
-    kept = retained_mass(trace.logits, ffn.top_k, trace.routing, **rule).reshape(judged.shape)
+    kept = trace.retained_mass().reshape(judged.shape)
     figures.append((
       distinct_experts(trace.routing.ids, used, texts, experts),
       distinct_experts(own.ids, jnp.ones_like(used), texts, experts),

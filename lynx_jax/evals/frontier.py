@@ -7,7 +7,6 @@ from jaxtyping import Int32
 
 from lynx_jax.evals.compare import CostAt, Measured, cost_at, measure_policies
 from lynx_jax.models.params import Params
-from lynx_jax.models.spec import MoESpec
 from lynx_jax.routing import OEA, Auto, Budget, CountVote, Lynx, MassFloor, Prune, RoutingPolicy, TopK, XShare
 
 _SIZES = 6
@@ -47,9 +46,9 @@ def measure_frontier(
   Raises:
     ValueError: the model has no experts.
   """
-  moe = next((layer.ffn for layer in params.spec.layers if isinstance(layer.ffn, MoESpec)), None)
-  if moe is None:
+  if not params.spec.moe_specs:
     raise ValueError("this model has no experts: there is nothing to route")
+  moe = params.spec.moe_specs[0]
   (own,) = measure_policies(params, batches[:1], [TopK()], prompt_length=prompt_length)
   families = knobs(moe.experts, moe.top_k, float(own.own_experts[0]))
   policies = [policy for family in families.values() for policy in family]

@@ -1,21 +1,26 @@
-"""Grouped-query attention: the projections (a module), and how whole prompts attend (a pure function)."""
+"""Grouped-query attention: its spec, its kind of cache, its projections, and how it attends."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Float, Int
+from numpy.typing import DTypeLike
 
-from lynx_jax.models.linear import bias, normal, normed_matmuls, weight
-from lynx_jax.models.linear import value as _array
+from lynx_jax.models.causal_attention import causal_attention
+from lynx_jax.models.checks import require, require_above_zero, require_positive
+from lynx_jax.models.declare import Declare
+from lynx_jax.models.linear import array_of, normed_matmuls, weight
 from lynx_jax.models.norms import Norm, RMSNorm
-from lynx_jax.models.rope import rotary_turn
-from lynx_jax.models.spec import AttentionSpec, Temperature
+from lynx_jax.models.rope import LongScaling, RopeSpec, Rotary, Rotation
+from lynx_jax.placement import Role
 from pallas_kernels import append_heads, decode_attention, prompt_heads, row_matmul
 
-# Queries of a long prompt are taken in blocks, so that scores need [B, N, block, L] and not [B, N, L, L].
-_QUERY_BLOCK = 512
+Projected: TypeAlias = tuple[Float[Array, "T NH"], Float[Array, "T GH"], Float[Array, "T GH"]]
+"""Queries, keys and values, heads side by side: before their own norms and positions."""
 
 
 class KeyValueCache(NamedTuple):
@@ -24,36 +29,171 @@ class KeyValueCache(NamedTuple):
   key: Float[Array, "B G C H"]
   value: Float[Array, "B G C H"]
 
+  def with_room(self, positions: int) -> "KeyValueCache":
+    """The same cache with room for that many positions, zeros behind those it has."""
+    room = [(0, 0), (0, 0), (0, positions - self.key.shape[2]), (0, 0)]
+    return KeyValueCache(jnp.pad(self.key, room), jnp.pad(self.value, room))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeyValueSpec:
+  """The kind of cache that grouped-query attention fills.
+
+  Attributes:
+    heads: key/value heads (G).
+    width: numbers of one head's key, and of its value (H).
+    window: positions that a query sees, or None for all before it.
+    dtype: of the numbers.
+  """
+
+  heads: int
+  width: int
+  window: int | None
+  dtype: np.dtype
+
+  @property
+  def numbers_per_position(self) -> int:
+    """Keys and values of one position."""
+    return 2 * self.heads * self.width
+
+  @property
+  def bytes_per_position(self) -> int:
+    """Bytes that one position takes."""
+    return self.numbers_per_position * self.dtype.itemsize
+
+  def allocate(self, rows: int, positions: int) -> KeyValueCache:
+    """An empty cache for `rows` rows of that many positions."""
+    shape = (rows, self.heads, positions, self.width)
+    return KeyValueCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class QueryGrowth:
+  """Growth of queries with their position: times 1 + gain * log(1 + floor((position + 1) / floor)), arXiv 2501.19399.
+
+  Attributes:
+    gain: multiplies the logarithm.
+    floor: positions over which the growth stays constant.
+  """
+
+  gain: float
+  floor: float
+
+  def __post_init__(self) -> None:
+    require_above_zero(self, "floor")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+  """Grouped-query attention.
+
+  Attributes:
+    heads: query heads (N).
+    kv_heads: key and value heads (G), a divisor of `heads`.
+    head_dim: width of one head (H), even; not always `width / heads`.
+    rope: the rotary embedding of queries and keys, or None where the layer has no positions.
+    qk_norm: RMS norm of queries and keys: none, per head (Qwen3), over the whole projection (OLMoE), or per head
+      without a learned scale (`l2`, Llama 4).
+    qkv_bias: whether the projections to queries, keys and values carry biases.
+    output_bias: whether the one back to the model width does.
+    clip: bound on the magnitude of projected queries, keys and values, or None.
+    window: positions a query sees, itself included, or None for all before it.
+    chunk: a query sees its own chunk of that many positions up to itself; None for no chunks.
+    scale: multiplies the scores; None is 1 / sqrt(head_dim).
+    sinks: whether each head has a learned logit that takes part in its softmax and adds no value.
+    query_growth: how queries grow with their position, or None.
+  """
+
+  heads: int
+  kv_heads: int
+  head_dim: int
+  rope: RopeSpec | None
+  qk_norm: Literal["none", "head", "projection", "l2"] = "none"
+  qkv_bias: bool = False
+  output_bias: bool = False
+  clip: float | None = None
+  window: int | None = None
+  chunk: int | None = None
+  scale: float | None = None
+  sinks: bool = False
+  query_growth: QueryGrowth | None = None
+
+  def __post_init__(self) -> None:
+    require_positive(self, "heads", "kv_heads", "head_dim")
+    require(
+      self.heads % self.kv_heads == 0,
+      self,
+      "kv_heads",
+      self.kv_heads,
+      f"expected a divisor of heads {self.heads}",
+    )
+    require(self.head_dim % 2 == 0, self, "head_dim", self.head_dim, "rotary embedding needs an even width")
+    require(self.window is None or self.window >= 1, self, "window", self.window, "expected None or at least 1")
+    require(self.chunk is None or self.chunk >= 1, self, "chunk", self.chunk, "expected None or at least 1")
+    one = self.window is None or self.chunk is None
+    require(one, self, "chunk", self.chunk, f"expected None beside a window of {self.window}")
+    require(self.clip is None or self.clip > 0, self, "clip", self.clip, "expected None or a positive number")
+    if self.rope is not None and isinstance(self.rope.scaling, LongScaling):
+      for field in ("short_factors", "long_factors"):
+        count = len(getattr(self.rope.scaling, field))
+        remedy = f"expected one for each of the {self.head_dim // 2} pairs of a head"
+        require(count == self.head_dim // 2, self.rope.scaling, field, f"{count} numbers", remedy)
+
+  @property
+  def rotary(self) -> Rotary:
+    """The kind of rotation that the layer's heads need."""
+    return Rotary(self.head_dim, self.rope)
+
+  def cache_spec(self, dtype: DTypeLike) -> KeyValueSpec:
+    """The kind of cache that the layer fills, of numbers of `dtype`."""
+    return KeyValueSpec(heads=self.kv_heads, width=self.head_dim, window=self.window, dtype=np.dtype(dtype))
+
+  def build(self, width: int, eps: float, declare: Declare) -> "Attention":
+    """The layer's projections, in a model of that width whose norms add `eps`."""
+    return Attention(width, self, eps, declare)
+
+  def describe(self) -> str:
+    """The sizes in words."""
+    parts = [f"{self.heads} heads of {self.head_dim} over {self.kv_heads} key/value heads"]
+    if self.qk_norm != "none":
+      parts.append(f"query/key norm per {self.qk_norm}")
+    if self.window is not None:
+      parts.append(f"window {self.window}")
+    return ", ".join(parts)
+
 
 class Attention(nnx.Module):
   """Projections of one layer: query [N*H, D], key and value [G*H, D], output [D, N*H]; sinks [N]."""
 
-  def __init__(self, width: int, spec: AttentionSpec, eps: float, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+  def __init__(self, width: int, spec: AttentionSpec, eps: float, declare: Declare):
     query_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     self.spec = spec
     self.eps = eps
-    self.query = normal(rngs, (query_width, width), dtype)
-    self.key = normal(rngs, (kv_width, width), dtype)
-    self.value = normal(rngs, (kv_width, width), dtype)
-    self.output = normal(rngs, (width, query_width), dtype)
-    self.query_bias = bias(query_width, dtype=dtype, where=spec.qkv_bias)
-    self.key_bias, self.value_bias = (bias(kv_width, dtype=dtype, where=spec.qkv_bias) for _ in range(2))
-    self.output_bias = bias(width, dtype=dtype, where=spec.output_bias)
-    self.sinks = bias(spec.heads, dtype=dtype, where=spec.sinks)
-    norms = {"head": (spec.head_dim, spec.head_dim), "projection": (query_width, kv_width)}.get(spec.qk_norm)
-    self.query_norm = None if norms is None else RMSNorm(norms[0], eps, dtype=dtype)
-    self.key_norm = None if norms is None else RMSNorm(norms[1], eps, dtype=dtype)
+    self.query = declare.param((query_width, width), "NH D", Role.PROJECTION)
+    self.key = declare.param((kv_width, width), "GH D", Role.PROJECTION)
+    self.value = declare.param((kv_width, width), "GH D", Role.PROJECTION)
+    self.output = declare.param((width, query_width), "D NH", Role.PROJECTION)
+    self.query_bias = declare.bias((query_width,), "NH", present=spec.qkv_bias)
+    self.key_bias = declare.bias((kv_width,), "GH", present=spec.qkv_bias)
+    self.value_bias = declare.bias((kv_width,), "GH", present=spec.qkv_bias)
+    self.output_bias = declare.bias((width,), "D", present=spec.output_bias)
+    self.sinks = declare.bias((spec.heads,), "N", present=spec.sinks)
+    axes = {"head": ((spec.head_dim, "H"), (spec.head_dim, "H")), "projection": ((query_width, "NH"), (kv_width, "GH"))}
+    query, key = axes.get(spec.qk_norm, (None, None))
+    self.query_norm = None if query is None else RMSNorm(query[0], eps, declare, axis=query[1])
+    self.key_norm = None if key is None else RMSNorm(key[0], eps, declare, axis=key[1])
 
-  def project_in(
-    self, x_TD: Float[Array, "T D"], norm: Norm
-  ) -> tuple[Float[Array, "T NH"], Float[Array, "T GH"], Float[Array, "T GH"]]:
+  def project_in(self, x_TD: Float[Array, "T D"], norm: Norm) -> Projected:
     """Queries, keys and values of normed rows, heads side by side: before their own norms and positions."""
     weights, biases = (self.query, self.key, self.value), (self.query_bias, self.key_bias, self.value_bias)
     query, key, value = normed_matmuls(x_TD, norm, weights, biases)
     return query, key, value
 
   def _norms(self) -> tuple[jax.Array | None, jax.Array | None]:
-    """Scales of the norms of queries and keys. Turning keeps a head's norm, so that `l2` may come before it as well."""
+    """Scales of the norms of queries and keys.
+
+    Llama 4 applies its `l2` norm after the rotation. A rotation preserves norms, so we apply it before.
+    """
     if self.spec.qk_norm == "l2":
       ones = jnp.ones((self.spec.head_dim,), jnp.float32)
       return ones, ones
@@ -62,123 +202,61 @@ class Attention(nnx.Module):
     return self.query_norm.scale[...], self.key_norm.scale[...]
 
   def attend_prompts(
-    self, projected: tuple[jax.Array, jax.Array, jax.Array], positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"]
+    self,
+    projected: Projected,
+    rotation: Rotation,
+    positions_BL: Int[Array, "B L"],
+    lengths_B: Int[Array, "B"],
   ) -> tuple[Float[Array, "T NH"], KeyValueCache]:
     """Rows of L positions attend to themselves, causally; returns the heads' results, and a cache of L positions."""
     spec = self.spec
-    turn = rotary_turn(positions_BL, lengths_B, spec.head_dim, spec.rope)
     query_norm, key_norm = self._norms()
     query, key, value = prompt_heads(
-      *projected, *turn, query_norm=query_norm, key_norm=key_norm, norm_eps=self.eps, clip=spec.clip
+      *projected, *rotation, query_norm=query_norm, key_norm=key_norm, norm_eps=self.eps, clip=spec.clip
     )
-    query = _warmed(query, positions_BL[:, None], spec.temperature)
-    mixed = causal_attention(
-      query, key, value, lengths_B, spec.window, chunk=spec.chunk, scale=spec.scale, sinks=_array(self.sinks)
+    query = _grown(query, positions_BL[:, None], spec.query_growth)
+    attended = causal_attention(
+      query, key, value, lengths_B, spec.window, chunk=spec.chunk, scale=spec.scale, sinks=array_of(self.sinks)
     )
-    return mixed.reshape(positions_BL.size, -1), KeyValueCache(key, value)
+    return attended.reshape(positions_BL.size, -1), KeyValueCache(key, value)
 
   def attend_cached(
-    self, projected: tuple[jax.Array, jax.Array, jax.Array], cache: KeyValueCache, positions_B: Int[Array, "B"]
+    self, projected: Projected, rotation: Rotation, cache: KeyValueCache, positions_B: Int[Array, "B"]
   ) -> tuple[Float[Array, "B NH"], KeyValueCache]:
-    """One position a row is written to the cache and attends to all up to it; the cache's memory is taken over."""
+    """One position a row is written to the cache and attends to all up to it; the cache's memory is reused."""
     spec = self.spec
-    turn = rotary_turn(positions_B[:, None], positions_B + 1, spec.head_dim, spec.rope)
     query_norm, key_norm = self._norms()
     query, key, value = append_heads(
       *projected,
       *cache,
       positions_B,
-      turn.cos[:, 0],
-      turn.sin[:, 0],
+      rotation.cos[:, 0],
+      rotation.sin[:, 0],
       query_norm=query_norm,
       key_norm=key_norm,
       norm_eps=self.eps,
       clip=spec.clip,
     )
-    query = _warmed(query, positions_B[:, None], spec.temperature)
-    mixed = decode_attention(
+    query = _grown(query, positions_B[:, None], spec.query_growth)
+    attended = decode_attention(
       query, key, value, positions_B,
-      window=spec.window, chunk=spec.chunk, scale=spec.scale, sinks=_array(self.sinks),
+      window=spec.window, chunk=spec.chunk, scale=spec.scale, sinks=array_of(self.sinks),
     )  # fmt: skip
-    return mixed.reshape(positions_B.shape[0], -1), KeyValueCache(key, value)
+    return attended.reshape(positions_B.shape[0], -1), KeyValueCache(key, value)
 
-  def project_out(self, mixed_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"] | None) -> Float[Array, "T D"]:
+  def project_out(
+    self, attended_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"] | None
+  ) -> Float[Array, "T D"]:
     """The heads' results mapped back to the model width, and added to the residual stream where one is given."""
-    return row_matmul(mixed_TX, weight(self.output), bias=_array(self.output_bias), residual_TO=residual_TD)
+    return row_matmul(attended_TX, weight(self.output), bias=array_of(self.output_bias), residual_TO=residual_TD)
 
 
-def _warmed(
-  query: Float[Array, "*rows H"], positions: Int[Array, "*#rows"], temperature: Temperature | None
+def _grown(
+  query: Float[Array, "*rows H"], positions: Int[Array, "*#rows"], growth: QueryGrowth | None
 ) -> Float[Array, "*rows H"]:
   """Queries scaled by the logarithm of their positions (arXiv 2501.19399)."""
-  if temperature is None:
+  if growth is None:
     return query
-  steps = jnp.floor((positions.astype(jnp.float32) + 1.0) / temperature.floor)
-  growth = 1.0 + temperature.gain * jnp.log1p(steps)
-  return (query.astype(jnp.float32) * growth[..., None]).astype(query.dtype)
-
-
-def _attend(
-  query_BGRLH: Float[Array, "B G R L H"],
-  key_BGCH: Float[Array, "B G C H"],
-  value_BGCU: Float[Array, "B G C U"],
-  visible_BLC: Bool[Array, "B L C"],
-  scale: float | None,
-  sinks_N: Float[Array, "N"] | None,
-) -> Float[Array, "B L N U"]:
-  """Scaled dot-product attention; scores and softmax in float32. A query that sees nothing gets finite values.
-
-  Rows and groups are one batch axis Z, the queries of a group one axis M: the CPU's bfloat16 products into float32
-  refuse two batch axes (jax 0.10.2, "Unsupported element type for DotThunk").
-  """
-  b, groups, rest, length, width = query_BGRLH.shape
-  capacity = key_BGCH.shape[2]
-  query_ZMH = query_BGRLH.reshape(b * groups, rest * length, width)
-  key_ZCH, value_ZCU = (x.reshape(b * groups, capacity, -1) for x in (key_BGCH, value_BGCU))
-  scores_ZMC = jnp.einsum("zmh,zch->zmc", query_ZMH, key_ZCH, preferred_element_type=jnp.float32)
-  scores: Float32[Array, "B G R L C"] = scores_ZMC.reshape(b, groups, rest, length, capacity)
-  scores = jnp.where(visible_BLC[:, None, None], scores * (scale or width**-0.5), jnp.finfo(jnp.float32).min)
-  if sinks_N is not None:
-    sinks = sinks_N.astype(jnp.float32).reshape(1, groups, rest, 1, 1)
-    scores = jnp.concatenate([scores, jnp.broadcast_to(sinks, (*scores.shape[:-1], 1))], axis=-1)
-  share = jax.nn.softmax(scores, axis=-1)[..., :capacity]
-  share_ZMC = share.astype(value_BGCU.dtype).reshape(scores_ZMC.shape)
-  mixed_ZMU = jnp.einsum("zmc,zcu->zmu", share_ZMC, value_ZCU, preferred_element_type=jnp.float32)
-  mixed = mixed_ZMU.reshape(b, groups, rest, length, -1).transpose(0, 3, 1, 2, 4)
-  return mixed.reshape(b, length, groups * rest, -1).astype(query_BGRLH.dtype)
-
-
-def causal_attention(
-  query_BNLH: Float[Array, "B N L H"],
-  key_BGLH: Float[Array, "B G L H"],
-  value_BGLU: Float[Array, "B G L U"],
-  lengths_B: Int[Array, "B"],
-  window: int | None,
-  *,
-  chunk: int | None = None,
-  scale: float | None = None,
-  sinks: Float[Array, "N"] | None = None,
-) -> Float[Array, "B L N U"]:
-  """Each position attends to itself and those before it, inside its row's length, the window and its chunk.
-
-  `chunk`, `scale` and `sinks` as for `decode_attention`.
-  """
-  b, heads, length, width = query_BNLH.shape
-  groups = key_BGLH.shape[1]
-  query = query_BNLH.reshape(b, groups, heads // groups, length, width)
-  keys_at = jnp.arange(length)
-
-  def block(query_block: jax.Array, queries_at: jax.Array) -> jax.Array:
-    visible = keys_at[None, :] <= queries_at[:, None]
-    if window is not None:
-      visible &= keys_at[None, :] > queries_at[:, None] - window
-    if chunk is not None:
-      visible &= keys_at[None, :] // chunk == queries_at[:, None] // chunk
-    visible = visible[None] & (keys_at[None, :] < lengths_B[:, None])[:, None, :]
-    return _attend(query_block, key_BGLH, value_BGLU, visible, scale, sinks)
-
-  if length <= _QUERY_BLOCK or length % _QUERY_BLOCK:
-    return block(query, keys_at)
-  blocks = jnp.moveaxis(query.reshape(*query.shape[:3], -1, _QUERY_BLOCK, width), 3, 0)
-  mixed = jax.lax.map(lambda inputs: block(*inputs), (blocks, keys_at.reshape(-1, _QUERY_BLOCK)))
-  return mixed.swapaxes(0, 1).reshape(b, length, heads, -1)
+  steps = jnp.floor((positions.astype(jnp.float32) + 1.0) / growth.floor)
+  factor = 1.0 + growth.gain * jnp.log1p(steps)
+  return (query.astype(jnp.float32) * factor[..., None]).astype(query.dtype)

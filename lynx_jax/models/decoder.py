@@ -1,49 +1,61 @@
 """The one decoder that serves every family: assembled from its spec, run with a choice of attention and routing."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from lynx_jax.models.attention import Attention
-from lynx_jax.models.ffn import Dense, ExpertTrace, MoE
-from lynx_jax.models.linear import bias, normal, normed_matmul, weight
-from lynx_jax.models.mla import MLA
+from lynx_jax.models.declare import Declare
+from lynx_jax.models.linear import normed_matmul, weight
+from lynx_jax.models.moe import MoE
 from lynx_jax.models.norms import Norm, make_norm
-from lynx_jax.models.spec import DecoderSpec, LayerSpec, MLASpec, MoESpec
+from lynx_jax.models.parts import AttentionPart, ExpertChoice, ExpertTrace, FeedForwardPart
+from lynx_jax.models.rope import Rotary, Rotation, rotation_at
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
+from lynx_jax.placement import Role
 from lynx_jax.routing.select import Route, route_to_tiles
 from pallas_kernels.weights.int8 import rows_at
+
+Rotations: TypeAlias = dict[Rotary, Rotation]
+"""The rotation at a step's positions, for each kind of rotation that the layers use."""
 
 
 class Layer(nnx.Module):
   """Attention and a feed-forward part, each behind its norm and added to the residual stream."""
 
-  def __init__(self, spec: DecoderSpec, layer: LayerSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-    width = spec.width
-    self.attention_norm = _norm(spec, dtype)
-    if isinstance(layer.attention, MLASpec):
-      self.attention = MLA(width, layer.attention, rngs=rngs, dtype=dtype)
-    else:
-      self.attention = Attention(width, layer.attention, spec.norm_eps, rngs=rngs, dtype=dtype)
-    self.ffn_norm = _norm(spec, dtype)
-    ffn = MoE if isinstance(layer.ffn, MoESpec) else Dense
-    self.ffn = ffn(width, layer.ffn, rngs=rngs, dtype=dtype)  # pyright: ignore[reportArgumentType]
+  attention: AttentionPart
+  ffn: FeedForwardPart
+
+  def __init__(self, spec: DecoderSpec, layer: LayerSpec, declare: Declare):
+    self.attention_norm = _norm(spec, declare)
+    self.attention = layer.attention.build(spec.width, spec.norm_eps, declare)
+    self.ffn_norm = _norm(spec, declare)
+    self.ffn = layer.ffn.build(spec.width, declare)
 
 
 class Decoder(nnx.Module):
-  """Embedding [V, D], layers, final norm, and a head [V, D] unless it is the embedding, with a bias [V] or without."""
+  """Embedding [V, D], layers, final norm, and a head [V, D] unless it is the embedding, with a bias [V] or without.
 
-  def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
-    dtype = jnp.dtype(dtype)
+  Without `rngs` its parameters are abstract: shapes and dtypes alone.
+  """
+
+  def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs | None, dtype: Any = jnp.float32):
+    declare = Declare(rngs, dtype)
+    table = (spec.vocab, spec.width)
     self.spec = spec
-    self.embedding = normal(rngs, (spec.vocab, spec.width), dtype)
-    self.layers = nnx.List([Layer(spec, layer, rngs=rngs, dtype=dtype) for layer in spec.layers])
-    self.final_norm = _norm(spec, dtype)
-    self.head = None if spec.tied else normal(rngs, (spec.vocab, spec.width), dtype)
-    self.head_bias = bias(spec.vocab, dtype=dtype, where=spec.head_bias)
+    self.embedding = declare.param(table, "V D", Role.HEAD if spec.tied else Role.EMBEDDING)
+    self.layers = nnx.List([Layer(spec, layer, declare) for layer in spec.layers])
+    self.final_norm = _norm(spec, declare)
+    self.head = None if spec.tied else declare.param(table, "V D", Role.HEAD)
+    self.head_bias = declare.bias((spec.vocab,), "V", present=spec.head_bias)
+
+  @property
+  def moe_parts(self) -> tuple[MoE, ...]:
+    """The feed-forward parts that have experts, in the order of `DecoderSpec.moe_layers`."""
+    return tuple(self.layers[index].ffn for index in self.spec.moe_layers)
 
   @property
   def dtype(self) -> jnp.dtype:
@@ -63,23 +75,29 @@ class Decoder(nnx.Module):
     return scores if self.spec.logits_divisor == 1.0 else scores / self.spec.logits_divisor
 
 
-def _norm(spec: DecoderSpec, dtype: jnp.dtype) -> Norm:
-  return make_norm(spec.norm, spec.width, spec.norm_eps, bias=spec.norm_bias, dtype=dtype)
+def _norm(spec: DecoderSpec, declare: Declare) -> Norm:
+  return make_norm(spec.norm, spec.width, spec.norm_eps, declare, bias=spec.norm_bias)
 
 
 def abstract_decoder(spec: DecoderSpec, dtype: Any = jnp.float32) -> Decoder:
-  """The decoder with `jax.ShapeDtypeStruct` leaves: nothing is allocated."""
-  return jax.eval_shape(lambda: Decoder(spec, rngs=nnx.Rngs(0), dtype=dtype))
+  """The decoder with `jax.ShapeDtypeStruct` leaves, made of the declarations: nothing is allocated or traced."""
+  return Decoder(spec, rngs=None, dtype=dtype)
+
+
+def rotations_at(spec: DecoderSpec, positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"]) -> Rotations:
+  """The rotations at these positions, computed once for all layers of a kind; `lengths_B` as for `rotation_at`."""
+  kinds = dict.fromkeys(layer.attention.rotary for layer in spec.layers)
+  return {kind: rotation_at(positions_BL, lengths_B, kind) for kind in kinds}
 
 
 @runtime_checkable
-class Mix(Protocol):
-  """How a layer attends: its result, and what to remember of its keys and values."""
+class Attend(Protocol):
+  """How a run attends: to the prompts' own rows, or to a cache."""
 
-  def __call__(self, layer: int, attention: Any, projected: Any, /) -> tuple[jax.Array, Any]:
-    """Attends in layer number `layer`: from `project_in`'s rows to what `project_out` takes, and what to keep.
+  def __call__(self, layer: int, attention: AttentionPart, projected: Any, /) -> tuple[jax.Array, Any]:
+    """Attends in layer number `layer`, from `project_in`'s rows.
 
-    `attention` is an `Attention` or an `MLA`, which alone knows what its cache looks like.
+    Returns what `project_out` takes, and what the run should remember of the layer.
     """
     ...
 
@@ -88,26 +106,30 @@ def run_layers(
   decoder: Decoder,
   token_ids: Int[Array, "B L"],
   valid: Bool[Array, "B L"],
-  mix: Mix,
+  attend: Attend,
   *,
   route: Route = route_to_tiles,
-  capacity: int | None = None,
+  expert_capacity: int | None = None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
-  """Runs every layer over `token_ids`; returns the hidden states, what `mix` remembered, and the experts' traces."""
+  """Runs every layer over `token_ids`; returns the hidden states, what `attend` remembered, and the experts' traces.
+
+  `route` and `expert_capacity` as in `ExpertChoice`.
+  """
   x, shape, spec = decoder.embed(token_ids.reshape(-1)), token_ids.shape, decoder.spec
+  choice = ExpertChoice(valid.reshape(-1), route, expert_capacity)
   if spec.embedding_multiplier != 1.0:
     x = x * spec.embedding_multiplier
   remembered, traces = [], []
   for index, layer in enumerate(decoder.layers):
     with jax.named_scope(f"layer_{index}"):
       with jax.named_scope("attention"):
-        mixed, kept = mix(index, layer.attention, layer.attention.project_in(x, layer.attention_norm))
+        attended, kept = attend(index, layer.attention, layer.attention.project_in(x, layer.attention_norm))
         remembered.append(kept)
         if spec.residual_multiplier == 1.0:
-          x = layer.attention.project_out(mixed, x)
+          x = layer.attention.project_out(attended, x)
         else:
-          x = x + layer.attention.project_out(mixed, None) * spec.residual_multiplier
-      y, trace = layer.ffn(x, layer.ffn_norm, valid.reshape(-1), route=route, capacity=capacity)
+          x = x + layer.attention.project_out(attended, None) * spec.residual_multiplier
+      y, trace = layer.ffn.feed(x, layer.ffn_norm, choice)
       x = x + (y if spec.residual_multiplier == 1.0 else y * spec.residual_multiplier)
       if trace is not None:
         traces.append(trace)
@@ -120,7 +142,7 @@ def run_causal(
   lengths: Int[Array, "B"],
   *,
   route: Route = route_to_tiles,
-  capacity: int | None = None,
+  expert_capacity: int | None = None,
   remember: Callable[[Any], Any] = lambda cache: None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """`run_layers` over whole rows from position 0, by default under the model's own routing.
@@ -130,9 +152,11 @@ def run_causal(
   """
   positions = jnp.broadcast_to(jnp.arange(token_ids.shape[1], dtype=jnp.int32), token_ids.shape)
   valid = positions < lengths[:, None]
+  rotations = rotations_at(decoder.spec, positions, lengths)
 
-  def mix(layer: int, attention: Any, projected: Any) -> tuple[jax.Array, Any]:
-    mixed, cache = attention.attend_prompts(projected, positions, lengths)
-    return mixed, remember(cache)
+  def attend(layer: int, attention: AttentionPart, projected: Any) -> tuple[jax.Array, Any]:
+    rotation = rotations[attention.spec.rotary]
+    attended, cache = attention.attend_prompts(projected, rotation, positions, lengths)
+    return attended, remember(cache)
 
-  return run_layers(decoder, token_ids, valid, mix, route=route, capacity=capacity)
+  return run_layers(decoder, token_ids, valid, attend, route=route, expert_capacity=expert_capacity)

@@ -1,9 +1,8 @@
-"""Fresh weights, and products of normed rows with them."""
+"""Products of normed rows with a module's weights."""
 
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -12,17 +11,7 @@ from pallas_kernels import row_matmuls
 from pallas_kernels.weights.int8 import Weight
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, scale: float = 0.02) -> nnx.Param:
-  """A parameter drawn from a normal distribution of standard deviation `scale`."""
-  return nnx.Param(scale * jax.random.normal(rngs.params(), shape, dtype))
-
-
-def bias(*shape: int, dtype: jnp.dtype, where: bool) -> nnx.Param | None:
-  """A parameter of zeros, `where` there is one."""
-  return nnx.Param(jnp.zeros(shape, dtype)) if where else None
-
-
-def value(param: nnx.Param | None) -> jax.Array | None:
+def array_of(param: nnx.Param | None) -> jax.Array | None:
   """The parameter's array, if there is a parameter."""
   return None if param is None else param[...]
 
@@ -42,7 +31,7 @@ def normed_matmuls(
 ) -> tuple[Float[Array, "T _"], ...]:
   """norm(x) @ weight.T + bias for each weight [O, D]; a root mean square goes into the products' own launch."""
   arrays = [weight(param) for param in weights]
-  added = None if biases is None else [value(param) for param in biases]
+  added = None if biases is None else [array_of(param) for param in biases]
   if isinstance(norm, RMSNorm):
     return row_matmuls(x_TD, arrays, norm_scale=norm.scale[...], norm_eps=norm.eps, biases=added, dtype=dtype)
   return row_matmuls(norm(x_TD), arrays, biases=added, dtype=dtype)

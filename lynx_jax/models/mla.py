@@ -1,22 +1,26 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): one latent a position serves all heads."""
 
+import dataclasses
 from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from numpy.typing import DTypeLike
 
-from lynx_jax.models.attention import causal_attention
-from lynx_jax.models.linear import bias, normal, normed_matmul, normed_matmuls, weight
-from lynx_jax.models.linear import value as _array
+from lynx_jax.models.causal_attention import causal_attention
+from lynx_jax.models.checks import require, require_above_zero, require_positive
+from lynx_jax.models.declare import Declare
+from lynx_jax.models.linear import array_of, normed_matmul, normed_matmuls, weight
 from lynx_jax.models.norms import Norm, RMSNorm
-from lynx_jax.models.rope import Turn, rotary_turn
-from lynx_jax.models.spec import MLASpec
+from lynx_jax.models.rope import RopeSpec, Rotary, Rotation
+from lynx_jax.placement import Role
 from pallas_kernels import latent_attention, row_matmul, row_matmuls
 from pallas_kernels.append_heads.reference import write_positions
 from pallas_kernels.rotary import rotate
 
-# DeepSeek's norms of latents have this one, whatever the configuration's `rms_norm_eps` says.
+# DeepSeek's norms of latents add this, whatever the configuration's `rms_norm_eps` says.
 _LATENT_EPS = 1e-6
 
 Projected: TypeAlias = tuple[Float[Array, "T NQ"], Float[Array, "T W"]]
@@ -24,9 +28,95 @@ Projected: TypeAlias = tuple[Float[Array, "T NQ"], Float[Array, "T W"]]
 
 
 class LatentCache(NamedTuple):
-  """One layer's latents, normed, and behind each the rotary key that all heads share, turned: W numbers a position."""
+  """One layer's latents, normed, each followed by the rotated key that all heads share: W numbers a position."""
 
   latent: Float[Array, "B C W"]
+
+  def with_room(self, positions: int) -> "LatentCache":
+    """The same cache with room for that many positions, zeros behind those it has."""
+    return LatentCache(jnp.pad(self.latent, [(0, 0), (0, positions - self.latent.shape[1]), (0, 0)]))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LatentSpec:
+  """The kind of cache that multi-head latent attention fills.
+
+  Attributes:
+    width: numbers of one position, latent and rotary key (W).
+    dtype: of the numbers.
+  """
+
+  width: int
+  dtype: np.dtype
+
+  @property
+  def numbers_per_position(self) -> int:
+    """The latent and the rotary key of one position."""
+    return self.width
+
+  @property
+  def bytes_per_position(self) -> int:
+    """Bytes that one position takes."""
+    return self.numbers_per_position * self.dtype.itemsize
+
+  def allocate(self, rows: int, positions: int) -> LatentCache:
+    """An empty cache for `rows` rows of that many positions."""
+    return LatentCache(jnp.zeros((rows, positions, self.width), self.dtype))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MLASpec:
+  """Multi-head latent attention: one latent a position gives the keys and values of all heads.
+
+  Attributes:
+    heads: query heads (N).
+    rank: width of the latent (`kv_lora_rank`).
+    query_rank: width of the queries' own latent (`q_lora_rank`), or None where they have none.
+    key_width: width of a head's part without position (`qk_nope_head_dim`).
+    rope_width: width of a head's rotated part, even; its key is shared by all heads (`qk_rope_head_dim`).
+    value_width: width of a head's values (`v_head_dim`).
+    rope: the rotary embedding of queries and keys.
+    scale: multiplies the scores.
+    neighbours: whether the checkpoint rotates pairs of neighbours, not a head's first half with its second.
+    bias: whether the projections to latents and back to the model width carry biases.
+  """
+
+  heads: int
+  rank: int
+  query_rank: int | None
+  key_width: int
+  rope_width: int
+  value_width: int
+  rope: RopeSpec
+  scale: float
+  neighbours: bool = True
+  bias: bool = False
+
+  def __post_init__(self) -> None:
+    require_positive(self, "heads", "rank", "key_width", "rope_width", "value_width")
+    if self.query_rank is not None:
+      require_positive(self, "query_rank")
+    require(self.rope_width % 2 == 0, self, "rope_width", self.rope_width, "rotary embedding needs an even width")
+    require_above_zero(self, "scale")
+
+  @property
+  def rotary(self) -> Rotary:
+    """The kind of rotation that the layer's heads need."""
+    return Rotary(self.rope_width, self.rope)
+
+  def cache_spec(self, dtype: DTypeLike) -> LatentSpec:
+    """The kind of cache that the layer fills, of numbers of `dtype`."""
+    return LatentSpec(width=self.rank + self.rope_width, dtype=np.dtype(dtype))
+
+  def build(self, width: int, eps: float, declare: Declare) -> "MLA":
+    """The layer's projections, in a model of that width; norms of latents ignore the model's own `eps`."""
+    del eps
+    return MLA(width, self, declare)
+
+  def describe(self) -> str:
+    """The sizes in words."""
+    queries = "straight" if self.query_rank is None else f"through a latent of {self.query_rank}"
+    return f"{self.heads} heads over a latent of {self.rank} and a rotary key of {self.rope_width}, queries {queries}"
 
 
 class MLA(nnx.Module):
@@ -36,22 +126,22 @@ class MLA(nnx.Module):
   [R + P, D]; key_up [N, H, R] and value_up [N, U, R], which expand a latent; output [D, N * U].
   """
 
-  def __init__(self, width: int, spec: MLASpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+  def __init__(self, width: int, spec: MLASpec, declare: Declare):
     self.spec = spec
-    queries = spec.heads * (spec.key_width + spec.rope_width)
+    query_width, latent_width = spec.heads * (spec.key_width + spec.rope_width), spec.rank + spec.rope_width
     rank = spec.query_rank
-    self.query = normal(rngs, (queries, width), dtype) if rank is None else None
-    self.query_down = None if rank is None else normal(rngs, (rank, width), dtype)
-    self.query_norm = None if rank is None else RMSNorm(rank, _LATENT_EPS, dtype=dtype)
-    self.query_up = None if rank is None else normal(rngs, (queries, rank), dtype)
-    self.query_down_bias = None if rank is None else bias(rank, dtype=dtype, where=spec.bias)
-    self.latent = normal(rngs, (spec.cache_width, width), dtype)
-    self.latent_bias = bias(spec.cache_width, dtype=dtype, where=spec.bias)
-    self.latent_norm = RMSNorm(spec.rank, _LATENT_EPS, dtype=dtype)
-    self.key_up = normal(rngs, (spec.heads, spec.key_width, spec.rank), dtype)
-    self.value_up = normal(rngs, (spec.heads, spec.value_width, spec.rank), dtype)
-    self.output = normal(rngs, (width, spec.heads * spec.value_width), dtype)
-    self.output_bias = bias(width, dtype=dtype, where=spec.bias)
+    self.query = declare.param((query_width, width), "NQ D", Role.PROJECTION) if rank is None else None
+    self.query_down = None if rank is None else declare.param((rank, width), "Q D", Role.PROJECTION)
+    self.query_norm = None if rank is None else RMSNorm(rank, _LATENT_EPS, declare, axis="Q")
+    self.query_up = None if rank is None else declare.param((query_width, rank), "NQ Q", Role.PROJECTION)
+    self.query_down_bias = None if rank is None else declare.bias((rank,), "Q", present=spec.bias)
+    self.latent = declare.param((latent_width, width), "W D", Role.PROJECTION)
+    self.latent_bias = declare.bias((latent_width,), "W", present=spec.bias)
+    self.latent_norm = RMSNorm(spec.rank, _LATENT_EPS, declare, axis="R")
+    self.key_up = declare.param((spec.heads, spec.key_width, spec.rank), "N H R", Role.EXPANSION)
+    self.value_up = declare.param((spec.heads, spec.value_width, spec.rank), "N U R", Role.EXPANSION)
+    self.output = declare.param((width, spec.heads * spec.value_width), "D NU", Role.PROJECTION)
+    self.output_bias = declare.bias((width,), "D", present=spec.bias)
 
   def project_in(self, x_TD: Float[Array, "T D"], norm: Norm) -> Projected:
     """Queries and latents of normed rows."""
@@ -65,63 +155,62 @@ class MLA(nnx.Module):
     return normed_matmul(down, self.query_norm, self.query_up), latent
 
   def attend_prompts(
-    self, projected: Projected, positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"]
+    self, projected: Projected, rotation: Rotation, positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"]
   ) -> tuple[Float[Array, "T NU"], LatentCache]:
     """Rows of L positions attend to themselves, causally, with latents expanded to every head's keys and values."""
     spec, (b, length) = self.spec, positions_BL.shape
-    content, turned, entry = self._in_position(
-      projected, rotary_turn(positions_BL, lengths_B, spec.rope_width, spec.rope), (b, length)
-    )
+    content, rotated, entry = self._in_position(projected, rotation, (b, length))
     weights = [expansion[...].reshape(-1, spec.rank) for expansion in (self.key_up, self.value_up)]
     key, value = (
       x.reshape(b, length, spec.heads, -1) for x in row_matmuls(entry[..., : spec.rank].reshape(-1, spec.rank), weights)
     )
     rotary_key = jnp.broadcast_to(entry[:, :, None, spec.rank :], (b, length, spec.heads, spec.rope_width))
-    query, key = jnp.concatenate([content, turned], axis=-1), jnp.concatenate([key, rotary_key], axis=-1)
+    query, key = jnp.concatenate([content, rotated], axis=-1), jnp.concatenate([key, rotary_key], axis=-1)
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    mixed = causal_attention(query, key, value, lengths_B, None, scale=spec.scale)
-    return mixed.reshape(b * length, -1), LatentCache(entry)
+    attended = causal_attention(query, key, value, lengths_B, None, scale=spec.scale)
+    return attended.reshape(b * length, -1), LatentCache(entry)
 
   def attend_cached(
-    self, projected: Projected, cache: LatentCache, positions_B: Int[Array, "B"]
+    self, projected: Projected, rotation: Rotation, cache: LatentCache, positions_B: Int[Array, "B"]
   ) -> tuple[Float[Array, "B NU"], LatentCache]:
     """One position a row is written to the cache, and attends to the latents themselves.
 
-    Queries are mapped through the keys' expansion, and what they mix through the values' (the absorbed form): nothing
-    is expanded. The cache's memory is taken over.
+    This is the absorbed form: queries are mapped through the keys' expansion, and the attended latents through the
+    values' expansion, so that no cached latent is expanded. The cache's memory is reused.
     """
     spec, rows = self.spec, positions_B.shape[0]
-    turn = rotary_turn(positions_B[:, None], positions_B + 1, spec.rope_width, spec.rope)
-    content, turned, entry = self._in_position(projected, turn, (rows, 1))
+    content, rotated, entry = self._in_position(projected, rotation, (rows, 1))
     latent = write_positions(cache.latent[:, None], entry, positions_B)[:, 0]
     absorbed = _by_head(content[:, 0], self.key_up[...])
-    mixed = latent_attention(
-      jnp.concatenate([absorbed, turned[:, 0]], axis=-1), latent, positions_B, value_width=spec.rank, scale=spec.scale
+    attended = latent_attention(
+      jnp.concatenate([absorbed, rotated[:, 0]], axis=-1), latent, positions_B, value_width=spec.rank, scale=spec.scale
     )
-    values = _by_head(mixed, self.value_up[...].swapaxes(1, 2))
+    values = _by_head(attended, self.value_up[...].swapaxes(1, 2))
     return values.reshape(rows, -1), LatentCache(latent)
 
   def _in_position(
-    self, projected: Projected, turn: Turn, shape: tuple[int, int]
+    self, projected: Projected, rotation: Rotation, shape: tuple[int, int]
   ) -> tuple[Float[Array, "B L N H"], Float[Array, "B L N P"], Float[Array, "B L W"]]:
-    """The part of queries that has no position, the part that is turned, and what is cached."""
+    """The part of queries that has no position, the part that is rotated, and what is cached."""
     spec = self.spec
     query, latent = projected[0].reshape(*shape, spec.heads, -1), projected[1].reshape(*shape, -1)
     content, query_rotary = jnp.split(query, [spec.key_width], axis=-1)
     latent, key_rotary = jnp.split(latent, [spec.rank], axis=-1)
-    turned = rotate(self._by_halves(query_rotary), *turn)
-    shared = rotate(self._by_halves(key_rotary)[:, :, None], *turn)[:, :, 0]
-    return content, turned, jnp.concatenate([self.latent_norm(latent), shared], axis=-1)
+    rotated = rotate(self._by_halves(query_rotary), *rotation)
+    shared = rotate(self._by_halves(key_rotary)[:, :, None], *rotation)[:, :, 0]
+    return content, rotated, jnp.concatenate([self.latent_norm(latent), shared], axis=-1)
 
   def _by_halves(self, x: Float[Array, "*rows P"]) -> Float[Array, "*rows P"]:
-    """Neighbours, which these checkpoints turn together, as (x[i], x[i + P/2]); scores are the same in either order."""
+    """Reorders pairs of neighbours, which these checkpoints rotate, to (x[i], x[i + P/2]); scores stay the same."""
     if not self.spec.neighbours:
       return x
     return x.reshape(*x.shape[:-1], -1, 2).swapaxes(-1, -2).reshape(x.shape)
 
-  def project_out(self, mixed_TX: Float[Array, "T NU"], residual_TD: Float[Array, "T D"] | None) -> Float[Array, "T D"]:
+  def project_out(
+    self, attended_TX: Float[Array, "T NU"], residual_TD: Float[Array, "T D"] | None
+  ) -> Float[Array, "T D"]:
     """The heads' results mapped back to the model width, and added to the residual stream where one is given."""
-    return row_matmul(mixed_TX, weight(self.output), bias=_array(self.output_bias), residual_TO=residual_TD)
+    return row_matmul(attended_TX, weight(self.output), bias=array_of(self.output_bias), residual_TO=residual_TD)
 
 
 def _by_head(x_BNI: Float[Array, "B N I"], weight_NIO: Float[Array, "N I O"]) -> Float[Array, "B N O"]:

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from lynx_jax.models.declare import Declare
+from lynx_jax.placement import Role
 from pallas_kernels import rms_norm
 
 
 class RMSNorm(nnx.Module):
-  """A learned scale over the last axis, shape [D]."""
+  """A root mean square norm with a learned scale over the last axis, whose letter is `axis`."""
 
-  def __init__(self, width: int, eps: float, *, dtype: jnp.dtype):
+  def __init__(self, width: int, eps: float, declare: Declare, *, axis: str = "D"):
     self.eps = eps
-    self.scale = nnx.Param(jnp.ones((width,), dtype))
+    self.scale = declare.param((width,), axis, Role.NORM)
 
   def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Normalises in float32 and returns `x`'s dtype (arXiv 1910.07467)."""
@@ -23,12 +25,12 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-  """A learned scale, and a bias where asked for, over the last axis, shapes [D]."""
+  """A learned scale over the last axis [D], and a bias [D] if `bias` is true."""
 
-  def __init__(self, width: int, eps: float, *, bias: bool, dtype: jnp.dtype):
+  def __init__(self, width: int, eps: float, declare: Declare, *, bias: bool):
     self.eps = eps
-    self.scale = nnx.Param(jnp.ones((width,), dtype))
-    self.bias = nnx.Param(jnp.zeros((width,), dtype)) if bias else None
+    self.scale = declare.param((width,), "D", Role.NORM)
+    self.bias = declare.bias((width,), "D", present=bias)
 
   def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Normalises in float32 and returns `x`'s dtype (arXiv 1607.06450)."""
@@ -45,6 +47,6 @@ class LayerNorm(nnx.Module):
 Norm: TypeAlias = RMSNorm | LayerNorm
 
 
-def make_norm(kind: Literal["rms", "layer"], width: int, eps: float, *, bias: bool, dtype: jnp.dtype) -> Norm:
+def make_norm(kind: Literal["rms", "layer"], width: int, eps: float, declare: Declare, *, bias: bool) -> Norm:
   """A fresh norm of that kind."""
-  return RMSNorm(width, eps, dtype=dtype) if kind == "rms" else LayerNorm(width, eps, bias=bias, dtype=dtype)
+  return RMSNorm(width, eps, declare) if kind == "rms" else LayerNorm(width, eps, declare, bias=bias)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lynx_jax.models.decoder import Decoder, abstract_decoder
-from lynx_jax.models.ffn import MoE
 from lynx_jax.models.spec import DecoderSpec
 
 
@@ -47,12 +47,18 @@ class Counts(Sizes):
 def counts(spec: DecoderSpec) -> Counts:
   """Counts from the abstract decoder; nothing is allocated."""
   sizes = _sizes(abstract_decoder(spec), _numbers)
-  return Counts(**dataclasses.asdict(sizes), kv_per_token=sum(layer.attention.cache_width for layer in spec.layers))
+  kv_per_token = sum(layer.attention.cache_spec(jnp.float32).numbers_per_position for layer in spec.layers)
+  return Counts(**dataclasses.asdict(sizes), kv_per_token=kv_per_token)
 
 
 def weight_bytes(decoder: Decoder) -> Sizes:
   """Bytes of a decoder's weights as it holds them, scales of int8 weights included; it may be abstract."""
   return _sizes(decoder, bytes_of)
+
+
+def expert_bytes(decoder: Decoder) -> tuple[int, ...]:
+  """Bytes of one expert, its biases and scales included, for each MoE layer."""
+  return tuple(bytes_of(moe.expert_params) // moe.spec.experts for moe in decoder.moe_parts)
 
 
 def bytes_of(tree: Any) -> int:
@@ -66,11 +72,9 @@ def _numbers(tree: Any) -> int:
 
 def _sizes(decoder: Decoder, size: Callable[[Any], int]) -> Sizes:
   total, experts, idle = size(decoder), 0, 0
-  for layer in decoder.layers:
-    ffn = layer.ffn
-    if isinstance(ffn, MoE):
-      every = size((ffn.gate_up, ffn.gate_up_bias, ffn.down, ffn.down_bias))
-      experts += every
-      idle += every // ffn.spec.experts * (ffn.spec.experts - ffn.spec.top_k)
+  for moe in decoder.moe_parts:
+    every, count = size(moe.expert_params), moe.spec.experts
+    experts += every
+    idle += every // count * (count - moe.spec.top_k)
   embedding = 0 if decoder.spec.tied else size(decoder.embedding)
   return Sizes(total=total, active=total - idle, experts=experts, embedding=embedding)

@@ -10,7 +10,7 @@ import pytest
 from lynx_jax.engine.steps import next_logits, prefill
 from lynx_jax.evals import Texts, batch_costs, whole_rows
 from lynx_jax.evals.decoding import decoded_hidden
-from lynx_jax.models.spec import MoESpec
+from lynx_jax.models.moe import MoESpec
 from lynx_jax.routing import OEA, Budget, Lynx, MassFloor, Prune, Router, TopK
 from tests.small_models import random_prompts, small_params, small_spec
 

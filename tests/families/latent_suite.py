@@ -4,8 +4,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families import spec_from_config
-from lynx_jax.models.spec import DenseSpec, MLASpec, MoESpec
+from lynx_jax.models.mla import MLASpec
+from lynx_jax.models.moe import MoESpec
 from tests.families.cases import Case
 from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, written_config
 

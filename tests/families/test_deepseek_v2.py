@@ -8,8 +8,9 @@ model has it, and it is refused here.
 import numpy as np
 
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.mla import MLASpec
+from lynx_jax.models.rope import YarnScaling
 from lynx_jax.models.sizes import counts
-from lynx_jax.models.spec import MLASpec, YarnScaling
 from tests.families.cases import DEEPSEEK_V2
 from tests.families.latent_suite import LATENT_REFUSED, LatentSuite, moe_of
 from tests.families.suite import written_config

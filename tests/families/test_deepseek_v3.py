@@ -12,7 +12,7 @@ import pytest
 import lynx_jax
 from checkpoints_convert import convert
 from checkpoints_convert.errors import CheckpointError
-from lynx_jax.models.ffn import MoE
+from lynx_jax.models.moe import MoE
 from tests.checkpoints_convert.tampering import with_tensors
 from tests.families.cases import DEEPSEEK_V3, checkpoint, reference
 from tests.families.latent_suite import LATENT_REFUSED, LatentSuite

@@ -1,5 +1,5 @@
 from lynx_jax.models.families import spec_from_config
-from lynx_jax.models.spec import YarnScaling
+from lynx_jax.models.rope import YarnScaling
 from pallas_kernels.activations import ClampedSwiGLU
 from tests.families.cases import GPT_OSS
 from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, written_config

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file, save_file
 
 from checkpoints_convert.sources import open_source
 from lynx_jax.models.families import spec_from_config
-from lynx_jax.models.spec import MoESpec
+from lynx_jax.models.moe import MoESpec
 from tests.families.cases import LLAMA4_TEXT, checkpoint
 from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, written_config
 

@@ -6,7 +6,7 @@ import pytest
 
 import lynx_jax
 from lynx_jax.models.families import moefied_llama, spec_from_config
-from lynx_jax.models.ffn import MoE
+from lynx_jax.models.moe import MoE
 from lynx_jax.testing.random_checkpoint import random_checkpoint
 from lynx_jax.testing.tiny_configs import TINY
 from tests.small_models import small_spec

@@ -1,7 +1,7 @@
 import pytest
 
+from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families import spec_from_config
-from lynx_jax.models.spec import DenseSpec
 from tests.families.cases import QWEN2_MOE
 from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, written_config
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lynx_jax.models import attention
-from lynx_jax.models.attention import causal_attention
+from lynx_jax.models import causal_attention as module
+from lynx_jax.models.causal_attention import causal_attention
 
 HEADS, WIDTH = 4, 16
 
@@ -76,5 +76,5 @@ def test_a_long_prompt_is_taken_in_blocks_of_queries_with_the_same_result(monkey
   query, key, value = drawn(2, 32, 2, jnp.float32)
   lengths = jnp.asarray([32, 19], jnp.int32)
   whole = attended(query, key, value, lengths, 7)
-  monkeypatch.setattr(attention, "_QUERY_BLOCK", 8)
+  monkeypatch.setattr(module, "_QUERY_BLOCK", 8)
   np.testing.assert_allclose(attended(query, key, value, lengths, 7), whole, rtol=1e-6, atol=1e-6)

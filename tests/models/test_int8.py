@@ -15,11 +15,10 @@ import lynx_jax
 from benchmarks.load_memory import load_memory
 from checkpoints_convert import convert
 from lynx_jax.bench.decode import bench_decode
-from lynx_jax.engine.report import expert_bytes
 from lynx_jax.info import describe
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.parameters import by_path
-from lynx_jax.models.sizes import bytes_of, weight_bytes
+from lynx_jax.models.sizes import bytes_of, expert_bytes, weight_bytes
 from lynx_jax.testing import random_checkpoint
 from pallas_kernels import Int8Weight, dequantize, quantize
 from pallas_kernels.cpu import library, unavailable
@@ -166,7 +165,7 @@ def test_what_cannot_be_held_or_written_or_trained_is_named(tmp_path: Path):
   with pytest.raises(ValueError, match="int8, which no checkpoint holds: load it without"):
     by_path(params.decoder)
   with pytest.raises(ValueError, match="int8 experts cannot be trained: load them without"):
-    run_causal(params.decoder, jnp.zeros((1, 4), jnp.int32), jnp.array([4]), capacity=4)
+    run_causal(params.decoder, jnp.zeros((1, 4), jnp.int32), jnp.array([4]), expert_capacity=4)
 
 
 def test_bytes_are_those_of_int8_and_its_scales():

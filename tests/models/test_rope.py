@@ -9,10 +9,10 @@ import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.families.fields import Fields
 from lynx_jax.models.families.rope_fields import rope
-from lynx_jax.models.rope import frequencies, rotary_turn
-from lynx_jax.models.spec import AttentionSpec, LongScaling, RopeSpec, YarnScaling
+from lynx_jax.models.rope import LongScaling, RopeSpec, Rotary, YarnScaling, frequencies, rotation_at
 
 HEAD_DIM, CONTEXT = 64, 4096
 _LONG = {
@@ -56,11 +56,11 @@ def test_frequencies_and_magnitude_are_those_of_transformers(parameters, length)
   beyond = length > parameters.get("original_max_position_embeddings", CONTEXT)
   np.testing.assert_allclose(frequencies(ours, HEAD_DIM, beyond=beyond), theirs.numpy(), rtol=1e-6)
   positions, lengths = jnp.asarray([[0, 3]], jnp.int32), jnp.asarray([length], jnp.int32)
-  turn = rotary_turn(positions, lengths, HEAD_DIM, ours)
-  np.testing.assert_allclose(turn.cos[0, 0], magnitude, rtol=1e-6)
+  rotation = rotation_at(positions, lengths, Rotary(HEAD_DIM, ours))
+  np.testing.assert_allclose(rotation.cos[0, 0], magnitude, rtol=1e-6)
   angles = 3 * theirs
-  np.testing.assert_allclose(turn.cos[0, 1], torch.cos(angles).numpy() * magnitude, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(turn.sin[0, 1], torch.sin(angles).numpy() * magnitude, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(rotation.cos[0, 1], torch.cos(angles).numpy() * magnitude, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(rotation.sin[0, 1], torch.sin(angles).numpy() * magnitude, rtol=1e-5, atol=1e-6)
 
 
 def test_a_yarn_without_a_factor_takes_the_ratio_of_contexts():
@@ -78,15 +78,15 @@ def test_rows_choose_their_longrope_factors_each_for_itself():
       short_attention_factor=1.0, long_attention_factor=3.0,
     ),
   )  # fmt: skip
-  turn = rotary_turn(jnp.asarray([[5], [5]], jnp.int32), jnp.asarray([8, 9], jnp.int32), 4, ours)
+  rotation = rotation_at(jnp.asarray([[5], [5]], jnp.int32), jnp.asarray([8, 9], jnp.int32), Rotary(4, ours))
   angles = 5 * np.asarray([[1.0, 0.01], [0.5, 0.0025]])
-  np.testing.assert_allclose(turn.cos[:, 0], np.cos(angles) * [[1], [3]], rtol=1e-6)
+  np.testing.assert_allclose(rotation.cos[:, 0], np.cos(angles) * [[1], [3]], rtol=1e-6)
 
 
 def test_no_rope_turns_nothing():
-  turn = rotary_turn(jnp.asarray([[7]], jnp.int32), jnp.asarray([8], jnp.int32), 6, None)
-  np.testing.assert_array_equal(turn.cos, np.ones((1, 1, 3)))
-  np.testing.assert_array_equal(turn.sin, np.zeros((1, 1, 3)))
+  rotation = rotation_at(jnp.asarray([[7]], jnp.int32), jnp.asarray([8], jnp.int32), Rotary(6, None))
+  np.testing.assert_array_equal(rotation.cos, np.ones((1, 1, 3)))
+  np.testing.assert_array_equal(rotation.sin, np.zeros((1, 1, 3)))
 
 
 def test_factors_that_do_not_fit_a_head_are_named():

@@ -11,9 +11,12 @@ reads it; transformers 5 reads `rope_parameters` alone, and takes 10000 without 
 from collections.abc import Mapping
 from typing import Any
 
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.families.fields import Fields, stop_ids
 from lynx_jax.models.families.rope_fields import rope
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec, RopeSpec
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.rope import RopeSpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing.base import Router
 
 

@@ -9,9 +9,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.families.fields import Fields, check_common, layer_types, stop_ids
 from lynx_jax.models.families.rope_fields import rope, rope_values
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing.base import Router
 from pallas_kernels.activations import ClampedSwiGLU
 

@@ -10,9 +10,13 @@ also for the `text_config` of `model_type` llama4, whose vision model is left ou
 from collections.abc import Mapping
 from typing import Any
 
+from lynx_jax.models.attention import AttentionSpec, QueryGrowth
+from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families.fields import Fields, check_common, layer_types, stop_ids
 from lynx_jax.models.families.rope_fields import rope
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MoESpec, RopeSpec, Temperature
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.rope import RopeSpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing.base import Router
 
 
@@ -53,8 +57,8 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
 
 def _attention(fields: Fields, positions: RopeSpec | None, chunk: int | None) -> AttentionSpec:
   heads, bias = fields.whole("num_attention_heads"), fields.optional("attention_bias", False)
-  warmed = positions is None and fields.optional("attn_temperature_tuning", True)
-  temperature = Temperature(gain=fields.optional("attn_scale", 0.1), floor=fields.optional("floor_scale", 8192))
+  grown = positions is None and fields.optional("attn_temperature_tuning", True)
+  growth = QueryGrowth(gain=fields.optional("attn_scale", 0.1), floor=fields.optional("floor_scale", 8192))
   return AttentionSpec(
     heads=heads,
     kv_heads=fields.optional("num_key_value_heads", 8) or heads,
@@ -64,7 +68,7 @@ def _attention(fields: Fields, positions: RopeSpec | None, chunk: int | None) ->
     qkv_bias=bias,
     output_bias=bias,
     chunk=chunk,
-    temperature=temperature if warmed else None,
+    query_growth=growth if grown else None,
   )
 
 

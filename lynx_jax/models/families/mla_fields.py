@@ -2,9 +2,13 @@
 
 import math
 
+from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families.fields import Fields, check_common, stop_ids
 from lynx_jax.models.families.rope_fields import rope, rope_values
-from lynx_jax.models.spec import DecoderSpec, DenseSpec, LayerSpec, MLASpec, MoESpec, YarnScaling
+from lynx_jax.models.mla import MLASpec
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.rope import YarnScaling
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 
 
 def latent_decoder(

@@ -7,10 +7,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from lynx_jax.models.attention import AttentionSpec
+from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families.fields import Fields, check_common, head_dim, stop_ids
 from lynx_jax.models.families.qwen_layers import ffns
 from lynx_jax.models.families.rope_fields import plain_theta, rope
-from lynx_jax.models.spec import AttentionSpec, DecoderSpec, DenseSpec, LayerSpec, MoESpec
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing.base import Router
 
 

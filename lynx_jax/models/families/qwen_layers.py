@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families.fields import Fields
-from lynx_jax.models.spec import DenseSpec, MoESpec
+from lynx_jax.models.moe import MoESpec
 
 
 def ffns(fields: Fields, moe: Callable[..., MoESpec]) -> list[MoESpec | DenseSpec]:

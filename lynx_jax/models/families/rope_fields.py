@@ -4,16 +4,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.families.fields import Fields
-from lynx_jax.models.spec import (
-  AttentionSpec,
-  LinearScaling,
-  Llama3Scaling,
-  LongScaling,
-  RopeSpec,
-  Scaling,
-  YarnScaling,
-)
+from lynx_jax.models.rope import LinearScaling, Llama3Scaling, LongScaling, RopeSpec, Scaling, YarnScaling
 
 KINDS = ("default", "linear", "yarn", "llama3", "longrope")
 _ANY_KIND = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}

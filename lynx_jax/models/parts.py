@@ -1,0 +1,120 @@
+"""What a layer asks of its two parts, attention and feed-forward, whatever kinds they are."""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+
+from lynx_jax.models.norms import Norm
+from lynx_jax.models.rope import Rotation
+from lynx_jax.routing import Router, Routing
+from lynx_jax.routing.select import Route, route_to_tiles
+from lynx_jax.routing.stats import own_experts, retained_mass
+
+Projected = TypeVar("Projected")
+Cache = TypeVar("Cache")
+
+
+@runtime_checkable
+class LayerCache(Protocol):
+  """What one layer remembers of the positions it has seen: a pytree of arrays."""
+
+  def with_room(self, positions: int) -> "LayerCache":
+    """The same cache with room for that many positions."""
+    ...
+
+
+@runtime_checkable
+class AttentionPart(Protocol[Projected, Cache]):
+  """A kind of attention: its projections (a module of parameters), and how it attends (pure functions).
+
+  `Projected` is what `project_in` makes of the rows; only the same part reads it. `Cache` is its kind of cache.
+  """
+
+  spec: Any
+
+  def project_in(self, x_TD: Float[Array, "T D"], norm: Norm, /) -> Projected:
+    """Projects normed rows, before positions."""
+    ...
+
+  def attend_prompts(
+    self,
+    projected: Projected,
+    rotation: Rotation,
+    positions_BL: Int[Array, "B L"],
+    lengths_B: Int[Array, "B"],
+    /,
+  ) -> tuple[Float[Array, "T _"], Cache]:
+    """Rows of L positions attend to themselves, causally; returns the result and a cache of L positions."""
+    ...
+
+  def attend_cached(
+    self, projected: Projected, rotation: Rotation, cache: Cache, positions_B: Int[Array, "B"], /
+  ) -> tuple[Float[Array, "B _"], Cache]:
+    """One position a row is written to the cache and attends to all up to it; the cache's memory is reused."""
+    ...
+
+  def project_out(
+    self, attended_TX: Float[Array, "T _"], residual_TD: Float[Array, "T D"] | None, /
+  ) -> Float[Array, "T D"]:
+    """Maps results back to the model width, and adds the residual stream where one is given."""
+    ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ExpertTrace:
+  """What one MoE layer decided, from what, and by which rule.
+
+  Attributes:
+    logits: the router's.
+    routing: which experts each row runs.
+    dropped: assignments dropped for lack of expert capacity.
+    selection_bias: what is added to the gates for the choice, where the layer has it.
+    top_k: experts of a token under the model's own rule (static).
+    router: how logits become gates and weights (static).
+  """
+
+  logits: Float32[Array, "T E"]
+  routing: Routing
+  dropped: Int32[Array, ""]
+  selection_bias: Float32[Array, "E"] | None
+  top_k: int = dataclasses.field(metadata={"static": True})
+  router: Router = dataclasses.field(metadata={"static": True})
+
+  def own_experts(self, valid: Bool[Array, "T"] | None = None) -> Int32[Array, ""]:
+    """How many distinct experts the model's own routing of the valid rows reads."""
+    rule = {"router": self.router, "selection_bias": self.selection_bias}
+    return own_experts(self.logits, self.top_k, valid, **rule)
+
+  def retained_mass(self, valid: Bool[Array, "T"] | None = None) -> Float32[Array, "T"]:
+    """How much of its own experts' worth each row keeps; 1 is unchanged (`lynx_jax.routing.stats`)."""
+    rule = {"router": self.router, "selection_bias": self.selection_bias}
+    return retained_mass(self.logits, self.top_k, self.routing, valid, **rule)
+
+
+class ExpertChoice(NamedTuple):
+  """How every MoE layer of one run chooses and runs experts.
+
+  Attributes:
+    valid: rows that count; experts give the others zeros.
+    route: turns router logits into a routing.
+    expert_capacity: for training: each expert takes at most that many assignments, in one batched product, and the
+      rest are dropped and counted. None computes every assignment.
+  """
+
+  valid: Bool[Array, "T"]
+  route: Route = route_to_tiles
+  expert_capacity: int | None = None
+
+
+@runtime_checkable
+class FeedForwardPart(Protocol):
+  """A kind of feed-forward part."""
+
+  def feed(
+    self, x_TD: Float[Array, "T D"], norm: Norm, choice: ExpertChoice, /
+  ) -> tuple[Float[Array, "T D"], ExpertTrace | None]:
+    """The part's output for normed rows, in `x`'s dtype, and what its experts did, where it has any."""
+    ...
