@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test gpu check lint types imports train moefy clean
+.PHONY: demo test gpu check lint format types imports train moefy clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -44,9 +44,17 @@ moefy: $(VENV)/.installed-train
 
 check: lint types imports
 
+CPP := $(wildcard pallas_kernels/cpu/src/* tests/pallas_kernels/cpu/*.cc)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 types: $(VENV)/.installed-dev $(VENV)/.installed-test
 	$(BIN)/pyright

@@ -8,7 +8,8 @@ namespace {
 // One row of `count` heads, read, normed, clipped and turned as models do it: each step's result rounded to its dtype.
 class HeadsRow {
  public:
-  HeadsRow(const InstructionSet& set, const AppendHeads& op, const Rows& from, int64_t row, int64_t heads, float* values)
+  HeadsRow(const InstructionSet& set, const AppendHeads& op, const Rows& from, int64_t row, int64_t heads,
+           float* values)
       : set_(set), op_(op), narrow_(from.narrow), size_(heads * op.head_dim), values_(values) {
     from.read(set, row * size_, size_, values_);
   }

@@ -7,11 +7,11 @@ namespace {
 
 // Rows' groups of keys that a thread takes at a time.
 constexpr int64_t kGrain = 4;
-// Positions between which the next group's keys, then its values, are asked for: in one go they would fill the buffers of
-// what is missed, and the products would wait.
+// Positions between which the next group's keys, then its values, are asked for: in one go they would fill the buffers
+// of what is missed, and the products would wait.
 constexpr int64_t kStride = 8;
-// Of a group's keys, and of its values, what is asked for before they are needed: the rest of more comes in the order of
-// its addresses, which the hardware foresees.
+// Of a group's keys, and of its values, what is asked for before they are needed: the rest of more comes in the order
+// of its addresses, which the hardware foresees.
 constexpr int64_t kMostAhead = 16384;
 
 // What the queries of one row that share a group of keys see of the cache.

@@ -19,7 +19,10 @@ struct Live {
 class Block {
  public:
   Block(const InstructionSet& set, const ExpertFfn& op, int64_t first_row, int64_t rows)
-      : set_(set), op_(op), products_(set.products[static_cast<int>(op.gate_up.type)]), first_row_(first_row),
+      : set_(set),
+        op_(op),
+        products_(set.products[static_cast<int>(op.gate_up.type)]),
+        first_row_(first_row),
         rows_(rows) {}
 
   void run() {
@@ -165,12 +168,12 @@ class Block {
   }
 
   // Outputs [at, at + outs) of `rows` of an expert's assignments, from the one at `place` on.
-  void multiply(const Weight& weight, int64_t at, int64_t outs, const Live& of, int64_t place, int64_t rows, int64_t inner,
-                float* y, int64_t stride, const void* next) {
+  void multiply(const Weight& weight, int64_t at, int64_t outs, const Live& of, int64_t place, int64_t rows,
+                int64_t inner, float* y, int64_t stride, const void* next) {
     const char* from = weight.row(at, inner);
     if (tiled()) {
-      products_.multiply_tiled(from, outs, memory_ + (of.room + place) * packed_bytes(inner), tile_width(of.count), rows,
-                               inner, y, stride, next);
+      products_.multiply_tiled(from, outs, memory_ + (of.room + place) * packed_bytes(inner), tile_width(of.count),
+                               rows, inner, y, stride, next);
     } else {
       products_.multiply(from, outs, weight.scale(at), packed_.data() + of.first + place, rows, inner, y, stride, next);
     }

@@ -242,9 +242,7 @@ LYNX_EXPORT lynx::ffi::Error* lynx_take_rows(lynx::ffi::CallFrame* frame) {
 // What the build was given: `fingerprint` of build.py.
 LYNX_EXPORT unsigned lynx_sources() { return LYNX_SOURCES; }
 
-LYNX_EXPORT double lynx_read_bandwidth(int64_t bytes, int passes) {
-  return lynx::read_bandwidth(bytes, passes);
-}
+LYNX_EXPORT double lynx_read_bandwidth(int64_t bytes, int passes) { return lynx::read_bandwidth(bytes, passes); }
 
 LYNX_EXPORT double lynx_product_speed(int type, int64_t rows, int64_t inner, int64_t bytes, int64_t read) {
   const auto kind = static_cast<lynx::WeightType>(type);

@@ -47,8 +47,7 @@ struct Available {
     __builtin_cpu_init();
     const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    const bool has_bf16 =
-        has_avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
     if (kEmulated || (has_bf16 && has_tiles())) sets[count++] = &amx_bf16;
     if (has_bf16) sets[count++] = &avx512_bf16;
     if (has_avx512) sets[count++] = &avx512;

@@ -60,7 +60,8 @@ class Votes {
 };
 
 // Every row's best experts by bin, then by the batch's votes: counts of rows a bin, compared from the best bin on. They
-// rank experts as the sums of B**bin do, since what one of B rows adds in a bin outweighs all that they can add below it.
+// rank experts as the sums of B**bin do, since what one of B rows adds in a bin outweighs all that they can add below
+// it.
 void affinity_bins(const Router& router, const KeepRule& rule, const Scores& scores, bool* kept) {
   static thread_local Scratch key_scratch, order_scratch;
   const int64_t experts = scores.experts;
@@ -96,8 +97,8 @@ void affinity_bins(const Router& router, const KeepRule& rule, const Scores& sco
   }
 }
 
-// What a greedy rule knows of a batch: the best `top_k` values of each row among the experts taken so far, and what each
-// expert would add, by row and in all. Rows that a taken expert does not change keep what they would add.
+// What a greedy rule knows of a batch: the best `top_k` values of each row among the experts taken so far, and what
+// each expert would add, by row and in all. Rows that a taken expert does not change keep what they would add.
 template <class T>
 class Greedy {
  public:
@@ -123,7 +124,8 @@ class Greedy {
     for (int64_t e = 0; e < experts_; ++e) total_[e] += gains[e];
   }
 
-  // The candidate outside of `kept` that adds most, ties to the lowest, and what it adds; candidates may be null, for all.
+  // The candidate outside of `kept` that adds most, ties to the lowest, and what it adds; candidates may be null, for
+  // all.
   std::pair<int64_t, int32_t> most(const bool* kept, const bool* candidates) const {
     std::pair<int64_t, int32_t> best{0, -1};
     for (int64_t e = 0; e < experts_; ++e) {
@@ -186,8 +188,8 @@ void cover(const float* worth, float slack, const Scores& scores, int64_t rows, 
   }
 }
 
-// What each expert would save a row, in fixed point, to the nearest whole number: its own square, and of the square of the
-// mass that the row has lost, what `lost` shrinks by where the expert is better than the row's `least`.
+// What each expert would save a row, in fixed point, to the nearest whole number: its own square, and of the square of
+// the mass that the row has lost, what `lost` shrinks by where the expert is better than the row's `least`.
 void savings(const float* squares, const float* weights, int64_t experts, float least, float lost, float unit,
              int32_t* saved) {
   for (int64_t e = 0; e < experts; ++e) {
@@ -211,7 +213,8 @@ void worth_reading(const float* worth, const KeepRule& rule, const Scores& score
   std::fill_n(squares, scores.rows * experts, 0.0f);
   Greedy<float> greedy(weights, scores);
   const auto saving = [&](int64_t row, int32_t* saved) {
-    savings(squares + row * experts, weights + row * experts, experts, greedy.least(row), 1 - greedy.sum(row), unit, saved);
+    savings(squares + row * experts, weights + row * experts, experts, greedy.least(row), 1 - greedy.sum(row), unit,
+            saved);
   };
   int64_t total = 0;
   for (int64_t row = 0; row < scores.rows; ++row) {
@@ -250,7 +253,9 @@ void fill_up(const float* worth, const Scores& scores, int64_t rows, bool* kept)
   std::fill_n(sums, experts, 0);
   for (int64_t row = 0; row < scores.rows; ++row) {
     const float unit = static_cast<float>(1 << bits);
-    for (int64_t e = 0; e < experts; ++e) sums[e] += static_cast<int32_t>(std::nearbyint(worth[row * experts + e] * unit));
+    for (int64_t e = 0; e < experts; ++e) {
+      sums[e] += static_cast<int32_t>(std::nearbyint(worth[row * experts + e] * unit));
+    }
   }
   for (; missing > 0; --missing) {
     for (int64_t e = 0; e < experts; ++e) sums[e] = kept[e] ? -1 : sums[e];

@@ -37,8 +37,8 @@ class Pages {
   char* data_ = nullptr;
 };
 
-// At least `bytes` of them, for one measurement after another: they are kept until the process ends. Hosts take free memory
-// from their guests (a balloon), which would slow down whatever is measured next.
+// At least `bytes` of them, for one measurement after another: they are kept until the process ends. Hosts take free
+// memory from their guests (a balloon), which would slow down whatever is measured next.
 class LentPages {
  public:
   explicit LentPages(int64_t bytes) : lock_(mutex_) {

@@ -38,8 +38,8 @@ double product_speed(const InstructionSet& set, WeightType type, int64_t rows, i
     for (int64_t t = 0; t < rows; t += kRowBlock) {
       const int64_t count = std::min(kRowBlock, rows - t);
       if (tiled) {
-        products.multiply_tiled(chunk(item), outs, packed + t * packed_bytes, tile_width(rows), count, inner, sums, outs,
-                                next);
+        products.multiply_tiled(chunk(item), outs, packed + t * packed_bytes, tile_width(rows), count, inner, sums,
+                                outs, next);
       } else {
         products.multiply(chunk(item), outs, scales.data(), places.data() + t, count, inner, sums, outs, next);
       }

@@ -293,9 +293,13 @@ struct Int8 {
   typedef __m512i Part;
   static constexpr int kParts = 1;
   template <bool>
-  static Part weights(const int8_t* from, int) { return _mm512_cvtepi8_epi16(load<__m256i>(from)); }
+  static Part weights(const int8_t* from, int) {
+    return _mm512_cvtepi8_epi16(load<__m256i>(from));
+  }
   template <bool>
-  static Part row(const char* from, int) { return load<Part>(from); }
+  static Part row(const char* from, int) {
+    return load<Part>(from);
+  }
   template <bool>
   static Ints add(Ints sum, Part weights, Part row) {
 #if defined(__AVX512VNNI__)
@@ -308,11 +312,17 @@ struct Int8 {
   typedef __m256i Part;
   static constexpr int kParts = 1;
   template <bool>
-  static Part weights(const int8_t* from, int) { return _mm256_cvtepi8_epi16(load<__m128i>(from)); }
+  static Part weights(const int8_t* from, int) {
+    return _mm256_cvtepi8_epi16(load<__m128i>(from));
+  }
   template <bool>
-  static Part row(const char* from, int) { return load<Part>(from); }
+  static Part row(const char* from, int) {
+    return load<Part>(from);
+  }
   template <bool>
-  static Ints add(Ints sum, Part weights, Part row) { return sum + (Ints)_mm256_madd_epi16(weights, row); }
+  static Ints add(Ints sum, Part weights, Part row) {
+    return sum + (Ints)_mm256_madd_epi16(weights, row);
+  }
 #else
   typedef Ints Part;
   static constexpr int kParts = 2;
@@ -327,7 +337,9 @@ struct Int8 {
     return __builtin_convertvector(load<Short>(from + part * 2 * kLanes), Ints);
   }
   template <bool>
-  static Ints add(Ints sum, Part weights, Part row) { return sum + weights * row; }
+  static Ints add(Ints sum, Part weights, Part row) {
+    return sum + weights * row;
+  }
 #endif
   typedef Ints Sum;
   static constexpr int kBlock = 2 * kLanes;
@@ -382,17 +394,18 @@ void pack(const float* row, int64_t inner, void* packed) {
   Type::pack(row, inner, to);
 }
 
-// What a tile asks memory for while it computes: of the lines from `ahead` on, in the order of their addresses, its share,
-// which is what it reads itself at each step of `every` that is its `turn`; hardware prefetchers stop at every page and
-// start anew with every row.
+// What a tile asks memory for while it computes: of the lines from `ahead` on, in the order of their addresses, its
+// share, which is what it reads itself at each step of `every` that is its `turn`; hardware prefetchers stop at every
+// page and start anew with every row.
 struct Fetch {
   const char* ahead;
   int turn, every;
 };
 
-// How processors take it best, by `benchmarks.kernels.product_bandwidth`: the cache that lines go to (3 is the nearest); how often
-// the first of the tiles that read the same weight asks again for that, shortly before its use; and up to how many such
-// tiles, of how many bytes of rows, all ask for everything, as a processor may drop a request while too many are under way.
+// How processors take it best, by `benchmarks.kernels.product_bandwidth`: the cache that lines go to (3 is the
+// nearest); how often the first of the tiles that read the same weight asks again for that, shortly before its use; and
+// up to how many such tiles, of how many bytes of rows, all ask for everything, as a processor may drop a request while
+// too many are under way.
 struct Asking {
   int level, again, repeating;
   int64_t most_bytes;
@@ -401,7 +414,8 @@ struct Asking {
 // Measured on AMD's Zen 5.
 constexpr Asking asking(int) { return {3, 0, 1 << 30, 72 << 10}; }
 #else
-// On Zen 3. Integers of a byte keep the processor busier than memory. With more than a few tiles, arithmetic is what takes the time.
+// On Zen 3. Integers of a byte keep the processor busier than memory. With more than a few tiles, arithmetic is what
+// takes the time.
 constexpr Asking asking(int weight_bytes) { return {2, weight_bytes > 1 ? 3 : 1, 4, INT64_MAX}; }
 #endif
 
@@ -426,9 +440,8 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
   constexpr bool kFull = Outs * Rows > 8;
   typename Type::Sum sums[Outs][Rows] = {};
   if (InParts && part.begin > 0) {
-    unrolled<Outs>([&](int o) LYNX_INLINE {
-      unrolled<Rows>([&](int t) LYNX_INLINE { sums[o][t] = part.sums[o * Rows + t]; });
-    });
+    unrolled<Outs>(
+        [&](int o) LYNX_INLINE { unrolled<Rows>([&](int t) LYNX_INLINE { sums[o][t] = part.sums[o * Rows + t]; }); });
   }
   const char* rows[Rows];
   for (int t = 0; t < Rows; ++t) rows[t] = static_cast<const char*>(packed[t]) + Type::kHeader;
@@ -443,7 +456,8 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
         unrolled<Rows>([&](int t) LYNX_INLINE { held[t] = Type::template row<kFull>(rows[t] + at, part); });
         unrolled<Outs>([&](int o) LYNX_INLINE {
           const typename Type::Part weights = Type::template weights<kFull>(from + o * inner, part);
-          unrolled<Rows>([&](int t) LYNX_INLINE { sums[o][t] = Type::template add<kFull>(sums[o][t], weights, held[t]); });
+          unrolled<Rows>([&](int t)
+                             LYNX_INLINE { sums[o][t] = Type::template add<kFull>(sums[o][t], weights, held[t]); });
         });
       } else {
         typename Type::Part held[Outs];
@@ -476,9 +490,8 @@ inline void tile(const typename Type::Weight* weight, const float* scales, const
   }
   for (; block < end; ++block) add_block(block);
   if (InParts && end < blocks) {
-    unrolled<Outs>([&](int o) LYNX_INLINE {
-      unrolled<Rows>([&](int t) LYNX_INLINE { part.sums[o * Rows + t] = sums[o][t]; });
-    });
+    unrolled<Outs>(
+        [&](int o) LYNX_INLINE { unrolled<Rows>([&](int t) LYNX_INLINE { part.sums[o * Rows + t] = sums[o][t]; }); });
     return;
   }
   if (const int64_t rest = inner % Type::kBlock) {
@@ -517,8 +530,8 @@ constexpr int64_t groups_of(int64_t rows) { return (rows + kMostRows - 1) / kMos
 constexpr int64_t take_of(int64_t left, int64_t groups) { return (left + groups - 1) / groups; }
 #else
 constexpr int outs_of(int rows) { return rows <= 3 ? kOuts : 2; }
-// In threes, which need the fewest loads. Four that are left are two twice, which compute faster than four at once; four
-// alone read their weights once.
+// In threes, which need the fewest loads. Four that are left are two twice, which compute faster than four at once;
+// four alone read their weights once.
 constexpr int64_t groups_of(int64_t rows) { return rows <= 4 ? 1 : (rows + 2) / 3; }
 constexpr int64_t take_of(int64_t left, int64_t groups) { return groups == 1 ? left : left == 4 ? 2 : 3; }
 #endif
@@ -538,8 +551,7 @@ inline void columns(const typename Type::Weight* weight, const float* scales, co
 
 template <class Type, int Most, bool First, bool InParts>
 inline void row_group(int take, const typename Type::Weight* weight, const float* scales, const void* const* packed,
-                      int64_t inner, float* y, int64_t y_stride, Fetch fetch,
-                      Part<typename Type::Sum> part) {
+                      int64_t inner, float* y, int64_t y_stride, Fetch fetch, Part<typename Type::Sum> part) {
   switch (take) {
     case 1: return columns<Type, Most, 1, First, InParts>(weight, scales, packed, inner, y, y_stride, fetch, part);
     case 2: return columns<Type, Most, 2, First, InParts>(weight, scales, packed, inner, y, y_stride, fetch, part);
@@ -568,18 +580,20 @@ inline void tiles(const typename Type::Weight* weight, const float* scales, cons
   }
 }
 
-// Whether rows are many: more than the nearest cache keeps while weights pass, and enough that passing over weights once for
-// each group of them costs less than that.
+// Whether rows are many: more than the nearest cache keeps while weights pass, and enough that passing over weights
+// once for each group of them costs less than that.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr bool are_many(int64_t rows, int64_t packed_bytes) { return rows > 3 * kMostRows && rows * packed_bytes > 48 << 10; }
+constexpr bool are_many(int64_t rows, int64_t packed_bytes) {
+  return rows > 3 * kMostRows && rows * packed_bytes > 48 << 10;
+}
 #else
 // Groups of three are too few, by `benchmarks.kernels.product_bandwidth`.
 constexpr int kMostRows = 4;
 constexpr bool are_many(int64_t, int64_t) { return false; }
 #endif
 
-// Bytes of weights that stay in a core's second cache, and of packed rows that stay in its nearest one; outputs at a time
-// whose sums are put aside between parts of the inputs.
+// Bytes of weights that stay in a core's second cache, and of packed rows that stay in its nearest one; outputs at a
+// time whose sums are put aside between parts of the inputs.
 constexpr int64_t kStretchBytes = 256 << 10, kGroupBytes = 24 << 10, kMostAside = 32;
 
 template <class Type>
@@ -587,8 +601,8 @@ constexpr int64_t most_blocks() {
   return kGroupBytes / (kMostRows * Type::kPackedBlock);
 }
 
-// Groups of rows stay in the nearest cache in turns while `outs` outputs pass, as many of their inputs at a time as fit. The
-// first group asks for the weights of its next tile, the others share in asking for `following`.
+// Groups of rows stay in the nearest cache in turns while `outs` outputs pass, as many of their inputs at a time as
+// fit. The first group asks for the weights of its next tile, the others share in asking for `following`.
 template <class Type>
 void stretch(const typename Type::Weight* weight, int64_t outs, const float* scales, const void* const* packed,
              int64_t rows, int64_t inner, float* y, int64_t y_stride, const typename Type::Weight* following) {
@@ -604,8 +618,9 @@ void stretch(const typename Type::Weight* weight, int64_t outs, const float* sca
       const auto bound = [&](int64_t i) { return i == parts ? blocks : blocks * i / parts / 2 * 2; };
       for (int64_t o = 0; o < outs; o += kOuts) {
         const Weight *here = weight + o * inner, *next = o + kOuts < outs ? here + kOuts * inner : weight;
-        const Fetch fetch = group == 0 ? Fetch{reinterpret_cast<const char*>(next), 0, 1}
-                                       : Fetch{reinterpret_cast<const char*>(following + o * inner), (int)group - 1, all - 1};
+        const Fetch fetch = group == 0
+                                ? Fetch{reinterpret_cast<const char*>(next), 0, 1}
+                                : Fetch{reinterpret_cast<const char*>(following + o * inner), (int)group - 1, all - 1};
         row_group<Type, kOuts, false, true>(take, here, scales + (Type::kHeader ? o : 0), packed + t, inner,
                                             y + t * y_stride + o, y_stride, fetch,
                                             {bound(i), bound(i + 1), sums + o % kMostAside * take});
@@ -697,7 +712,8 @@ inline Floats load_values(const void* from, bool narrow, int64_t at, int some) {
   return (Floats)(__builtin_convertvector(halves, Bits) << 16);
 }
 
-void finish(const float* sums, const void* bias, const void* residual, bool narrow, int64_t count, void* y, bool y_narrow) {
+void finish(const float* sums, const void* bias, const void* residual, bool narrow, int64_t count, void* y,
+            bool y_narrow) {
   typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
   for_vectors(count, [&](int64_t i, int some) {
     Floats x = load_some(sums + i, some);
@@ -802,7 +818,9 @@ inline void add_columns(const void* rows, bool narrow, int64_t count, int64_t wi
   for (int v = 0; v < Vectors; ++v) sums[v] = load<Floats>(y + first + v * kLanes);
   for (int64_t r = 0; r < count; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) sums[v] += factors[r] * load_values(rows, narrow, r * width + first + v * kLanes, kLanes);
+    for (int v = 0; v < Vectors; ++v) {
+      sums[v] += factors[r] * load_values(rows, narrow, r * width + first + v * kLanes, kLanes);
+    }
   }
   for (int v = 0; v < Vectors; ++v) store(y + first + v * kLanes, sums[v]);
 }
@@ -862,8 +880,13 @@ constexpr const char* kName =
 
 extern const InstructionSet LYNX_SET;
 const InstructionSet LYNX_SET = {
-    kName,      {products<Bfloat16>(), products<Float32>(), products<Int8>()}, swiglu, add_scaled,
-    finish, scale, scale_each, turn, exponentials, add_rows, largest, dot, widen, narrow,
+    kName,        {products<Bfloat16>(), products<Float32>(), products<Int8>()},
+    swiglu,       add_scaled,
+    finish,       scale,
+    scale_each,   turn,
+    exponentials, add_rows,
+    largest,      dot,
+    widen,        narrow,
 };
 
 }  // namespace lynx

@@ -25,20 +25,20 @@ struct Products {
   // Bytes of a packed row, a multiple of 64.
   int64_t (*packed_bytes)(int64_t inner);
   void (*pack)(const float* row, int64_t inner, void* packed);
-  // y[t * y_stride + o] = sum over i of weight[o * inner + i] * row[t][i], times scales[o] where weights are int8, for o in
-  // [0, outs) and t in [0, rows); summed in float32 (exactly, for int8) in an order that depends on `inner` alone. Fetches
-  // the start of `following`, which the same thread reads next, on the way; it may be null.
+  // y[t * y_stride + o] = sum over i of weight[o * inner + i] * row[t][i], times scales[o] where weights are int8, for
+  // o in [0, outs) and t in [0, rows); summed in float32 (exactly, for int8) in an order that depends on `inner` alone.
+  // Fetches the start of `following`, which the same thread reads next, on the way; it may be null.
   void (*multiply)(const void* weight, int64_t outs, const float* scales, const void* const* packed, int64_t rows,
                    int64_t inner, float* y, int64_t y_stride, const void* following);
-  // The same of rows that are packed together, for products of whole tiles; null where an instruction set has none of this
-  // type. pack_tiled puts `count` rows, `stride` numbers apart, at `place`, inside one tile, of `rows` that take
-  // tile_room(rows) * tiled_row_bytes(inner) bytes; multiply_tiled takes them, tile_width of all of them wide, or some of
-  // them from a multiple of kTileRows on.
+  // The same of rows that are packed together, for products of whole tiles; null where an instruction set has none of
+  // this type. pack_tiled puts `count` rows, `stride` numbers apart, at `place`, inside one tile, of `rows` that take
+  // tile_room(rows) * tiled_row_bytes(inner) bytes; multiply_tiled takes them, tile_width of all of them wide, or some
+  // of them from a multiple of kTileRows on.
   int64_t (*tiled_row_bytes)(int64_t inner);
   void (*pack_tiled)(const float* from, int64_t stride, int64_t count, int64_t inner, int64_t place, int64_t rows,
                      void* tiled);
-  void (*multiply_tiled)(const void* weight, int64_t outs, const void* tiled, int64_t width, int64_t rows, int64_t inner,
-                         float* y, int64_t y_stride, const void* following);
+  void (*multiply_tiled)(const void* weight, int64_t outs, const void* tiled, int64_t width, int64_t rows,
+                         int64_t inner, float* y, int64_t y_stride, const void* following);
 };
 
 struct Largest {
@@ -60,8 +60,8 @@ struct InstructionSet {
   float (*scale)(float factor, int64_t count, float* x);
   // x[i] = x[i] * factor * scales[i]
   void (*scale_each)(float factor, const float* scales, int64_t count, float* x);
-  // Turns `count` numbers of heads, `width` numbers each: pairs (x[i], x[i + width / 2]) of a head, as complex numbers, times
-  // (cosines[i], sines[i]).
+  // Turns `count` numbers of heads, `width` numbers each: pairs (x[i], x[i + width / 2]) of a head, as complex numbers,
+  // times (cosines[i], sines[i]).
   void (*turn)(const float* cosines, const float* sines, int64_t width, int64_t count, float* x);
   // Replaces each x by e to the (x - from), and returns their sum.
   float (*exponentials)(float* x, int64_t count, float from);

@@ -135,7 +135,8 @@ void best_places(const float* values, int64_t size, int64_t count, int32_t* plac
   }
 }
 
-Scores score(const Router& router, const float* logits, const bool* valid, int64_t rows, int64_t experts, int64_t top_k) {
+Scores score(const Router& router, const float* logits, const bool* valid, int64_t rows, int64_t experts,
+             int64_t top_k) {
   static thread_local Scratch places_scratch, logits_scratch, choice_scratch, open_scratch, own_scratch;
   int32_t* places = places_scratch.get<int32_t>(rows);
   int64_t count = 0;

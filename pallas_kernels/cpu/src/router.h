@@ -30,13 +30,14 @@ struct Scores {
   const int32_t* own;     // [rows, top_k], the experts that the model chooses, best first
 };
 
-Scores score(const Router& router, const float* logits, const bool* valid, int64_t rows, int64_t experts, int64_t top_k);
+Scores score(const Router& router, const float* logits, const bool* valid, int64_t rows, int64_t experts,
+             int64_t top_k);
 
 // How far apart experts lie in the order of the choice, in nats; kLowest or less of those that a row may not choose.
 const float* affinities(const Router& router, const Scores& scores);
 
-// What experts are worth to a row: gates as shares of all, none outside of its groups, and under a bias none but the own
-// ones' above that of an expert that the row prefers.
+// What experts are worth to a row: gates as shares of all, none outside of its groups, and under a bias none but the
+// own ones' above that of an expert that the row prefers.
 const float* worths(const InstructionSet& set, const Router& router, const Scores& scores);
 
 // The `count` experts of a row among `kept`, by descending choice; those that it may not use after all others.

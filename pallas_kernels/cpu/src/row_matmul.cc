@@ -38,7 +38,9 @@ Chunks cut(const RowMatmul& op, const Products& products) {
   const int64_t size = chunk_outs(products, total, op.inner * weight_bytes(op.products[0].weight.type));
   Chunks chunks{{}, kMostChunk / size};
   for (const auto& product : op.products) {
-    for (int64_t o = 0; o < product.outs; o += size) chunks.all.push_back({&product, o, std::min(size, product.outs - o)});
+    for (int64_t o = 0; o < product.outs; o += size) {
+      chunks.all.push_back({&product, o, std::min(size, product.outs - o)});
+    }
   }
   return chunks;
 }
@@ -96,11 +98,11 @@ void row_matmul(const InstructionSet& set, const RowMatmul& op) {
       for (int64_t t = 0; t < op.rows; t += kRowBlock) {
         const int64_t count = std::min(kRowBlock, op.rows - t);
         if (tiled) {
-          products.multiply_tiled(weights(chunk), chunk.outs, packed + t * bytes, tile_width(op.rows), count, op.inner, sums,
-                                  chunk.outs, next);
+          products.multiply_tiled(weights(chunk), chunk.outs, packed + t * bytes, tile_width(op.rows), count, op.inner,
+                                  sums, chunk.outs, next);
         } else {
-          products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scale(chunk.first), rows.data() + t, count,
-                            op.inner, sums, chunk.outs, next);
+          products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scale(chunk.first), rows.data() + t,
+                            count, op.inner, sums, chunk.outs, next);
         }
         for (int64_t row = 0; row < count; ++row) write(set, op, chunk, t + row, sums + row * chunk.outs);
       }

@@ -54,7 +54,8 @@ struct Rows {
   }
 };
 
-// y[t * stride + o] += bias[at + o] for t in [0, rows) and o in [0, outs), outs at most kMostChunk; none where it is null.
+// y[t * stride + o] += bias[at + o] for t in [0, rows) and o in [0, outs), outs at most kMostChunk; none where it is
+// null.
 inline void add_bias(const InstructionSet& set, const void* bias, bool narrow, int64_t at, int64_t rows, int64_t outs,
                      float* y, int64_t stride) {
   if (bias == nullptr) return;
@@ -74,8 +75,9 @@ struct Weight {
   const float* scale(int64_t row) const { return scales == nullptr ? nullptr : scales + row; }
 };
 
-// Outputs of the smallest piece of work: about 32 KB of weights, or 128 in tiles, fewer where that would leave threads idle.
-// A thread takes many of them at once, kMostChunk outputs at most, as memory is read the fastest in long stretches.
+// Outputs of the smallest piece of work: about 32 KB of weights, or 128 in tiles, fewer where that would leave threads
+// idle. A thread takes many of them at once, kMostChunk outputs at most, as memory is read the fastest in long
+// stretches.
 inline int64_t chunk_outs(const Products& products, int64_t outs, int64_t row_bytes) {
   const bool tiled = products.multiply_tiled != nullptr;
   const int64_t least = tiled ? 16 : 4;

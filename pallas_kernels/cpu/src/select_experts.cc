@@ -15,7 +15,8 @@ void select_experts(const InstructionSet& set, const SelectExperts& op) {
     int32_t* ids = op.ids + scores.places[row] * op.run;
     if (restricted) best_of_kept(op.router, scores, affinity, kept, row, op.run, ids);
     else std::copy_n(scores.own + row * op.top_k, op.run, ids);
-    weigh(set, op.router, scores, row, ids, op.run, restricted ? kept : nullptr, op.weights + scores.places[row] * op.run);
+    weigh(set, op.router, scores, row, ids, op.run, restricted ? kept : nullptr,
+          op.weights + scores.places[row] * op.run);
     for (int64_t k = 0; k < op.run; ++k) op.active[ids[k]] = true;
   }
   // A row that does not count repeats experts that are read anyway.

@@ -104,7 +104,8 @@ class Pool {
     // A worker joins by counting itself in and then looking whether the loop is open, so none can join after this.
     open_ = false;
     for (int spins = 0; joined_ != 0; ++spins) {
-      if (spins < kSpins) pause(); else sched_yield();
+      if (spins < kSpins) pause();
+      else sched_yield();
     }
   }
 

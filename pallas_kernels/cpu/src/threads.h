@@ -20,10 +20,10 @@ struct Run {
 
 using Body = void (*)(const void* context, Run run, int64_t following);
 
-// Calls body(context, run, following) until each item in [0, count) was once in a run of `most` at most, and returns when
-// all are done. Every thread begins with a stretch of its own, in order, and takes from the others' when it is through.
-// `following` is the item that the same thread takes next, unless another is faster, so that it can be prefetched; or -1.
-// A caller that finds the pool taken by another runs its loop alone.
+// Calls body(context, run, following) until each item in [0, count) was once in a run of `most` at most, and returns
+// when all are done. Every thread begins with a stretch of its own, in order, and takes from the others' when it is
+// through. `following` is the item that the same thread takes next, unless another is faster, so that it can be
+// prefetched; or -1. A caller that finds the pool taken by another runs its loop alone.
 void parallel_for(int64_t count, int64_t most, Body body, const void* context);
 
 // function(run, following)

@@ -1,5 +1,5 @@
-// Products of bfloat16 weights in tile registers: 16 outputs meet up to 16 rows at once, weights where they lie in memory.
-// Part of products.cc.
+// Products of bfloat16 weights in tile registers: 16 outputs meet up to 16 rows at once, weights where they lie in
+// memory. Part of products.cc.
 #pragma once
 
 #include "tiles.h"
@@ -7,14 +7,15 @@
 namespace lynx {
 namespace {
 
-// A weight's rows are those of a left tile. A right tile holds pairs of inputs of some rows, side by side: a group of rows is
-// packed as [inputs / 2][width][2], its last inputs filled up with zeros, and groups follow each other. Up to 16 rows are one
-// group as wide as they are; more are groups of 16, the last one filled up with rows of zeros.
+// A weight's rows are those of a left tile. A right tile holds pairs of inputs of some rows, side by side: a group of
+// rows is packed as [inputs / 2][width][2], its last inputs filled up with zeros, and groups follow each other. Up to
+// 16 rows are one group as wide as they are; more are groups of 16, the last one filled up with rows of zeros.
 constexpr int64_t kTileOuts = 16, kTileInner = 32, kTileBytes = 64;
 
 int64_t tiled_row_bytes(int64_t inner) { return (inner + kTileInner - 1) / kTileInner * kTileBytes; }
 
-void pack_tiled(const float* from, int64_t stride, int64_t count, int64_t inner, int64_t place, int64_t rows, void* tiled) {
+void pack_tiled(const float* from, int64_t stride, int64_t count, int64_t inner, int64_t place, int64_t rows,
+                void* tiled) {
   const int64_t width = tile_width(rows), first = place / kTileRows * kTileRows;
   // The last row comes with those that fill up its group.
   const int64_t zeros = place + count < rows ? 0 : tile_room(rows) - rows;
@@ -83,7 +84,9 @@ struct Ask {
 
   void some() {
     constexpr int kSecondLevel = 2;
-    for (int64_t line = 0; line < lines && next < end; ++line, next += kTileBytes) __builtin_prefetch(next, 0, kSecondLevel);
+    for (int64_t line = 0; line < lines && next < end; ++line, next += kTileBytes) {
+      __builtin_prefetch(next, 0, kSecondLevel);
+    }
   }
 };
 
@@ -116,13 +119,11 @@ inline void multiply_block(const TiledBlock& block, Ask& ask) {
     });
   };
   const auto each_sum = [](const auto& body) LYNX_INLINE {
-    numbered<Tiles>([&](auto tile) LYNX_INLINE {
-      numbered<Groups>([&](auto group) LYNX_INLINE { body(tile, group); });
-    });
+    numbered<Tiles>([&](auto tile)
+                        LYNX_INLINE { numbered<Groups>([&](auto group) LYNX_INLINE { body(tile, group); }); });
   };
-  each_sum([](auto tile, auto group) LYNX_INLINE {
-    zero_tile<kSums + 2 * decltype(tile)::value + decltype(group)::value>();
-  });
+  each_sum([](auto tile, auto group)
+               LYNX_INLINE { zero_tile<kSums + 2 * decltype(tile)::value + decltype(group)::value>(); });
   for (int64_t step = 0; step < steps; ++step) {
     ask.some();
     add(block.weight + step * kTileBytes, row_bytes, step);
@@ -137,8 +138,8 @@ inline void multiply_block(const TiledBlock& block, Ask& ask) {
   each_sum([&](auto tile, auto group) LYNX_INLINE {
     constexpr int kTile = decltype(tile)::value, kGroup = decltype(group)::value;
     const int64_t outs = block.outs - kTile * kTileOuts, rows = block.rows - kGroup * kTileRows;
-    write_sums<kSums + 2 * kTile + kGroup>(outs < kTileOuts ? outs : kTileOuts, rows < kTileRows ? rows : kTileRows, width,
-                                           block.y + kGroup * kTileRows * block.y_stride + kTile * kTileOuts,
+    write_sums<kSums + 2 * kTile + kGroup>(outs < kTileOuts ? outs : kTileOuts, rows < kTileRows ? rows : kTileRows,
+                                           width, block.y + kGroup * kTileRows * block.y_stride + kTile * kTileOuts,
                                            block.y_stride);
   });
 }
@@ -161,8 +162,8 @@ void multiply_tiled(const void* weight, int64_t outs, const void* tiled, int64_t
     const int64_t some = outs - o < most_outs ? outs - o : most_outs;
     if (some != shaped) shape(shaped = some, most_groups, width);
     const char* here = static_cast<const char*>(weight) + o * row_bytes;
-    const char* next = o + most_outs < outs || following == nullptr ? here + some * row_bytes
-                                                                    : static_cast<const char*>(following);
+    const char* next =
+        o + most_outs < outs || following == nullptr ? here + some * row_bytes : static_cast<const char*>(following);
     Ask ask{next, next + some * row_bytes, (some + passes - 1) / passes};
     for (int64_t t = 0; t < rows; t += most_rows) {
       const int64_t part = rows - t < most_rows ? rows - t : most_rows;

@@ -1,5 +1,5 @@
-// A processor's tile registers (Intel's AMX): eight of up to 16 rows of 64 bytes. With LYNX_EMULATED_TILES the same in plain
-// C++, so that tests of what uses them run anywhere.
+// A processor's tile registers (Intel's AMX): eight of up to 16 rows of 64 bytes. With LYNX_EMULATED_TILES the same in
+// plain C++, so that tests of what uses them run anywhere.
 #pragma once
 
 #include <stdint.h>
@@ -36,7 +36,9 @@ inline void shape_tiles(const TileShapes& shapes) { tiles() = {shapes, {}}; }
 inline void release_tiles() { tiles() = {}; }
 
 template <int Tile>
-inline void zero_tile() { memset(tiles().bytes[Tile], 0, sizeof(tiles().bytes[Tile])); }
+inline void zero_tile() {
+  memset(tiles().bytes[Tile], 0, sizeof(tiles().bytes[Tile]));
+}
 
 template <int Tile>
 inline void load_tile(const void* from, int64_t stride) {
@@ -70,7 +72,9 @@ inline void add_tile_product() {
       for (int n = 0; n < all.shapes.row_bytes[Sum] / 4; ++n) {
         float sum;
         memcpy(&sum, all.bytes[Sum][m] + 4 * n, 4);
-        for (int i = 0; i < 4; i += 2) sum += number(all.bytes[Left][m] + 4 * k + i) * number(all.bytes[Right][k] + 4 * n + i);
+        for (int i = 0; i < 4; i += 2) {
+          sum += number(all.bytes[Left][m] + 4 * k + i) * number(all.bytes[Right][k] + 4 * n + i);
+        }
         memcpy(all.bytes[Sum][m] + 4 * n, &sum, 4);
       }
     }
@@ -84,7 +88,9 @@ inline void shape_tiles(const TileShapes& shapes) { asm volatile("ldtilecfg %0" 
 inline void release_tiles() { asm volatile("tilerelease"); }
 
 template <int Tile>
-inline void zero_tile() { asm volatile("tilezero %%tmm%c0" : : "i"(Tile)); }
+inline void zero_tile() {
+  asm volatile("tilezero %%tmm%c0" : : "i"(Tile));
+}
 
 template <int Tile>
 inline void load_tile(const void* from, int64_t stride) {

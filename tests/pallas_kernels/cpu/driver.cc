@@ -215,7 +215,8 @@ void check_append_heads(Random& random, const InstructionSet& set) {
   const int64_t heads = groups * random.between(1, 3), half = random.between(1, 20), width = 2 * half;
   const bool prompts = random.between(0, 1) == 0, normed = random.between(0, 1) == 0;
   const int64_t tokens = batch * length, capacity = prompts ? length : length + random.between(0, 3);
-  std::vector<float> query(tokens * heads * width), key(tokens * groups * width), value(key.size()), turned(query.size());
+  std::vector<float> query(tokens * heads * width), key(tokens * groups * width), value(key.size()),
+      turned(query.size());
   std::vector<float> cosines(tokens * half), sines(tokens * half), scale(width);
   std::vector<float> keys(batch * groups * capacity * width, 7.0f), values(keys);
   for (auto* numbers : {&query, &key, &value, &cosines, &sines, &scale}) {
@@ -224,7 +225,8 @@ void check_append_heads(Random& random, const InstructionSet& set) {
   // The last token's place may lie outside.
   std::vector<int32_t> positions(tokens);
   for (int64_t token = 0; token < tokens; ++token) {
-    positions[token] = static_cast<int32_t>(token % length + (prompts ? 0 : capacity - length + (token % length == length - 1)));
+    positions[token] =
+        static_cast<int32_t>(token % length + (prompts ? 0 : capacity - length + (token % length == length - 1)));
   }
   AppendHeads op{};
   op.batch = batch;
@@ -331,7 +333,9 @@ void check_select_experts(Random& random, const InstructionSet& set) {
       if (!valid[t]) continue;
       used[id] = true;
       // A row's experts are its best of those that are read; by its own rule, of all.
-      if (by_logit) check(before(row, experts, id, own ? all.get() : active.get()) == k, "the order of experts", set.name);
+      if (by_logit) {
+        check(before(row, experts, id, own ? all.get() : active.get()) == k, "the order of experts", set.name);
+      }
     }
     for (int64_t e = 0; by_logit && valid[t] && e < experts; ++e) {
       if (before(row, experts, static_cast<int32_t>(e), all.get()) < top_k) chosen[e] = true;
@@ -347,7 +351,8 @@ void check_vocabulary(Random& random, const InstructionSet& set) {
   const int64_t rows = random.between(1, 200), width = random.between(1, 2100);
   std::vector<float> table(rows * width), taken(3 * width);
   for (float& value : table) value = std::round(random.normal() * 2);
-  std::vector<int32_t> ids{-5, static_cast<int32_t>(random.between(0, rows - 1)), static_cast<int32_t>(rows)}, best(rows);
+  std::vector<int32_t> ids{-5, static_cast<int32_t>(random.between(0, rows - 1)), static_cast<int32_t>(rows)},
+      best(rows);
   take_rows({rows, 4 * width, 3, table.data(), ids.data(), taken.data()});
   for (int64_t i = 0; i < 3; ++i) {
     const int64_t id = std::clamp<int64_t>(ids[i], 0, rows - 1);
