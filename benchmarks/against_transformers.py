@@ -31,9 +31,9 @@ from rich.table import Table
 
 import lynx_jax
 from benchmarks.results import add_result_options, keep
+from checkpoints_convert.files import write_json
 from lynx_jax.bench.fed_decode import FedDecode
 from lynx_jax.bench.plain_reading import bytes_a_step, plain_reading
-from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, format_policy, parse_policy
 from pallas_kernels.cpu import threads_used

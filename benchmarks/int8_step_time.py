@@ -17,8 +17,8 @@ from rich.table import Table
 
 import lynx_jax
 from benchmarks.results import add_result_options, keep
+from checkpoints_convert.files import write_json
 from lynx_jax.bench.fed_decode import FedDecode
-from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 from pallas_kernels.cpu import threads_used
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.results import add_result_options, keep
-from checkpoints_convert.sources import open_source
+from lynx_jax.models.checkpoints import open_model
 
 LOADER = "lynx_jax.loading:load"
 
@@ -69,8 +69,8 @@ def load_memory(path: Path, dtype: str = "", *, weights: str = "", loader: str =
   `loader` names a function by module and name, called as `load` is, with `weights` where that is given. Raises
   ValueError with the last line that the process wrote where it fails.
   """
-  with open_source(path) as source:
-    files = sum(file.stat().st_size for file in source.files())
+  with open_model(path) as (_, checkpoint):
+    files = sum(file.stat().st_size for file in checkpoint.files())
   command = [sys.executable, "-c", _PROGRAM, str(path), dtype, weights, loader]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   if done.returncode != 0:

@@ -24,7 +24,7 @@ from pathlib import Path
 import jax
 from rich.table import Table
 
-from lynx_jax.files import write_json, write_text
+from checkpoints_convert.files import write_json, write_text
 from pallas_kernels.cpu import describe, read_bandwidth
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")

@@ -1,12 +1,13 @@
-"""Command line: `python -m checkpoints_convert SRC DST`."""
+"""Command line: `python -m checkpoints_convert SRC DST`. It alone asks lynx_jax for the families."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from checkpoints_convert.abandoned_reads import silence_abandoned_reads
-from checkpoints_convert.conversion import FORMATS, convert
+from checkpoints_convert.conversion import FORMATS
 from checkpoints_convert.progress import bars
+from lynx_jax.models.checkpoints import convert
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
+from checkpoints_convert.dtypes import FLOATS, FP8
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.readers import DTYPES, FP8, Reader
+from checkpoints_convert.reader import Reader
 from checkpoints_convert.rules import Shape
 
 Dequantise: TypeAlias = Callable[[np.ndarray, np.ndarray, np.dtype], np.ndarray]
@@ -68,7 +69,7 @@ def fp8(block: tuple[int, int] = _BLOCK) -> Format:
     values="",
     scales="_scale_inv",
     value_types=(FP8,),
-    scale_types=tuple(DTYPES),
+    scale_types=tuple(FLOATS),
     shapes=functools.partial(_block_shapes, block),
     dequantise=functools.partial(dequantise_fp8, block=block),
   )

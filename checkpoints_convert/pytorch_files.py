@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.readers import Reader, corrupt
+from checkpoints_convert.reader import Reader, corrupt
 
 _PATTERNS = ("*.bin", "*.pt", "*.pth")
 # Beside weights, training leaves these.

@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from checkpoints_convert.families import hub_rules
-from checkpoints_convert.writer import staged, write_safetensors
+from checkpoints_convert.files import write_json
+from checkpoints_convert.safetensors_files import write_safetensors
+from checkpoints_convert.staging import staged
 from experiments.moefy.card import model_card
 from experiments.moefy.cutting import CutLayer, cut_layers, ffn_inputs, moe_arrays
 from experiments.moefy.gguf_llama import Llama, read_llama, unpacked, write_tokenizer
 from experiments.moefy.judging import perplexities
 from experiments.moefy.texts import Split, read_documents, split, windows
-from lynx_jax.files import write_json
 from lynx_jax.models.dense import DenseSpec
-from lynx_jax.models.families import moefied_llama
+from lynx_jax.models.families import moefied_llama, tensor_rules
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing import Router
@@ -99,7 +99,7 @@ def write(llama: Llama, layers: list[CutLayer], report: dict[str, Any], cut: Cut
   spec = moe_spec(llama.decoder.spec, cut)
   arrays = {name: array.astype("bfloat16") for name, array in moe_arrays(llama.decoder, layers).items()}
   with staged(destination, force=True) as directory:
-    write_safetensors(directory, hub_rules(spec), arrays)
+    write_safetensors(directory, tensor_rules(spec), arrays)
     write_json(directory / "config.json", moefied_llama.config(spec) | {"dtype": "bfloat16"})
     write_tokenizer(llama, directory)
     write_json(directory / "report.json", report)

@@ -31,14 +31,14 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jaxtyping import Array, Float32, Int32
 
-from checkpoints_convert.families import hub_rules
-from checkpoints_convert.writer import staged, write_safetensors
+from checkpoints_convert.files import write_json
+from checkpoints_convert.safetensors_files import write_safetensors
+from checkpoints_convert.staging import staged
 from experiments.model_card import model_card
 from experiments.tiny_corpus.batches import Sampler
-from lynx_jax.files import write_json
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder, run_causal
-from lynx_jax.models.families import mixtral, qwen3_moe
+from lynx_jax.models.families import mixtral, qwen3_moe, tensor_rules
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import by_path
 from lynx_jax.models.parts import ExpertTrace
@@ -261,7 +261,7 @@ def export(decoder: Decoder, corpus: Path, run: Path, destination: Path) -> None
   """Writes the model in bfloat16 as a Hugging Face directory, its log of losses included, all of it or nothing."""
   narrow = {name: np.asarray(x).astype(jnp.bfloat16) for name, x in by_path(decoder).items()}
   with staged(destination, force=True) as directory:
-    write_safetensors(directory, hub_rules(decoder.spec), narrow)
+    write_safetensors(directory, tensor_rules(decoder.spec), narrow)
     write_json(directory / "config.json", CONFIGS[decoder.spec.family](decoder.spec) | {"dtype": "bfloat16"})
     for name in ("tokenizer.json", "tokenizer_config.json"):
       shutil.copyfile(corpus / name, directory / name)

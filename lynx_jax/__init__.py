@@ -15,8 +15,11 @@ if TYPE_CHECKING:
   from lynx_jax.generation import Completion, Piece, generate, stream
   from lynx_jax.loading import load
   from lynx_jax.models.attention import AttentionSpec
+  from lynx_jax.models.checkpoints import convert
   from lynx_jax.models.decoder import Decoder, abstract_decoder
   from lynx_jax.models.dense import DenseSpec
+  from lynx_jax.models.families import register_family
+  from lynx_jax.models.families.family import Family
   from lynx_jax.models.mla import MLASpec
   from lynx_jax.models.moe import MoESpec
   from lynx_jax.models.params import Params
@@ -49,8 +52,11 @@ _HOMES = {
   "generation": ("Completion", "Piece", "generate", "stream"),
   "loading": ("load",),
   "models.attention": ("AttentionSpec",),
+  "models.checkpoints": ("convert",),
   "models.decoder": ("Decoder", "abstract_decoder"),
   "models.dense": ("DenseSpec",),
+  "models.families": ("register_family",),
+  "models.families.family": ("Family",),
   "models.mla": ("MLASpec",),
   "models.moe": ("MoESpec",),
   "models.params": ("Params",),
@@ -64,7 +70,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (by theme)
-  "load", "Params", "Tokenizer",
+  "load", "convert", "Params", "Tokenizer", "Family", "register_family",
   "generate", "stream", "Completion", "Piece", "Sampling", "RoutingReport",
   "forward", "prefill", "next_logits", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
   "graph_options",

@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from checkpoints_convert.readers import read_json
-from checkpoints_convert.sources import as_dtype, check_directory, has_weights, open_source
+from checkpoints_convert.checkpoint import check_directory, has_weights
+from checkpoints_convert.dtypes import as_dtype
+from checkpoints_convert.files import read_json
 from lynx_jax.loading import checkpoint_directory
+from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.int8 import check_weights, is_int8
@@ -72,9 +74,8 @@ def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str]:
   """A spec, the dtype of its weights once loaded, and how they are stored where that differs."""
   directory = checkpoint_directory(where)
   if directory.is_dir() and (where is None or has_weights(directory)):
-    with open_source(directory) as source:
-      spec, dtype = source.spec, source.dtype
-    config = read_json(directory / "config.json")
+    with open_model(directory) as (spec, checkpoint):
+      dtype, config = checkpoint.dtype, checkpoint.config
   else:
     config = read_config(directory)
     spec, dtype = spec_from_config(config), _config_dtype(config)

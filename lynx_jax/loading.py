@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from checkpoints_convert.sources import as_dtype, open_source
+from checkpoints_convert.dtypes import as_dtype
+from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.int8 import check_weights, is_int8
 from lynx_jax.models.parameters import assemble
 from lynx_jax.models.params import Params
@@ -45,11 +46,11 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
   directory = checkpoint_directory(path)
   wanted = None if dtype is None else as_dtype(dtype)
   check_weights(weights)
-  with open_source(directory) as source:
-    parameters = source.parameters(source.dtype if wanted is None else wanted)
-    narrow = functools.partial(is_int8, tied=source.spec.tied) if weights == "int8" else lambda name: False
+  with open_model(directory) as (spec, checkpoint):
+    parameters = checkpoint.parameters(checkpoint.dtype if wanted is None else wanted)
+    narrow = functools.partial(is_int8, tied=spec.tied) if weights == "int8" else lambda name: False
     held = {name: _int8(name, array) if narrow(name) else _to_device(name, array) for name, array in parameters}
-    decoder = assemble(source.spec, held)
+    decoder = assemble(spec, held)
   return Params(decoder=decoder, tokenizer=Tokenizer.from_directory(directory))
 
 

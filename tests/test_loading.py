@@ -13,9 +13,9 @@ import pytest
 
 import lynx_jax
 from benchmarks.load_memory import load_memory
-from checkpoints_convert import convert
 from checkpoints_convert.errors import CheckpointError
 from lynx_jax import loading
+from lynx_jax.models.checkpoints import convert
 from lynx_jax.models.decoder import abstract_decoder
 from lynx_jax.models.parameters import by_path
 from lynx_jax.testing import random_checkpoint

@@ -23,11 +23,11 @@ from rich.table import Table
 import lynx_jax
 from benchmarks.claims.auto_bound import spent_by_auto
 from benchmarks.results import add_result_options, keep
+from checkpoints_convert.files import write_json
 from lynx_jax.evals.bootstrap import Interval
 from lynx_jax.evals.compare import PolicyCost, fewest_within, measure_policies, summarize, times_cheaper
 from lynx_jax.evals.mixes import MIXES, BatchMaker, cut
 from lynx_jax.evals.text_files import read_texts, token_streams
-from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 from lynx_jax.routing import Auto, Prune
 

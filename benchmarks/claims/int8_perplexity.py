@@ -21,11 +21,11 @@ from rich.table import Table
 
 import lynx_jax
 from benchmarks.results import add_result_options, keep
+from checkpoints_convert.files import write_json
 from lynx_jax.engine.steps import forward
 from lynx_jax.evals.bootstrap import Interval, paired_ratio, ratio
 from lynx_jax.evals.mixes import cut, mixed
 from lynx_jax.evals.text_files import read_texts, token_streams
-from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 from lynx_jax.models.sizes import bytes_of
 

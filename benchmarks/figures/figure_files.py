@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import confidence, expert_use, latency, quality
+from checkpoints_convert.files import write_json
 from lynx_jax.evals.mixes import cut, mixed
 from lynx_jax.evals.text_files import read_texts, token_streams
-from lynx_jax.files import write_json
 from lynx_jax.models.params import Params
 
 NAMES = ("batch_latency", "expert_latency", "expert_use", "confidence", "quality", "trade")

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from checkpoints_convert.files import replacing
+
 COLOURS = {
   "auto": "tab:red", "lynx": "tab:blue", "oea": "tab:green", "xshare": "tab:purple", "mass_floor": "tab:orange",
   "budget": "tab:brown", "count_vote": "tab:gray", "prune": "black",
@@ -27,7 +29,6 @@ def drawn(path: Path, panels: int = 1, width: float = 5.5, height: float = 4.0) 
 
   figure, axes = plt.subplots(1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False)
   yield list(axes[0])
-  temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-  figure.savefig(temporary, dpi=120)
-  temporary.replace(path)
+  with replacing(path) as temporary:
+    figure.savefig(temporary, dpi=120)
   plt.close(figure)

@@ -24,8 +24,8 @@ from benchmarks.kernels.gpu_report_text import markdown
 from benchmarks.kernels.memory_bandwidth import memory_bandwidth
 from benchmarks.kernels.op_times import OpTime, op_times
 from benchmarks.kernels.step_profile import StepProfile, step_profile
+from checkpoints_convert.files import write_json, write_text
 from lynx_jax.bench.decode import Row, bench_decode
-from lynx_jax.files import write_json, write_text
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.released import RELEASED
 from lynx_jax.models.sizes import counts

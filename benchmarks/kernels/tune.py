@@ -24,7 +24,7 @@ from benchmarks.kernels.decode_program import COMPILED
 from benchmarks.kernels.kernel_time import TimedCall, call_seconds
 from benchmarks.kernels.op_cases import Case, cases
 from benchmarks.kernels.op_times import difference
-from lynx_jax.files import write_json
+from checkpoints_convert.files import write_json
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
 from pallas_kernels.gpu.blocks import TUNED, Blocks, Question, questions, trying
 

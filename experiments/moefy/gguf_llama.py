@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from lynx_jax.files import write_json
+from checkpoints_convert.files import write_json
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.dense import DenseSpec

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import lynx_jax
-from checkpoints_convert.families.common import decoder_rules, dense
 from checkpoints_convert.rules import carry, only_rules, source_shapes
 from experiments.moefy.gguf_llama import read_llama, unpacked
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.dense import DenseSpec
+from lynx_jax.models.families.tensor_names import decoder_rules, dense
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import assemble, by_path
 

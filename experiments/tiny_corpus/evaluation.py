@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from checkpoints_convert.files import write_text
 from experiments.tiny_corpus.sources import SOURCES, UNCONDITIONAL
 from experiments.tiny_corpus.tasks import TASKS, evaluation_exercises
 from experiments.tiny_corpus.wheel import Wheel
-from lynx_jax.files import write_text
 
 EXERCISES_EACH = 200
 

@@ -55,8 +55,8 @@ def _eval(args: argparse.Namespace) -> None:
   from rich import box
   from rich.console import Console
 
+  from checkpoints_convert.files import write_json
   from lynx_jax.evals.evaluation import Evaluation, evaluate, tables
-  from lynx_jax.files import write_json
 
   evaluation = Evaluation(
     texts=tuple(map(Path, args.text)), choices=tuple(map(Path, args.choices)),
@@ -80,9 +80,9 @@ def _eval(args: argparse.Namespace) -> None:
 def _bench_decode(args: argparse.Namespace) -> None:
   from rich.console import Console
 
+  from checkpoints_convert.files import write_json
   from lynx_jax.bench.decode import bench_decode
   from lynx_jax.bench.decode_table import bandwidth_line, decode_table, fit_lines
-  from lynx_jax.files import write_json
 
   sizes = batches(args.batch)
   for name in ("prompt_length", "steps", "repeats"):

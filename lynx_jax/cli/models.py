@@ -39,8 +39,8 @@ def add_commands(verbs: Any) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-  from checkpoints_convert import convert
   from checkpoints_convert.progress import bars
+  from lynx_jax.models.checkpoints import convert
 
   with bars() as report:
     convert(args.source, args.destination, dtype=args.dtype, to=args.to, force=args.force, report=report)

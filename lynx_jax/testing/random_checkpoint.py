@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints_convert.families import hub_rules
-from checkpoints_convert.sources import as_dtype
-from checkpoints_convert.writer import SHARD_BYTES, staged, write_config, write_safetensors
-from lynx_jax.models.families import spec_from_config
+from checkpoints_convert.companions import write_config
+from checkpoints_convert.dtypes import as_dtype
+from checkpoints_convert.safetensors_files import SHARD_BYTES, write_safetensors
+from checkpoints_convert.staging import staged
+from lynx_jax.models.families import spec_from_config, tensor_rules
 from lynx_jax.models.parameters import parameter_shapes
 from lynx_jax.testing.tiny_configs import TINY
 
@@ -44,7 +45,7 @@ def random_checkpoint(
   random = np.random.default_rng(seed)
   arrays = {name: _weight(name, shape, kind, random) for name, shape in parameter_shapes(spec).items()}
   with staged(out, force=False) as directory:
-    write_safetensors(directory, hub_rules(spec), arrays, shard_bytes)
+    write_safetensors(directory, tensor_rules(spec), arrays, shard_bytes)
     write_config(directory, config, kind)
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
+from checkpoints_convert.files import read_json
+
 if TYPE_CHECKING:
   import jinja2
 
@@ -168,15 +170,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-  if not path.is_file():
-    return {}
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f"{path} is not valid JSON ({error}): download it again") from error
-  if not isinstance(value, dict):
-    raise ValueError(f"{path} holds a {type(value).__name__}, expected an object: download it again")
-  return value
+  return read_json(path) if path.is_file() else {}
 
 
 def _content(token: str | Mapping[str, Any]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints_convert import convert
 from checkpoints_convert.__main__ import main
+from lynx_jax.models.checkpoints import convert
 from tests.families.cases import MIXTRAL, checkpoint
 
 

@@ -15,10 +15,11 @@ import transformers
 from safetensors.numpy import load_file
 
 import lynx_jax
-from checkpoints_convert import conversion, convert, orbax_weights, writer
+from checkpoints_convert import conversion, orbax_files
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.families import hub_rules
-from checkpoints_convert.sources import open_source
+from checkpoints_convert.safetensors_files import write_safetensors
+from lynx_jax.models.checkpoints import convert, open_model
+from lynx_jax.models.families import tensor_rules
 from lynx_jax.models.parameters import by_path
 from tests.checkpoints_convert.tampering import copied, sharded, with_tensors
 from tests.families.cases import (
@@ -42,7 +43,7 @@ DIVERSE = (DEEPSEEK_V2[1], DEEPSEEK_V3[0], MIXTRAL[2], OLMOE[2], QWEN3_MOE[3])
 
 
 def parameters(path: Path) -> dict[str, np.ndarray]:
-  with open_source(path) as source:
+  with open_model(path) as (_, source):
     return dict(source.parameters(source.dtype))
 
 
@@ -71,9 +72,9 @@ def test_there_and_back_gives_every_bit(case: Case, dtype: str, tmp_path: Path):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_rules_give_back_the_files_of_every_case(case: Case, tmp_path: Path):
-  with open_source(checkpoint(case)) as source:
+  with open_model(checkpoint(case)) as (spec, source):
     arrays = dict(source.parameters(source.dtype))
-    writer.write_safetensors(tmp_path, hub_rules(source.spec), arrays)
+    write_safetensors(tmp_path, tensor_rules(spec), arrays)
   assert_same_bits(tensors(tmp_path), tensors(checkpoint(case)))
 
 
@@ -90,15 +91,15 @@ def test_transformers_loads_what_was_exported(case: Case, tmp_path: Path):
 
 def test_a_decoder_in_memory_is_written_as_a_checkpoint(tmp_path: Path):
   decoder = lynx_jax.load(checkpoint(QWEN3_MOE[2], "bfloat16")).decoder
-  writer.write_safetensors(tmp_path, hub_rules(decoder.spec), by_path(decoder))
+  write_safetensors(tmp_path, tensor_rules(decoder.spec), by_path(decoder))
   assert_same_bits(tensors(tmp_path), tensors(checkpoint(QWEN3_MOE[2], "bfloat16")))
 
 
 def test_large_weights_go_to_shards_with_an_index(tmp_path: Path):
   case = OLMOE[0]
-  with open_source(checkpoint(case)) as source:
+  with open_model(checkpoint(case)) as (spec, source):
     arrays = dict(source.parameters(source.dtype))
-    writer.write_safetensors(tmp_path, hub_rules(source.spec), arrays, shard_bytes=150_000)
+    write_safetensors(tmp_path, tensor_rules(spec), arrays, shard_bytes=150_000)
   shutil.copy(checkpoint(case) / "config.json", tmp_path)
   assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
   assert_same_bits(parameters(tmp_path), parameters(checkpoint(case)))
@@ -202,8 +203,8 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
   rename = Path.rename
   if failing == "orbax":
-    write = orbax_weights.write
-    monkeypatch.setattr(orbax_weights, "write", lambda *args: (write(*args), fail()))
+    write = orbax_files.write
+    monkeypatch.setattr(orbax_files, "write", lambda *args: (write(*args), fail()))
   elif failing == "record":
     monkeypatch.setattr(conversion, "write_record", fail)
   else:

@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import lynx_jax
-from checkpoints_convert import convert
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats import dequantise_fp8, dequantise_mxfp4, format_of
-from checkpoints_convert.sources import open_source
+from lynx_jax.models.checkpoints import convert, open_model
 from tests.checkpoints_convert.tampering import copied
 from tests.families.cases import MIXTRAL, OLMOE, QWEN3_MOE, Case, random_tokens, reference
 
@@ -204,7 +203,7 @@ def test_a_checkpoint_with_block_scales_equals_the_one_it_stands_for(case: Case,
 
 
 def assert_same_parameters(first: Path, second: Path, dtype: str) -> None:
-  with open_source(first) as one, open_source(second) as two:
+  with open_model(first) as (_, one), open_model(second) as (_, two):
     wanted = one.dtype if dtype == "bfloat16" else np.dtype(dtype)
     assert wanted.name == dtype
     found, expected = dict(one.parameters(wanted)), dict(two.parameters(wanted))
@@ -303,7 +302,7 @@ DOWN = "model.layers.0.mlp.experts.down_proj"
 )
 def test_block_scales_that_do_not_fit_are_named(tmp_path: Path, change: Callable[[Tensors], None], message: str):
   path, packed = fp8_checkpoint(MIXTRAL[0], tmp_path)
-  with pytest.raises(CheckpointError, match=message) as raised, open_source(tampered(packed, path, change)):
+  with pytest.raises(CheckpointError, match=message) as raised, open_model(tampered(packed, path, change)):
     pass
   assert str(path) in str(raised.value)
 
@@ -326,13 +325,13 @@ def reshaped(name: str, *shape: int) -> Callable[[Tensors], None]:
 )
 def test_4_bit_groups_that_do_not_fit_are_named(tmp_path: Path, change: Callable[[Tensors], None], message: str):
   path, packed = mxfp4_checkpoint(tmp_path)
-  with pytest.raises(CheckpointError, match=message), open_source(tampered(packed, path, change)):
+  with pytest.raises(CheckpointError, match=message), open_model(tampered(packed, path, change)):
     pass
 
 
 def test_scales_without_a_quantization_config_are_surplus(tmp_path: Path):
   path, _ = quantised(copied(MIXTRAL[0], tmp_path), None, blocks_of_fp8)
-  with pytest.raises(CheckpointError, match=r"tensors that nothing uses: .*_scale_inv"), open_source(path):
+  with pytest.raises(CheckpointError, match=r"tensors that nothing uses: .*_scale_inv"), open_model(path):
     pass
 
 

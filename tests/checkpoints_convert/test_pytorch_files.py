@@ -11,11 +11,13 @@ import pytest
 import torch
 import transformers
 
-from checkpoints_convert import convert, pytorch_files
+from checkpoints_convert import pytorch_files
+from checkpoints_convert.checkpoint import open_reader
+from checkpoints_convert.dtypes import FLOATS
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.pytorch_files import PyTorchReader
-from checkpoints_convert.readers import DTYPES, SafetensorsReader
-from checkpoints_convert.sources import open_reader, open_source
+from checkpoints_convert.safetensors_files import SafetensorsReader
+from lynx_jax.models.checkpoints import convert, open_model
 from tests.families.cases import MIXTRAL, OLMOE, QWEN3_MOE, Case, checkpoint, random_tokens, reference_logits
 
 CASE = MIXTRAL[0]
@@ -40,7 +42,7 @@ def pytorch(case: Case, directory: Path, dtype: str = "float32", files: tuple[st
 
 
 def parameters(path: Path) -> dict[str, bytes]:
-  with open_source(path) as source:
+  with open_model(path) as (_, source):
     return {name: array.tobytes() for name, array in source.parameters(source.dtype)}
 
 
@@ -99,7 +101,7 @@ def test_views_parameters_and_every_type_come_bit_for_bit(tmp_path: Path):
   np.testing.assert_array_equal(found["part"], whole.numpy()[1:3, ::2])
   np.testing.assert_array_equal(found["fp8"].view(np.uint8), np.arange(256))
   np.testing.assert_array_equal(found["half"], whole.numpy().astype(np.float16))
-  np.testing.assert_array_equal(found["bfloat16"], whole.numpy().astype(DTYPES["BF16"]))
+  np.testing.assert_array_equal(found["bfloat16"], whole.numpy().astype(FLOATS["BF16"]))
   assert found["scalar"].shape == ()
   assert found["scalar"] == 2.5
 

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.families import hub_rules, rules_for
-from checkpoints_convert.readers import SafetensorsReader
 from checkpoints_convert.rules import (
   Duplicate,
   Fold,
@@ -29,7 +27,9 @@ from checkpoints_convert.rules import (
   source_shapes,
   views,
 )
-from checkpoints_convert.sources import read_spec
+from checkpoints_convert.safetensors_files import SafetensorsReader
+from lynx_jax.models.checkpoints import read_spec
+from lynx_jax.models.families import tensor_rules
 from lynx_jax.models.parameters import parameter_shapes
 from tests.families.cases import CASES, MIXTRAL, Case, checkpoint
 
@@ -192,7 +192,7 @@ def test_the_rules_use_every_tensor_of_the_files_once(case: Case):
   spec = read_spec(checkpoint(case))
   with SafetensorsReader(checkpoint(case)) as reader:
     found = dict(reader.shapes)
-  table = hub_rules(spec)
+  table = tensor_rules(spec)
   assert source_shapes(table, parameter_shapes(spec)) == found
   used = [name for rule in only_rules(table) for name in names(rule.source)]
   assert sorted(used) == sorted(found)
@@ -202,7 +202,7 @@ def test_the_rules_use_every_tensor_of_the_files_once(case: Case):
 def fitting():
   """A table, the shapes of its parameters, and those of a checkpoint that fits."""
   spec = read_spec(checkpoint(MIXTRAL[0]))
-  table, shapes = hub_rules(spec), parameter_shapes(spec)
+  table, shapes = tensor_rules(spec), parameter_shapes(spec)
   return table, shapes, source_shapes(table, shapes)
 
 
@@ -242,9 +242,9 @@ def test_a_second_head_is_allowed_only_where_it_is_tied(fitting):
 
 def test_the_spelling_is_told_by_the_names():
   spec = read_spec(checkpoint(MIXTRAL[0]))
-  fused = rules_for(spec, ["model.layers.0.mlp.experts.gate_up_proj"])
+  fused = tensor_rules(spec, {"model.layers.0.mlp.experts.gate_up_proj": (4, 96, 64)})
   assert Rule("layers.0.ffn.down", "model.layers.0.mlp.experts.down_proj") in fused
-  assert rules_for(spec, ["model.norm.weight"]) == hub_rules(spec)
+  assert tensor_rules(spec, {"model.norm.weight": (64,)}) == tensor_rules(spec)
 
 
 def test_a_layout_is_described_in_a_line():

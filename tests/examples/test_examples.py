@@ -25,11 +25,8 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_each_family_has_its_four_files_and_its_example_says_what_was_saved(family):
-  for path in (
-    f"lynx_jax/models/families/{family}.py", f"checkpoints_convert/families/{family}.py",
-    f"tests/families/test_{family}.py",
-  ):  # fmt: skip
+def test_each_family_has_its_three_files_and_its_example_says_what_was_saved(family):
+  for path in (f"lynx_jax/models/families/{family}.py", f"tests/families/test_{family}.py"):
     assert (ROOT / path).is_file()
   out = run(f"examples.{family}", "--tiny", "--max-new-tokens", "6")
   assert len(out.splitlines()) == 9

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+import transformers
 
 from lynx_jax.models.families import spec_from_config
 from tests.families.cases import DBRX
@@ -35,7 +38,7 @@ def changed(part, **values):
 def test_a_missing_key_of_the_experts_is_named(key):
   config = changed("ffn_config")
   del config["ffn_config"][key]
-  with pytest.raises(ValueError, match=f"family 'dbrx' has no '{key}'"):
+  with pytest.raises(ValueError, match=f"family 'dbrx' has no 'ffn_config.{key}'"):
     spec_from_config(config)
 
 
@@ -45,9 +48,25 @@ def test_settings_inside_that_would_be_ignored_are_refused():
       spec_from_config(changed("ffn_config", **{key: value}))
 
 
-def test_the_base_of_the_released_files_counts_and_must_not_contradict_another():
+def test_the_base_of_the_released_files_counts_where_it_stands_alone():
   config = changed("attn_config", rope_theta=5e5)
   del config["rope_parameters"]
   assert spec_from_config(config).layers[0].attention.rope.theta == 5e5
-  with pytest.raises(ValueError, match=r"attn_config\.rope_theta to 10000\.0: not supported"):
-    spec_from_config(changed("attn_config", rope_theta=1e4))
+
+
+def test_a_released_file_that_transformers_saved_again_says_which_base_to_change(tmp_path):
+  released = changed("attn_config", rope_theta=5e5)
+  del released["rope_parameters"]
+  transformers.DbrxConfig.from_dict(released).save_pretrained(tmp_path)
+  again = json.loads((tmp_path / "config.json").read_text())
+  assert (again["attn_config"]["rope_theta"], again["rope_parameters"]["rope_theta"]) == (5e5, 1e4)
+  with pytest.raises(
+    ValueError, match=r"attn_config.rope_theta 500000.0 and rope_parameters.rope_theta 10000.0: .*set "
+  ):
+    spec_from_config(again)
+  # Both remedies of the message work.
+  again["rope_parameters"]["rope_theta"] = 500000.0
+  assert spec_from_config(again).layers[0].attention.rope.theta == 5e5
+  again["rope_parameters"]["rope_theta"] = 1e4
+  del again["attn_config"]["rope_theta"]
+  assert spec_from_config(again).layers[0].attention.rope.theta == 1e4

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import lynx_jax
-from checkpoints_convert import convert
 from checkpoints_convert.errors import CheckpointError
+from lynx_jax.models.checkpoints import convert
 from lynx_jax.models.moe import MoE
 from tests.checkpoints_convert.tampering import with_tensors
 from tests.families.cases import DEEPSEEK_V3, checkpoint, reference

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from checkpoints_convert.sources import open_source
+from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.moe import MoESpec
 from tests.families.cases import LLAMA4_TEXT, checkpoint
@@ -53,8 +53,8 @@ def test_the_text_part_of_a_model_that_sees_is_read_alone(tmp_path):
   tensors["vision_model.patch_embedding.linear.weight"] = np.ones((2, 2), np.float32)
   tensors["multi_modal_projector.linear_1.weight"] = np.ones((2, 2), np.float32)
   save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-  with open_source(tmp_path) as whole, open_source(source) as text:
-    assert whole.spec == text.spec
+  with open_model(tmp_path) as (whole_spec, whole), open_model(source) as (text_spec, text):
+    assert whole_spec == text_spec
     found, expected = (dict(one.parameters(one.dtype)) for one in (whole, text))
   assert found.keys() == expected.keys()
   for name, array in expected.items():

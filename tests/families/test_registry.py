@@ -1,8 +1,10 @@
 """What holds whatever the family: unknown ones, and where the end of a text is written."""
 
+from pathlib import Path
+
 import pytest
 
-from checkpoints_convert.families import TABLES
+from lynx_jax.models import families
 from lynx_jax.models.families import FAMILIES, spec_from_config
 from tests.families.cases import MIXTRAL
 from tests.families.suite import written_config
@@ -18,8 +20,11 @@ def test_a_config_without_a_family_is_an_error():
     spec_from_config({"hidden_size": 4})
 
 
-def test_every_family_has_rules():
-  assert TABLES.keys() == FAMILIES.keys()
+def test_every_file_of_the_folder_that_is_a_family_is_found():
+  folder = Path(families.__file__).parent
+  files = {path.stem for path in folder.glob("*.py") if "\nFAMILY = Family(" in path.read_text()}
+  assert files == FAMILIES.keys()
+  assert len(files) == 12
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from flax import nnx
 
 import lynx_jax
 from benchmarks.load_memory import load_memory
-from checkpoints_convert import convert
 from lynx_jax.bench.decode import bench_decode
 from lynx_jax.info import describe
+from lynx_jax.models.checkpoints import convert
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.parameters import by_path
 from lynx_jax.models.sizes import bytes_of, expert_bytes, weight_bytes

@@ -1,44 +1,42 @@
-"""The model families: a file each, named after the `model_type`, that turns a config.json into a spec."""
+"""The model families. Each is one file here: config.json to spec, tensor names, and a `FAMILY` that holds both.
 
-from collections.abc import Callable, Mapping
+The files are found by looking into this folder, so a new family is a new file and nothing else. `register_family` adds
+one from outside the package.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lynx_jax.models.families import (
-  dbrx,
-  deepseek_v2,
-  deepseek_v3,
-  gpt_oss,
-  granitemoe,
-  llama4_text,
-  mixtral,
-  moefied_llama,
-  olmoe,
-  phimoe,
-  qwen2_moe,
-  qwen3_moe,
-)
+from checkpoints_convert.rules import RuleTable, Shapes
+from lynx_jax.models.families.family import Family
 from lynx_jax.models.spec import DecoderSpec
 
-FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], DecoderSpec]] = MappingProxyType(
-  {
-    "dbrx": dbrx.spec,
-    "deepseek_v2": deepseek_v2.spec,
-    "deepseek_v3": deepseek_v3.spec,
-    "gpt_oss": gpt_oss.spec,
-    "granitemoe": granitemoe.spec,
-    "llama4_text": llama4_text.spec,
-    "mixtral": mixtral.spec,
-    "moefied_llama": moefied_llama.spec,
-    "olmoe": olmoe.spec,
-    "phimoe": phimoe.spec,
-    "qwen2_moe": qwen2_moe.spec,
-    "qwen3_moe": qwen3_moe.spec,
-  }
-)
+_FAMILIES: dict[str, Family] = {}
 
-# Configurations of models with more than text, and the family of their `text_config`.
-_WITH_TEXT = MappingProxyType({"llama4": "llama4_text"})
+FAMILIES: Mapping[str, Family] = MappingProxyType(_FAMILIES)
+"""Every known family by its name, in alphabetical order of the files, then in order of registration."""
+
+
+def register_family(family: Family) -> Family:
+  """Makes `family` known to `load`, `convert` and everything else that reads checkpoints; returns it.
+
+  A family of the same name is replaced, so that a notebook's cell can be run again.
+
+  Raises:
+    ValueError: another family reads one of its `model_type`s.
+  """
+  for other in _FAMILIES.values():
+    taken = {*other.model_types, *other.text_of} & {*family.model_types, *family.text_of}
+    if taken and other.name != family.name:
+      raise ValueError(
+        f"family {family.name!r} reads model_type {min(taken)!r}, which family {other.name!r} reads already: "
+        "give it another name"
+      )
+  _FAMILIES[family.name] = family
+  return family
 
 
 def spec_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any] | None = None) -> DecoderSpec:
@@ -47,11 +45,36 @@ def spec_from_config(config: Mapping[str, Any], generation_config: Mapping[str, 
   `generation_config` is the parsed generation_config.json, if there is one: its `eos_token_id` comes first.
   Raises ValueError for an unknown `model_type`, a missing key, and a setting that is not supported.
   """
-  family: Any = config.get("model_type")
-  if family in _WITH_TEXT:
-    config = {"model_type": _WITH_TEXT[family], **(config.get("text_config") or {})}
-    family = config["model_type"]
-  if family is None or family not in FAMILIES:
-    raise ValueError(f"config.json has model_type {family!r}; supported: {', '.join(sorted(FAMILIES))}")
+  model_type = config.get("model_type")
+  for family in _FAMILIES.values():
+    if model_type in family.text_of:
+      config = {"model_type": family.name, **(config.get("text_config") or {})}
+      model_type = config["model_type"]
+      break
   stop = None if generation_config is None else generation_config.get("eos_token_id")
-  return FAMILIES[family](config if stop is None else {**config, "eos_token_id": stop})
+  return _reading(model_type).spec(config if stop is None else {**config, "eos_token_id": stop})
+
+
+def tensor_rules(spec: DecoderSpec, found: Shapes = MappingProxyType({})) -> RuleTable:
+  """The rules between the parameters of `spec` and the tensors of a checkpoint, by its family.
+
+  Args:
+    spec: the decoder.
+    found: shapes of the checkpoint's tensors by name, which tell its spelling. Without any, the spelling of the hub's
+      files, which is the one to write.
+  """
+  return FAMILIES[spec.family].rules(spec, found)
+
+
+def _reading(model_type: object) -> Family:
+  found = next((family for family in _FAMILIES.values() if model_type in family.model_types), None)
+  if found is None:
+    known = sorted(name for family in _FAMILIES.values() for name in (*family.model_types, *family.text_of))
+    raise ValueError(f"config.json has model_type {model_type!r}; supported: {', '.join(known)}")
+  return found
+
+
+for _, name, _ in pkgutil.iter_modules(__path__):
+  found = getattr(importlib.import_module(f"{__name__}.{name}"), "FAMILY", None)
+  if found is not None:
+    register_family(found)

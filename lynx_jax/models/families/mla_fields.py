@@ -1,10 +1,10 @@
-"""Reads what DeepSeek's configurations share: multi-head latent attention, and dense layers before those of experts."""
+"""Reads what DeepSeek's configurations share: latent attention, and dense layers before those with experts."""
 
 import math
 
 from lynx_jax.models.dense import DenseSpec
-from lynx_jax.models.families.fields import Fields, check_common, stop_ids
-from lynx_jax.models.families.rope_fields import rope, rope_values
+from lynx_jax.models.families.fields import Fields, check_common, layer_count, stop_ids
+from lynx_jax.models.families.rope_fields import rope, rope_object
 from lynx_jax.models.mla import MLASpec
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.rope import YarnScaling
@@ -22,15 +22,15 @@ def latent_decoder(
     dense_layers: `first_k_dense_replace` where the file has none; likewise `context` and `stop_id`.
     context: `max_position_embeddings`.
     stop_id: `eos_token_id`.
-    neighbours: whether neighbours are turned together.
+    neighbours: whether rotary positions turn neighbouring numbers of a head together.
   """
   check_common(fields)
   fields.only("mlp_bias", (False,), False)
   fields.only("moe_layer_freq", (1,), 1)
-  context = fields.optional("max_position_embeddings", context)
+  context = fields.whole_or("max_position_embeddings", context)
   attention = _attention(fields, context, neighbours)
-  count = fields.whole("num_hidden_layers")
-  dense = min(fields.optional("first_k_dense_replace", dense_layers), count)
+  count = layer_count(fields)
+  dense = min(fields.whole_or("first_k_dense_replace", dense_layers), count)
   layers = [LayerSpec(attention=attention, ffn=experts)] * (count - dense)
   if dense:
     first = LayerSpec(attention=attention, ffn=DenseSpec(width=fields.whole("intermediate_size")))
@@ -40,8 +40,8 @@ def latent_decoder(
     vocab=fields.whole("vocab_size"),
     width=fields.whole("hidden_size"),
     layers=tuple(layers),
-    norm_eps=fields.optional("rms_norm_eps", 1e-6),
-    tied=fields.optional("tie_word_embeddings", False),
+    norm_eps=fields.number("rms_norm_eps", 1e-6),
+    tied=fields.flag("tie_word_embeddings", False),
     context=context,
     stop_ids=stop_ids(fields, stop_id),
   )
@@ -49,7 +49,7 @@ def latent_decoder(
 
 def shared_experts(fields: Fields, default: int) -> DenseSpec | None:
   """The network that every token runs: `n_shared_experts` experts side by side, or None."""
-  count = fields.optional("n_shared_experts", default)
+  count = fields.maybe_whole("n_shared_experts", default)
   return DenseSpec(width=count * fields.whole("moe_intermediate_size")) if count else None
 
 
@@ -59,21 +59,21 @@ def _attention(fields: Fields, context: int, neighbours: bool) -> MLASpec:
   fields.only("num_key_value_heads", (None, heads))
   key_width, rope_width = fields.whole("qk_nope_head_dim"), fields.whole("qk_rope_head_dim")
   positions = rope(fields, 1e4, context=context, kinds=("default", "yarn"))
-  scale = (key_width + rope_width) ** -0.5
+  scale = max(1, key_width + rope_width) ** -0.5
   if isinstance(positions.scaling, YarnScaling):
-    weight = rope_values(fields)[1].get("mscale_all_dim") or 0.0
+    weight = rope_object(fields).maybe_number("mscale_all_dim", None) or 0.0
     factor = positions.scaling.factor
-    # Scores grow with the square of what YaRN multiplies queries and keys by, position or not.
+    # Scores grow with the square of what YaRN multiplies queries and keys by, whether or not they have positions.
     scale *= (1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0) ** 2
   return MLASpec(
     heads=heads,
     rank=fields.whole("kv_lora_rank"),
-    query_rank=fields.optional("q_lora_rank", 1536),
+    query_rank=fields.maybe_whole("q_lora_rank", 1536),
     key_width=key_width,
     rope_width=rope_width,
     value_width=fields.whole("v_head_dim"),
     rope=positions,
     scale=scale,
     neighbours=neighbours,
-    bias=fields.optional("attention_bias", False),
+    bias=fields.flag("attention_bias", False),
   )

@@ -1,19 +1,24 @@
-"""A llama whose feed-forward parts were cut into a part that always runs and experts: a form of this library's own.
+"""A Llama whose MLPs were split into one always-active part and several experts. The format is this library's own.
 
-transformers does not know it; `experiments/moefy_smollm2.py` makes one from a dense model. A token runs `top_k` experts
-of largest logit beside the shared part, and every one of them weighs exactly 1, since experts are a partition of the
-dense network: with all of them on, this is the dense model. The softmax of the router's logits is trained to be the
-norm of what each expert adds, in shares: what policies take for weights is how much an expert matters, and a substitute
-weighs 1 as well (arXiv 2110.01786 cuts a network so).
+transformers does not know it; `experiments/moefy_smollm2.py` makes one from a dense model. A token runs the shared part
+and the `num_experts_per_tok` experts of largest logit. Every one of them weighs exactly 1: the experts are a partition
+of the dense network, which is what all of them together compute. The router is trained so that the softmax of its
+logits gives each expert's share of the norm that all experts add. Policies take these shares for weights, so an
+expert's weight is how much it matters; a substitute weighs 1 as well (arXiv 2110.01786 splits networks this way).
+
+Tensors: experts under `mlp.experts.E`, the part that always runs under `mlp.shared_expert`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from checkpoints_convert.rules import Rule, RuleTable, Shapes
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.dense import DenseSpec
-from lynx_jax.models.families.fields import Fields, check_common, head_dim, stop_ids
+from lynx_jax.models.families.family import Family
+from lynx_jax.models.families.fields import Fields, check_common, head_dim, layer_count, stop_ids
 from lynx_jax.models.families.rope_fields import plain_theta, rope
+from lynx_jax.models.families.tensor_names import decoder_rules, dense, expert_rules
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing.base import Router
@@ -41,9 +46,9 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
     family="moefied_llama",
     vocab=fields.whole("vocab_size"),
     width=fields.whole("hidden_size"),
-    layers=(LayerSpec(attention=attention, ffn=experts),) * fields.whole("num_hidden_layers"),
-    norm_eps=fields.optional("rms_norm_eps", 1e-5),
-    tied=fields.optional("tie_word_embeddings", True),
+    layers=(LayerSpec(attention=attention, ffn=experts),) * layer_count(fields),
+    norm_eps=fields.number("rms_norm_eps", 1e-5),
+    tied=fields.flag("tie_word_embeddings", True),
     context=context,
     stop_ids=stop_ids(fields, None),
   )
@@ -81,3 +86,17 @@ def config(spec: DecoderSpec) -> dict[str, Any]:
     "max_position_embeddings": spec.context,
     "eos_token_id": list(spec.stop_ids) or None,
   }
+
+
+def rules(spec: DecoderSpec, found: Shapes) -> RuleTable:
+  """The tensor names."""
+
+  def ffn(index: int, layer: LayerSpec) -> tuple[Rule, ...]:
+    assert isinstance(layer.ffn, MoESpec)
+    ours, theirs = f"layers.{index}.ffn", f"model.layers.{index}.mlp"
+    return (*expert_rules(ours, theirs, layer.ffn, found), *dense(f"{ours}.shared", f"{theirs}.shared_expert"))
+
+  return decoder_rules(spec, ffn)
+
+
+FAMILY = Family(name="moefied_llama", spec=spec, rules=rules, config=config)

@@ -1,5 +1,7 @@
 """Qwen3-MoE: q and k normed per head, an explicit head width; dense layers, biases, sliding window as set.
 
+Tensors: experts under `mlp.experts.E`; a dense layer's projections right under `mlp`.
+
 Reference: transformers, `models/qwen3_moe/modeling_qwen3_moe.py`; arXiv 2505.09388.
 """
 
@@ -7,11 +9,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from checkpoints_convert.rules import Rule, RuleTable, Shapes
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.dense import DenseSpec
+from lynx_jax.models.families.family import Family
 from lynx_jax.models.families.fields import Fields, check_common, head_dim, stop_ids
 from lynx_jax.models.families.qwen_layers import ffns
 from lynx_jax.models.families.rope_fields import plain_theta, rope
+from lynx_jax.models.families.tensor_names import decoder_rules, dense, expert_rules
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing.base import Router
@@ -21,26 +26,26 @@ def spec(config: Mapping[str, Any]) -> DecoderSpec:
   """The decoder that a `config.json` of `model_type` qwen3_moe describes."""
   fields = Fields("qwen3_moe", config)
   check_common(fields)
-  context = fields.optional("max_position_embeddings", 32768)
+  context = fields.whole_or("max_position_embeddings", 32768)
   attention = AttentionSpec(
     heads=fields.whole("num_attention_heads"),
-    kv_heads=fields.optional("num_key_value_heads", 4),
+    kv_heads=fields.whole_or("num_key_value_heads", 4),
     head_dim=head_dim(fields),
     rope=rope(fields, 1e4, context=context),
     qk_norm="head",
-    qkv_bias=fields.optional("attention_bias", False),
-    output_bias=fields.optional("attention_bias", False),
+    qkv_bias=fields.flag("attention_bias", False),
+    output_bias=fields.flag("attention_bias", False),
     window=_window(fields),
   )
-  experts = functools.partial(MoESpec, router=Router(renormalize=fields.optional("norm_topk_prob", False)))
+  experts = functools.partial(MoESpec, router=Router(renormalize=fields.flag("norm_topk_prob", False)))
   layers = (LayerSpec(attention=attention, ffn=ffn) for ffn in ffns(fields, experts))
   return DecoderSpec(
     family="qwen3_moe",
     vocab=fields.whole("vocab_size"),
     width=fields.whole("hidden_size"),
     layers=tuple(layers),
-    norm_eps=fields.optional("rms_norm_eps", 1e-6),
-    tied=fields.optional("tie_word_embeddings", False),
+    norm_eps=fields.number("rms_norm_eps", 1e-6),
+    tied=fields.flag("tie_word_embeddings", False),
     context=context,
     stop_ids=stop_ids(fields, None),
   )
@@ -93,8 +98,23 @@ def config(model: DecoderSpec) -> dict[str, Any]:
 
 
 def _window(fields: Fields) -> int | None:
-  if not fields.optional("use_sliding_window", False):
+  if not fields.flag("use_sliding_window", False):
     return None
   # transformers 4.51 slid the window from this layer on, transformers 5 does in every layer: do not guess.
   fields.only("max_window_layers", (None, 0))
-  return fields.optional("sliding_window", 4096)
+  return fields.maybe_whole("sliding_window", 4096)
+
+
+def rules(spec: DecoderSpec, found: Shapes) -> RuleTable:
+  """The tensor names."""
+
+  def ffn(index: int, layer: LayerSpec) -> tuple[Rule, ...]:
+    ours, theirs = f"layers.{index}.ffn", f"model.layers.{index}.mlp"
+    if not isinstance(layer.ffn, MoESpec):
+      return dense(ours, theirs)
+    return expert_rules(ours, theirs, layer.ffn, found)
+
+  return decoder_rules(spec, ffn)
+
+
+FAMILY = Family(name="qwen3_moe", spec=spec, rules=rules, config=config)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from lynx_jax.models.dense import DenseSpec
-from lynx_jax.models.families.fields import Fields
+from lynx_jax.models.families.fields import Fields, layer_count
 from lynx_jax.models.moe import MoESpec
 
 
@@ -12,9 +12,9 @@ def ffns(fields: Fields, moe: Callable[..., MoESpec]) -> list[MoESpec | DenseSpe
 
   Layer i has experts where `decoder_sparse_step` divides i + 1 and `mlp_only_layers` does not list i.
   """
-  experts = fields.whole("num_local_experts", "num_experts")
-  dense = set(fields.optional("mlp_only_layers", None) or ())
-  step = fields.optional("decoder_sparse_step", 1)
+  experts, layers = fields.whole("num_local_experts", "num_experts"), layer_count(fields)
+  dense = set(fields.wholes("mlp_only_layers") or ())
+  step = fields.whole_or("decoder_sparse_step", 1)
   if step < 1:
     raise fields.unsupported("decoder_sparse_step", step, "1 or more (every such layer has experts)")
 
@@ -27,4 +27,4 @@ def ffns(fields: Fields, moe: Callable[..., MoESpec]) -> list[MoESpec | DenseSpe
       expert_width=fields.whole("moe_intermediate_size"),
     )
 
-  return [ffn(index) for index in range(fields.whole("num_hidden_layers"))]
+  return [ffn(index) for index in range(layers)]

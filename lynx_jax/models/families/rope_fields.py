@@ -1,8 +1,7 @@
 """Reads the rotary embedding of a `config.json`, in both spellings, as transformers reads it."""
 
 import math
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.families.fields import Fields
@@ -42,17 +41,16 @@ def rope(
   Raises:
     ValueError: another kind, another key, a part of each head, or one embedding for each type of layer.
   """
-  name, nested = rope_values(fields)
-  kind = kind_of(nested)
-  unknown = set(nested) - _ANY_KIND - _KEYS.get(kind, set()) - set(more)
+  nested = rope_object(fields)
+  kind = nested.word("rope_type", "type") or "default"
+  unknown = set(nested.values) - _ANY_KIND - _KEYS.get(kind, set()) - set(more)
   if kind not in kinds or unknown:
-    raise fields.unsupported(name, dict(nested), f"rope_type {' or '.join(kinds)}, alike in every layer")
-  for values in (nested, fields.values):
-    part = values.get("partial_rotary_factor")
-    if part not in (None, 1, 1.0):
-      raise fields.unsupported("partial_rotary_factor", part, "1.0 (the whole head turns)")
-  found = nested.get("rope_theta") or fields.optional("rope_theta", None) or theta
-  return RopeSpec(theta=float(found), scaling=_scaling(fields, nested, kind, context))
+    name = nested.prefix.removesuffix(".")
+    raise fields.unsupported(name, dict(nested.values), f"rope_type {' or '.join(kinds)}, alike in every layer")
+  for values in (nested, fields):
+    values.only("partial_rotary_factor", (None, 1, 1.0))
+  found = nested.positive("rope_theta", fields.positive("rope_theta", theta))
+  return RopeSpec(theta=found, scaling=_scaling(fields, nested, kind, context))
 
 
 def plain_theta(attention: AttentionSpec) -> float:
@@ -62,75 +60,79 @@ def plain_theta(attention: AttentionSpec) -> float:
   return attention.rope.theta
 
 
-def rope_values(fields: Fields) -> tuple[str, Mapping[str, Any]]:
-  """The dictionary that describes the embedding, and its key; as in transformers, `rope_scaling` comes first."""
-  for name in ("rope_scaling", "rope_parameters"):
-    if nested := fields.optional(name, None):
-      return name, nested
-  return "rope_parameters", {}
+def rope_object(fields: Fields) -> Fields:
+  """The fields of the object that describes the embedding; `rope_scaling` comes first, as in transformers."""
+  older = fields.inner("rope_scaling")
+  return older if older.values else fields.inner("rope_parameters")
 
 
-def kind_of(nested: Mapping[str, Any]) -> str:
-  """`rope_type`, or `type` as older files have it."""
-  return nested.get("rope_type") or nested.get("type") or "default"
+def required(nested: Fields, kind: str, key: str) -> float:
+  """A number that an embedding of this kind cannot do without."""
+  found = nested.maybe_number(key, None)
+  if found is None:
+    raise _incomplete(nested, kind, key)
+  return found
 
 
-def _scaling(fields: Fields, nested: Mapping[str, Any], kind: str, context: int) -> Scaling | None:
-  def number(key: str) -> float:
-    if nested.get(key) is None:
-      raise ValueError(
-        f"config.json of family {fields.family!r} has a rotary embedding {kind!r} without {key!r}: add it"
-      )
-    return float(nested[key])
+def _incomplete(nested: Fields, kind: str, key: str) -> ValueError:
+  return ValueError(f"config.json of family {nested.family!r} has a rotary embedding {kind!r} without {key!r}: add it")
 
-  original = fields.optional("original_max_position_embeddings", None)
-  original = original or nested.get("original_max_position_embeddings") or context
+
+def _scaling(fields: Fields, nested: Fields, kind: str, context: int) -> Scaling | None:
+  original = fields.maybe_whole("original_max_position_embeddings", None)
+  original = original or nested.maybe_whole("original_max_position_embeddings", None) or context
+  if original < 2:
+    raise fields.unsupported("max_position_embeddings", original, "2 positions or more")
   match kind:
     case "linear":
-      return LinearScaling(factor=number("factor"))
+      return LinearScaling(factor=required(nested, kind, "factor"))
     case "llama3":
       return Llama3Scaling(
-        factor=number("factor"),
-        low_frequency_factor=number("low_freq_factor"),
-        high_frequency_factor=number("high_freq_factor"),
+        factor=required(nested, kind, "factor"),
+        low_frequency_factor=required(nested, kind, "low_freq_factor"),
+        high_frequency_factor=required(nested, kind, "high_freq_factor"),
         original_context=original,
       )
     case "yarn":
-      factor = float(nested.get("factor") or context / original)
+      factor = nested.maybe_number("factor", None) or context / original
       return YarnScaling(
         factor=factor,
         original_context=original,
         attention_factor=_yarn_attention_factor(nested, factor),
-        beta_fast=float(nested.get("beta_fast") or 32),
-        beta_slow=float(nested.get("beta_slow") or 1),
-        truncate=nested.get("truncate", True),
+        beta_fast=nested.maybe_number("beta_fast", None) or 32.0,
+        beta_slow=nested.maybe_number("beta_slow", None) or 1.0,
+        truncate=nested.flag("truncate", True),
       )
     case "longrope":
-      for key in ("short_factor", "long_factor"):
-        if not nested.get(key):
-          number(key)
-      stretch = float(nested.get("factor") or context / original)
-      attention = nested.get("attention_factor")
-      if attention is None:
-        attention = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
-      return LongScaling(
-        short_factors=tuple(map(float, nested["short_factor"])),
-        long_factors=tuple(map(float, nested["long_factor"])),
-        original_context=original,
-        short_attention_factor=float(attention),
-        long_attention_factor=float(attention),
-      )
+      return _long_scaling(nested, context, original)
   return None
 
 
-def _yarn_attention_factor(nested: Mapping[str, Any], factor: float) -> float:
+def _long_scaling(nested: Fields, context: int, original: int) -> LongScaling:
+  short, long = (nested.numbers(key) for key in ("short_factor", "long_factor"))
+  if not short or not long:
+    raise _incomplete(nested, "longrope", "long_factor" if short else "short_factor")
+  stretch = nested.maybe_number("factor", None) or context / original
+  attention = nested.maybe_number("attention_factor", None)
+  if attention is None:
+    attention = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
+  return LongScaling(
+    short_factors=short,
+    long_factors=long,
+    original_context=original,
+    short_attention_factor=attention,
+    long_attention_factor=attention,
+  )
+
+
+def _yarn_attention_factor(nested: Fields, factor: float) -> float:
   def magnitude(weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-  given = nested.get("attention_factor")
+  given = nested.maybe_number("attention_factor", None)
   if given is not None:
-    return float(given)
-  mscale, mscale_all_dim = nested.get("mscale"), nested.get("mscale_all_dim")
+    return given
+  mscale, mscale_all_dim = (nested.maybe_number(key, None) for key in ("mscale", "mscale_all_dim"))
   if mscale and mscale_all_dim:
     return magnitude(mscale) / magnitude(mscale_all_dim)
   return magnitude(1.0)

@@ -1,10 +1,11 @@
-"""Rules for the tensors that most families name alike, and for the two ways of writing experts."""
+"""Rules for the tensor names that most families share, and for the two spellings of experts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from checkpoints_convert.rules import Duplicate, Fold, Ignored, Interleave, Join, Rule, RuleTable, Stack
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.mla import MLASpec
+from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
 
 FfnRules = Callable[[int, LayerSpec], tuple[Rule, ...]]
@@ -13,9 +14,14 @@ _PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output":
 
 
 def decoder_rules(spec: DecoderSpec, ffn: FfnRules, *, prefix: str = "", pairs: bool = False) -> RuleTable:
-  """The rules of a whole decoder, those of each layer's feed-forward part given by `ffn(index, layer)`.
+  """The rules of a whole decoder.
 
-  `prefix` comes before every tensor's name. `pairs` says that rotary positions turn neighbours of a head in the file.
+  Args:
+    spec: the decoder.
+    ffn: the rules of a layer's feed-forward part, given the layer's index and spec.
+    prefix: what every tensor's name begins with.
+    pairs: whether rotary positions turn neighbouring numbers of a head in the file. Here they turn a head's first half
+      with its second, so the rows of queries and keys are put in that order.
   """
   embedding = f"{prefix}model.embed_tokens.weight"
   rules = [Rule("embedding", embedding), *_norm(spec, "final_norm", f"{prefix}model.norm")]
@@ -72,24 +78,41 @@ def _latent_attention(ours: str, theirs: str, spec: MLASpec) -> list[Rule]:
 
 
 def dense(ours: str, theirs: str) -> tuple[Rule, ...]:
-  """One SwiGLU network."""
+  """The rules of one SwiGLU network."""
   gate_up = Join((f"{theirs}.gate_proj.weight", f"{theirs}.up_proj.weight"))
   return Rule(f"{ours}.gate_up", gate_up), Rule(f"{ours}.down", f"{theirs}.down_proj.weight")
 
 
-def experts_apart(ours: str, theirs: str, count: int, gate: str, up: str, down: str) -> tuple[Rule, ...]:
-  """A router and experts as files on the hub have them: three tensors an expert."""
-  experts = [f"{theirs}.experts.{expert}" for expert in range(count)]
-  gate_up = Stack(tuple(Join((f"{expert}.{gate}.weight", f"{expert}.{up}.weight")) for expert in experts))
+def fused(found: Iterable[str]) -> bool:
+  """Whether a checkpoint that holds the tensors `found` has a layer's experts in two tensors, as transformers 5 does.
+
+  The hub's files have three tensors an expert.
+  """
+  return any(name.endswith(".experts.gate_up_proj") for name in found)
+
+
+def expert_rules(ours: str, theirs: str, moe: MoESpec, found: Iterable[str]) -> tuple[Rule, ...]:
+  """The rules of a router and its experts under the names that most families give them, in either spelling."""
+  if fused(found):
+    return experts_fused(ours, theirs)
+  return experts_apart(ours, theirs, moe.experts)
+
+
+def experts_apart(
+  ours: str, theirs: str, count: int, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> tuple[Rule, ...]:
+  """The rules of a router and `count` experts of three tensors each."""
+  each = [f"{theirs}.experts.{expert}" for expert in range(count)]
+  gate_up = Stack(tuple(Join((f"{expert}.{gate}.weight", f"{expert}.{up}.weight")) for expert in each))
   return (
     Rule(f"{ours}.router", f"{theirs}.gate.weight"),
     Rule(f"{ours}.gate_up", gate_up),
-    Rule(f"{ours}.down", Stack(tuple(f"{expert}.{down}.weight" for expert in experts))),
+    Rule(f"{ours}.down", Stack(tuple(f"{expert}.{down}.weight" for expert in each))),
   )
 
 
-def experts_fused(ours: str, theirs: str, router: str = "gate.weight") -> tuple[Rule, ...]:
-  """A router and experts as transformers 5 holds them: two tensors a layer."""
+def experts_fused(ours: str, theirs: str, *, router: str = "gate.weight") -> tuple[Rule, ...]:
+  """The rules of a router and experts in two tensors a layer."""
   return (
     Rule(f"{ours}.router", f"{theirs}.{router}"),
     Rule(f"{ours}.gate_up", f"{theirs}.experts.gate_up_proj"),

@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.readers import INDEX, SINGLE, SafetensorsReader, read_json
-from checkpoints_convert.sources import open_source
+from checkpoints_convert.files import read_json
+from checkpoints_convert.safetensors_files import INDEX, SINGLE, SafetensorsReader
+from lynx_jax.models.checkpoints import open_model
 from tests.checkpoints_convert.tampering import copied, sharded, with_tensors
 from tests.families.cases import MIXTRAL, reference
 
@@ -121,14 +122,14 @@ def test_a_directory_without_weights_is_an_error(tmp_path: Path):
 def test_a_quantised_tensor_is_named_with_its_type(tmp_path: Path):
   name = "model.layers.0.self_attn.q_proj.weight"
   path = with_tensors(CASE, tmp_path, lambda tensors: tensors | {name: tensors[name].astype(np.int8)})
-  with pytest.raises(CheckpointError, match=f"{name} has type I8: not supported"), open_source(path):
+  with pytest.raises(CheckpointError, match=f"{name} has type I8: not supported"), open_model(path):
     pass
 
 
 def test_mixed_dtypes_need_a_choice(tmp_path: Path):
   name = "model.norm.weight"
   path = with_tensors(CASE, tmp_path, lambda tensors: tensors | {name: tensors[name].astype(np.float16)})
-  with open_source(path) as source:
+  with open_model(path) as (_, source):
     with pytest.raises(CheckpointError, match=rf"mixes float16 \({name}\), float32 .*dtype='bfloat16'"):
       source.dtype  # noqa: B018
     found = dict(source.parameters(np.dtype(np.float32)))

@@ -1,0 +1,217 @@
+"""Opens a checkpoint directory, from the hub or converted, as the parameters of a model."""
+
+import abc
+import contextlib
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints_convert import orbax_files
+from checkpoints_convert.dtypes import FLOATS, check_float, common_dtype
+from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.formats import Format, Tensors, format_of
+from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
+from checkpoints_convert.reader import Reader
+from checkpoints_convert.rules import (
+  Rule,
+  RuleTable,
+  Shapes,
+  carry,
+  check,
+  describe,
+  duplicates,
+  names,
+  only_rules,
+  source_shapes,
+)
+from checkpoints_convert.safetensors_files import INDEX, SINGLE, SafetensorsReader
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+  """The parameters of a model, and how files name them.
+
+  Attributes:
+    family: what conversion.json records as the model's family.
+    shapes: the shape of every parameter, by path, such as `layers.0.attention.query`.
+    float32: the parameters that are float32 in a model of any dtype.
+    rules: the rule table for a checkpoint, given the shapes of the tensors that it holds, since the same model may be
+      written under several spellings. No shapes at all ask for the spelling of files that are to be written.
+  """
+
+  family: str
+  shapes: Shapes
+  float32: frozenset[str]
+  rules: Callable[[Shapes], RuleTable]
+
+  def dtype_of(self, path: str, dtype: np.dtype) -> np.dtype:
+    """The dtype of parameter `path` in a model of `dtype`."""
+    return FLOATS["F32"] if path in self.float32 else dtype
+
+
+class Checkpoint(abc.ABC):
+  """An open checkpoint directory.
+
+  Attributes:
+    directory: where it is.
+    config: its parsed config.json.
+    schema: the parameters that it holds.
+  """
+
+  def __init__(self, directory: Path, config: Mapping[str, Any], schema: Schema):
+    self.directory = directory
+    self.config = config
+    self.schema = schema
+
+  @property
+  @abc.abstractmethod
+  def dtype(self) -> np.dtype:
+    """The dtype of the weights; CheckpointError where the files mix several."""
+
+  @abc.abstractmethod
+  def files(self) -> list[Path]:
+    """The files that hold the weights."""
+
+  @abc.abstractmethod
+  def rules(self) -> dict[str, str]:
+    """How each parameter is made of the files' tensors, in words; empty where files hold the parameters themselves."""
+
+  @abc.abstractmethod
+  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once, by path, in `dtype` or in float32 where the schema says so.
+
+    Each array is fresh memory, which belongs to the receiver.
+    """
+
+
+class HubCheckpoint(Checkpoint):
+  """Files under the family's tensor names. Names, shapes and types are all checked before any data is read."""
+
+  def __init__(
+    self, directory: Path, config: Mapping[str, Any], schema: Schema, reader: Reader, form: Format | None = None
+  ):
+    super().__init__(directory, config, schema)
+    self._reader = reader
+    self._tensors = Tensors(reader, form)
+    self.table = schema.rules(self._tensors.shapes)
+    check(self.table, schema.shapes, self._tensors.shapes, directory)
+    self._weights = {name: self._tensors.dtypes[name] for name in source_shapes(self.table, schema.shapes)}
+    check_float(self._weights, directory)
+
+  @property
+  def dtype(self) -> np.dtype:
+    """The dtype of the weights; CheckpointError where the files mix several."""
+    exact = {
+      name for rule in only_rules(self.table) if rule.target in self.schema.float32 for name in names(rule.source)
+    }
+    return common_dtype({name: code for name, code in self._weights.items() if name not in exact}, self.directory)
+
+  def files(self) -> list[Path]:
+    """The files that hold the tensors."""
+    return [self.directory / name for name in sorted(set(self._reader.files.values()))]
+
+  def rules(self) -> dict[str, str]:
+    """The family's rules, in words."""
+    return {describe(rule.target): describe(rule.source) for rule in only_rules(self.table)}
+
+  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once, filled tensor by tensor.
+
+    Those of the largest tensors come first: a tensor is held beside what was read before it, which is little then.
+    """
+    self._check_duplicates()
+    for rule in sorted(only_rules(self.table), key=self._largest_tensor, reverse=True):
+      wanted = self.schema.dtype_of(rule.target, dtype) if isinstance(rule.target, str) else dtype
+      yield from carry(rule, self.schema.shapes, functools.partial(self._tensors.read, dtype=wanted), wanted)
+
+  def _largest_tensor(self, rule: Rule) -> int:
+    return max(math.prod(self._tensors.shapes[name]) for name in names(rule.source))
+
+  def _check_duplicates(self) -> None:
+    read = functools.partial(self._tensors.read, dtype=FLOATS["F32"])
+    for entry in duplicates(self.table, self._tensors.shapes):
+      first, second = read(entry.name), read(entry.of)
+      if (first.shape, first.dtype) != (second.shape, second.dtype) or first.tobytes() != second.tobytes():
+        raise CheckpointError(
+          f"{self.directory}: config.json ties {entry.name} to {entry.of}, but the two tensors differ: set "
+          "tie_word_embeddings to false, or remove the first"
+        )
+
+
+class ConvertedCheckpoint(Checkpoint):
+  """A directory that `convert` wrote with Orbax: it holds the parameters themselves."""
+
+  def __init__(self, directory: Path, config: Mapping[str, Any], schema: Schema):
+    super().__init__(directory, config, schema)
+    self._dtypes = orbax_files.check(directory, schema.shapes)
+
+  @property
+  def dtype(self) -> np.dtype:
+    """The dtype of the weights."""
+    return next(dtype for path, dtype in self._dtypes.items() if path not in self.schema.float32)
+
+  def files(self) -> list[Path]:
+    """All files of the Orbax checkpoint."""
+    return orbax_files.files(self.directory)
+
+  def rules(self) -> dict[str, str]:
+    """None: parameters are stored as they are."""
+    return {}
+
+  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once."""
+    dtypes = {path: self.schema.dtype_of(path, dtype) for path in self.schema.shapes}
+    return orbax_files.read(self.directory, self.schema.shapes, dtypes)
+
+
+@contextlib.contextmanager
+def open_checkpoint(directory: Path, config: Mapping[str, Any], schema: Schema) -> Iterator[Checkpoint]:
+  """Opens the weights of `directory`, whose parsed config.json is `config`.
+
+  Raises CheckpointError where they cannot be used: a missing, surplus or misshapen tensor, a damaged file, an
+  unknown quantisation.
+  """
+  if orbax_files.is_converted(directory):
+    yield ConvertedCheckpoint(directory, config, schema)
+    return
+  form = format_of(config, directory)
+  with open_reader(directory) as reader:
+    yield HubCheckpoint(directory, config, schema, reader, form)
+
+
+def open_reader(directory: Path) -> Reader:
+  """The weight files of a directory: safetensors, or else PyTorch's."""
+  safetensors = (directory / SINGLE).is_file() or (directory / INDEX).is_file()
+  pytorch = (directory / PyTorchReader.index).is_file() or weight_files(directory)
+  return PyTorchReader(directory) if pytorch and not safetensors else SafetensorsReader(directory)
+
+
+def has_weights(directory: Path) -> bool:
+  """Whether there are files of weights, of whatever kind, beside config.json."""
+  hub = (SINGLE, INDEX, PyTorchReader.index)
+  return bool(
+    orbax_files.is_converted(directory) or any((directory / name).is_file() for name in hub) or weight_files(directory)
+  )
+
+
+def check_directory(path: Path) -> None:
+  """Raises an OSError that says what to do, unless `path` is a directory with a config.json."""
+  if not path.exists():
+    if _HUB_NAME.fullmatch(str(path)):
+      raise FileNotFoundError(
+        f"no directory {str(path)!r} here; if it is a name on the Hugging Face Hub, download it first: "
+        f"hf download {path} --local-dir DIR (older: huggingface-cli download), then give DIR"
+      )
+    raise FileNotFoundError(f"{path} does not exist: give a Hugging Face model directory, or a converted one")
+  if not path.is_dir():
+    raise NotADirectoryError(f"{path} is a file: give the directory that has config.json and the weights")
+  if not (path / "config.json").is_file():
+    raise FileNotFoundError(f"{path} has no config.json: give a Hugging Face model directory, or a converted one")

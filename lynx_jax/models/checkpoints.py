@@ -1,0 +1,85 @@
+"""Checkpoint directories as decoders: what a family knows of its files, given to the package that reads files."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import checkpoints_convert
+from checkpoints_convert import Checkpoint, CheckpointError, Schema, open_checkpoint
+from checkpoints_convert.checkpoint import check_directory
+from checkpoints_convert.conversion import Report
+from checkpoints_convert.files import read_json
+from lynx_jax.models.families import spec_from_config, tensor_rules
+from lynx_jax.models.parameters import kept_in_float32, parameter_shapes
+from lynx_jax.models.spec import DecoderSpec
+
+
+@contextlib.contextmanager
+def open_model(path: str | os.PathLike[str]) -> Iterator[tuple[DecoderSpec, Checkpoint]]:
+  """Opens the checkpoint directory `path`: the decoder that it describes, and its weights, which are checked.
+
+  Raises FileNotFoundError or NotADirectoryError where there is none at `path`, and CheckpointError where it cannot
+  be used: an unknown family or setting, a missing, surplus or misshapen tensor, a damaged file.
+  """
+  directory = Path(path)
+  check_directory(directory)
+  config = read_json(directory / "config.json")
+  spec = _spec(directory, config)
+  with open_checkpoint(directory, config, schema(spec)) as checkpoint:
+    yield spec, checkpoint
+
+
+def read_spec(path: str | os.PathLike[str]) -> DecoderSpec:
+  """The decoder that config.json, and generation_config.json where there is one, describe; raises as `open_model`."""
+  directory = Path(path)
+  check_directory(directory)
+  return _spec(directory, read_json(directory / "config.json"))
+
+
+def schema(spec: DecoderSpec) -> Schema:
+  """The parameters of a decoder, and how its family's files name them."""
+  return Schema(
+    family=spec.family,
+    shapes=parameter_shapes(spec),
+    float32=kept_in_float32(spec),
+    rules=lambda found: tensor_rules(spec, found),
+  )
+
+
+def convert(
+  source: str | os.PathLike[str],
+  destination: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  to: str = "orbax",
+  force: bool = False,
+  report: Report = lambda stage, done, total: None,
+) -> None:
+  """Writes the model of directory `source` as directory `destination`, all of it or nothing.
+
+  Args:
+    source: a Hugging Face model directory (safetensors or PyTorch files), or one that this function made.
+    destination: the directory to make; its conversion.json records the source's checksums and the rules.
+    dtype: bfloat16, float16 or float32; None keeps the source's, bit for bit.
+    to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.
+    force: replace a model directory that is at `destination` already.
+    report: called with a stage's name, and how much of it is done: (stage, done, total), in bytes.
+
+  Raises:
+    OSError: there is no checkpoint directory at `source`, or `destination` cannot be written.
+    ValueError: the checkpoint cannot be used, `destination` exists, or an argument is not supported.
+  """
+  with open_model(source) as (_, checkpoint):
+    checkpoints_convert.convert(checkpoint, destination, dtype=dtype, to=to, force=force, report=report)
+
+
+def _spec(directory: Path, config: Mapping[str, Any]) -> DecoderSpec:
+  generation = directory / "generation_config.json"
+  try:
+    return spec_from_config(config, read_json(generation) if generation.is_file() else None)
+  except CheckpointError:
+    raise
+  except (ValueError, TypeError, ArithmeticError) as error:
+    raise CheckpointError(f"{directory}: {error}") from error
