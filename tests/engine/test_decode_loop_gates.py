@@ -9,7 +9,6 @@ from benchmarks.kernels.decode_program import COMPILED, STATE, decode_program
 from lynx_jax.models.released import RELEASED
 from lynx_jax.routing import Lynx
 from pallas_kernels import gates
-from tests.goldens.kernels import same_as_recorded
 
 # The run-time shape checker takes arrays only, and the weights here are abstract.
 pytestmark = pytest.mark.usefixtures("own_errors")
@@ -27,8 +26,6 @@ def compiled(name, policy, target, layers=None):
   gates.captured(report)
   gates.no_spills(kernel for kernel in report.kernels.values() if kernel.name.split("__")[0] in OWN)
   gates.no_copy_of(report, smallest_cache)
-  number = "all" if layers is None else layers
-  same_as_recorded("decode loop", f"{name}, {target}, layers: {number}, policy: {'Lynx' if policy else 'none'}", report)
   return report
 
 
@@ -64,7 +61,6 @@ def test_every_family_is_one_graph_that_copies_nothing(name: str, changes: dict[
   report = gates.compile_for(fn, args, "h100", donate_argnums=(STATE,))
   gates.captured(report)
   gates.no_copy_of(report, min(leaf.size * 2 for leaf in jax.tree.leaves(args[STATE].cache)))
-  same_as_recorded("decode loop of a family", name, report)
   # The kernels run, and not the plain JAX that stands in for them.
   assert any(launch.startswith("select_experts") for launch in gates.kernel_launches(report))
 

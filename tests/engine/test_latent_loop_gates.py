@@ -7,7 +7,6 @@ from benchmarks.kernels.decode_program import STATE, decode_program
 from lynx_jax.routing import Lynx
 from pallas_kernels import gates
 from tests.families.test_deepseek_v2 import LITE
-from tests.goldens.kernels import same_as_recorded
 
 # The run-time shape checker takes arrays only, and the weights here are abstract.
 pytestmark = pytest.mark.usefixtures("own_errors")
@@ -23,7 +22,6 @@ def compiled(target: str, layers: int) -> gates.Report:
   launches = gates.kernel_launches(report)
   assert sum(launch.startswith("latent_attention") for launch in launches) == layers
   assert {launch.split("__")[0] for launch in launches} >= OWN
-  same_as_recorded("decode loop", f"DeepSeek-V2-Lite, {target}, layers: {layers}, policy: Lynx", report)
   return report
 
 

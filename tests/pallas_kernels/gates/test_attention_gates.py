@@ -6,7 +6,6 @@ from pallas_kernels import gates
 from pallas_kernels.append_heads import gate_programs as appending
 from pallas_kernels.decode_attention import gate_programs as attending
 from pallas_kernels.gates.shapes import MODEL_SHAPES
-from tests.goldens.kernels import same_as_recorded
 
 
 @pytest.mark.parametrize("target", gates.TARGETS)
@@ -19,7 +18,6 @@ def test_attention_is_one_launch_or_two_on_tensor_cores(model: str, target: str)
     gates.uses_tensor_cores([report.kernels["decode_attention"]])
     gates.within_limits(report, report.kernels.values(), blocks_per_sm=2)
     gates.no_copy_of(report, args[1].size * 2)
-    same_as_recorded("decode_attention", f"{model}, {target}, {name}", report)
 
 
 @pytest.mark.parametrize("target", gates.TARGETS)
@@ -31,4 +29,3 @@ def test_the_cache_is_written_in_place_in_one_launch(model: str, target: str):
     gates.no_spills(report.kernels.values())
     gates.within_limits(report, report.kernels.values(), blocks_per_sm=2)
     assert report.temporary_bytes < 2**16, name
-    same_as_recorded("append_heads", f"{model}, {target}, {name}", report)

@@ -5,7 +5,6 @@ import pytest
 from pallas_kernels import gates
 from pallas_kernels.expert_ffn.gate_programs import programs
 from pallas_kernels.gates.shapes import MODEL_SHAPES
-from tests.goldens.kernels import same_as_recorded
 
 
 @pytest.mark.parametrize("target", gates.TARGETS)
@@ -21,7 +20,6 @@ def test_experts_keep_every_gate(model: str, target: str):
     gates.within_limits(report, kernels, blocks_per_sm=2)
     gates.no_copy_of(report, shape.experts * shape.width * shape.expert_width * 2)
     gates.captured(report)
-    same_as_recorded("expert_ffn", f"{model}, {target}, {name}", report)
     if name.startswith("decode"):
       # The last one is XLA's: the weighted sum over a row's experts.
       assert launches[:2] == ["expert_hidden", "expert_down"], name
