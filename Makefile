@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test gpu check lint format types imports train moefy clean
+.PHONY: demo test gpu check lint format types imports hooks train moefy clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -61,6 +61,10 @@ types: $(VENV)/.installed-dev $(VENV)/.installed-test
 
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
+
+# The checks before every commit (.pre-commit-config.yaml).
+hooks: $(VENV)/.installed-dev
+	$(BIN)/pre-commit install
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ The whole public API. Names are imported on first use, so `import lynx_jax` cost
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
   )
   from lynx_jax.text.tokenizer import Tokenizer
 
+  __version__: str
+
 _HOMES = {
   "engine.programs": ("graph_options",),
   "engine.report": ("RoutingReport",),
@@ -78,13 +81,15 @@ __all__ = [  # noqa: RUF022 (by theme)
   "TopK", "Auto", "Lynx", "Prune", "CountVote", "OEA", "XShare", "MassFloor", "Budget",
   "Decoder", "abstract_decoder", "DecoderSpec", "LayerSpec", "AttentionSpec", "MLASpec", "MoESpec", "DenseSpec",
 ]  # fmt: skip
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-  if name not in _HOME:
+  if name == "__version__":
+    value = importlib.metadata.version("lynx-jax")
+  elif name in _HOME:
+    value = getattr(importlib.import_module(f"lynx_jax.{_HOME[name]}"), name)
+  else:
     raise AttributeError(f"module 'lynx_jax' has no attribute {name!r}")
-  value = getattr(importlib.import_module(f"lynx_jax.{_HOME[name]}"), name)
   globals()[name] = value
   return value
 

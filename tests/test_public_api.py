@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ def test_every_public_name_is_there_and_documented():
   assert set(lynx_jax.__all__) == set(lynx_jax._HOME)
   with pytest.raises(AttributeError, match="no attribute 'generat'"):
     lynx_jax.generat  # noqa: B018
+
+
+def test_the_version_is_that_of_the_project_file():
+  # An installation that is older than the file fails here: install again.
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+  assert lynx_jax.__version__ == project["version"]
 
 
 def test_importing_brings_in_nothing_heavy():
