@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from checkpoints_convert.checkpoint import check_directory, has_weights
@@ -13,14 +12,13 @@ from lynx_jax.loading import checkpoint_directory
 from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.families import spec_from_config
-from lynx_jax.models.int8 import check_weights, is_int8
 from lynx_jax.models.moe import MoESpec
-from lynx_jax.models.parameters import assemble, kept_in_float32, parameter_shapes
+from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
 from lynx_jax.models.sizes import counts, weight_bytes
 from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.placement import abstract, check_weights
 from pallas_kernels.cpu import describe as native_code
-from pallas_kernels.weights.int8 import Int8Weight, Weight
 
 
 def read_config(where: str | Path) -> dict[str, Any]:
@@ -91,15 +89,7 @@ def _config_dtype(config: dict[str, Any]) -> np.dtype:
 
 def _abstract(spec: DecoderSpec, dtype: np.dtype, weights: str | None) -> Decoder:
   """What `load` would return, without its arrays."""
-  exact = kept_in_float32(spec)
-
-  def held(name: str, shape: tuple[int, ...]) -> Weight | jax.ShapeDtypeStruct:
-    if weights == "int8" and is_int8(name, tied=spec.tied):
-      abstract = jax.ShapeDtypeStruct(shape, np.int8), jax.ShapeDtypeStruct(shape[:-1], np.float32)
-      return Int8Weight(*abstract)  # pyright: ignore[reportArgumentType]
-    return jax.ShapeDtypeStruct(shape, np.float32 if name in exact else dtype)
-
-  return assemble(spec, {name: held(name, shape) for name, shape in parameter_shapes(spec).items()})
+  return assemble(spec, {path: abstract(one, dtype, weights) for path, one in declarations(spec).items()})
 
 
 def _experts(spec: DecoderSpec, held: int) -> list[tuple[str, str]]:

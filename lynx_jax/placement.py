@@ -8,8 +8,16 @@ other file tells parameters apart by their names.
 import dataclasses
 import enum
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Num
 from numpy.typing import DTypeLike
+
+from pallas_kernels import BFloat16Bits, Int8Weight, Weight, bits_of, quantize
+
+WEIGHTS = ("int8",)
+"""What weights can be held as, beside floating point."""
 
 
 class Role(enum.Enum):
@@ -45,7 +53,49 @@ class Declared:
       raise ValueError(f"Declared.axes is {self.axes!r}: expected one word for each axis of {self.shape}")
 
 
+def check_weights(weights: str | None) -> None:
+  """Raises ValueError, naming the choices, unless `weights` is one of `WEIGHTS` or None."""
+  if weights is not None and weights not in WEIGHTS:
+    raise ValueError(f"weights is {weights!r}: choose {', '.join(map(repr, WEIGHTS))}, or None to keep the dtype")
+
+
 def dtype_of(role: Role, dtype: DTypeLike) -> np.dtype:
   """The dtype of a parameter of that role in a model of `dtype`."""
   # A selection bias can be many nats large, and its last bits then decide between experts.
   return np.dtype(np.float32) if role is Role.SELECTION_BIAS else np.dtype(dtype)
+
+
+def is_int8(role: Role, weights: str | None) -> bool:
+  """Whether a model loaded with `weights` holds parameters of that role as int8.
+
+  Only the large matrices become int8. Norms, biases, routers and the gate of a shared network are small and sensitive,
+  so they keep their dtype. So do the expansions of a latent, which a decode step applies to queries and not to rows.
+  """
+  return weights == "int8" and role in (Role.PROJECTION, Role.EXPERT, Role.HEAD)
+
+
+def held_as_bits(role: Role, dtype: DTypeLike) -> bool:
+  """Whether the default backend reads a floating parameter of that role fastest as bfloat16 bits."""
+  return role is Role.EXPERT and np.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
+
+
+def place(array: Num[np.ndarray, "..."], role: Role, weights: str | None = None) -> Weight:
+  """A parameter read from a file, on the default device, in the form in which its role is held.
+
+  Raises:
+    ValueError: `weights` is "int8" and the array has NaN or infinity.
+  """
+  if is_int8(role, weights):
+    return jax.tree.map(jax.device_put, quantize(array))
+  return jax.tree.map(jax.device_put, bits_of(array) if held_as_bits(role, array.dtype) else array)
+
+
+def abstract(declared: Declared, dtype: DTypeLike, weights: str | None = None) -> Weight | jax.ShapeDtypeStruct:
+  """What `place` makes of the parameter in a model of `dtype`, as shapes and dtypes."""
+  shape, dtype = declared.shape, dtype_of(declared.role, dtype)
+  if is_int8(declared.role, weights):
+    values, scales = jax.ShapeDtypeStruct(shape, np.int8), jax.ShapeDtypeStruct(shape[:-1], np.float32)
+    return Int8Weight(values, scales, dtype.name)
+  if held_as_bits(declared.role, dtype):
+    return BFloat16Bits(jax.ShapeDtypeStruct(shape, np.uint16))
+  return jax.ShapeDtypeStruct(shape, dtype)

@@ -12,12 +12,17 @@ from pallas_kernels.prompt_heads import PROMPT_HEADS, prompt_heads
 from pallas_kernels.rms_norm import RMS_NORM, rms_norm
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
-from pallas_kernels.weights.bfloat16 import stored_experts
-from pallas_kernels.weights.int8 import Int8Weight, dequantize, quantize
+from pallas_kernels.weights.base import HeldWeight, Weight, dequantize
+from pallas_kernels.weights.bfloat16 import BFloat16Bits, bits_of
+from pallas_kernels.weights.int8 import Int8Weight, quantize
 
 __all__ = [
+  "BFloat16Bits",
+  "HeldWeight",
   "Int8Weight",
+  "Weight",
   "append_heads",
+  "bits_of",
   "capacity_ffn",
   "decode_attention",
   "dequantize",
@@ -33,7 +38,6 @@ __all__ = [
   "row_matmul",
   "row_matmuls",
   "select_experts",
-  "stored_experts",
   "use_threads",
 ]
 

@@ -18,6 +18,7 @@ from lynx_jax import loading
 from lynx_jax.models.checkpoints import convert
 from lynx_jax.models.decoder import abstract_decoder
 from lynx_jax.models.parameters import by_path
+from lynx_jax.placement import Role, place
 from lynx_jax.testing import random_checkpoint
 from pallas_kernels.cpu.huge_pages import aligned_empty
 from tests.checkpoints_convert.tampering import copied, with_tensors
@@ -91,8 +92,9 @@ def test_two_loads_share_one_compilation():
 
 def test_weights_come_without_a_copy_on_the_cpu():
   experts = aligned_empty((4, 64, 64), np.dtype(ml_dtypes.bfloat16))
-  for name in ("layers.0.ffn.down", "layers.0.attention.query"):
-    assert loading._to_device(name, experts).unsafe_buffer_pointer() == experts.ctypes.data
+  for role in (Role.EXPERT, Role.PROJECTION):
+    (held,) = jax.tree.leaves(place(experts, role))
+    assert held.unsafe_buffer_pointer() == experts.ctypes.data
 
 
 @pytest.mark.parametrize(

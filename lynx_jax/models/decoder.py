@@ -17,7 +17,7 @@ from lynx_jax.models.rope import Rotary, Rotation, rotation_at
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.placement import Role
 from lynx_jax.routing.select import Route, route_to_tiles
-from pallas_kernels.weights.int8 import rows_at
+from pallas_kernels.weights.base import rows_at
 
 Rotations: TypeAlias = dict[Rotary, Rotation]
 """The rotation at a step's positions, for each kind of rotation that the layers use."""
@@ -64,7 +64,7 @@ class Decoder(nnx.Module):
 
   def embed(self, token_ids: Int[Array, "T"]) -> Float[Array, "T D"]:
     """The tokens' rows of the embedding."""
-    return rows_at(weight(self.embedding), token_ids, self.dtype)
+    return rows_at(weight(self.embedding), token_ids)
 
   def logits(self, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
     """Scores of the next token, in float32."""

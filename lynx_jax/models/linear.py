@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from lynx_jax.models.norms import Norm, RMSNorm
 from pallas_kernels import row_matmuls
-from pallas_kernels.weights.int8 import Weight
+from pallas_kernels.weights.base import Weight
 
 
 def array_of(param: nnx.Param | None) -> jax.Array | None:

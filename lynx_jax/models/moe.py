@@ -15,9 +15,10 @@ from lynx_jax.models.norms import Norm
 from lynx_jax.models.parts import ExpertChoice, ExpertTrace
 from lynx_jax.placement import Role
 from lynx_jax.routing import Router, Routing
-from pallas_kernels import Int8Weight, capacity_ffn, expert_ffn
+from pallas_kernels import capacity_ffn, expert_ffn
 from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.expert_ffn import Tiles
+from pallas_kernels.weights.base import held_as
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +127,8 @@ class MoE(nnx.Module):
     gate_up, down, dropped = weight(self.gate_up), weight(self.down), jnp.zeros((), jnp.int32)
     if expert_capacity is None:
       y = expert_ffn(x_TD, ids, weights, gate_up, down, valid=valid_T, tiles=tiles, **more)
-    elif isinstance(gate_up, Int8Weight) or isinstance(down, Int8Weight):
-      raise ValueError("int8 experts cannot be trained: load them without weights='int8'")
+    elif held := held_as(gate_up) or held_as(down):
+      raise ValueError(f"{held} experts cannot be trained: load them without weights='int8', in float32")
     else:
       y, dropped = capacity_ffn(x_TD, ids, weights, gate_up, down, expert_capacity, **more)
     return y.reshape(rows, top_k, -1).sum(axis=1) if self.spec.scale_input else y, dropped

@@ -1,7 +1,6 @@
-"""A decoder's parameters by dotted path, such as `layers.0.attention.query`: the names that rules use."""
+"""A decoder's parameters by dotted path, such as `layers.0.attention.query`: the names that checkpoint rules use."""
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,46 +8,53 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lynx_jax.models.declare import declaration_of
 from lynx_jax.models.decoder import Decoder, abstract_decoder
 from lynx_jax.models.spec import DecoderSpec
-from pallas_kernels.weights.int8 import Int8Weight, Weight
+from lynx_jax.placement import Declared, dtype_of
+from pallas_kernels.weights.base import Weight, held_as, is_exact, on_host
+
+
+def declarations(spec: DecoderSpec) -> dict[str, Declared]:
+  """What the decoder's modules declare of every parameter."""
+  return {path: declaration_of(variable) for path, variable in _parameters(abstract_decoder(spec))}
 
 
 def parameter_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
   """Shape of every parameter of the decoder."""
-  _, variables = _abstract(spec)
-  return {_dotted(path): variable.shape for path, variable in variables}
+  return {path: declared.shape for path, declared in declarations(spec).items()}
 
 
 def kept_in_float32(spec: DecoderSpec) -> frozenset[str]:
   """The parameters that stay float32 in a model of any dtype: a router's selection bias."""
-  _, variables = _abstract(spec)
-  return frozenset(_dotted(path) for path, variable in variables if variable.get_value().dtype == jnp.float32)
+  exact = np.dtype(np.float32)
+  return frozenset(path for path, one in declarations(spec).items() if dtype_of(one.role, jnp.bfloat16) == exact)
 
 
 def by_path(decoder: Decoder) -> dict[str, Any]:
-  """Every parameter of the decoder under its path; bfloat16 that `load` holds as its bits is bfloat16 again.
+  """Every parameter of the decoder under its path, as plain arrays.
 
-  Raises ValueError where `load` was asked for int8 weights.
+  Raises:
+    ValueError: weights are held in a form, such as int8, that has lost the numbers of the checkpoint.
   """
-  flat = [(_dotted(path), variable.get_value()) for path, variable in nnx.to_flat_state(nnx.state(decoder))]
-  if any(isinstance(value, Int8Weight) for _, value in flat):
-    raise ValueError("the decoder's weights are int8, which no checkpoint holds: load it without weights='int8'")
-  return {name: np.asarray(array).view(jnp.bfloat16) if array.dtype == np.uint16 else array for name, array in flat}
+  found = {path: variable.get_value() for path, variable in _parameters(decoder)}
+  for value in found.values():
+    if not is_exact(value):
+      kind = held_as(value)
+      raise ValueError(f"the decoder's weights are {kind}, which no checkpoint holds: load it without weights={kind!r}")
+  return {path: on_host(value) for path, value in found.items()}
 
 
 def assemble(spec: DecoderSpec, arrays: Mapping[str, Weight | jax.ShapeDtypeStruct]) -> Decoder:
   """The decoder whose parameters are `arrays`, abstract ones too; KeyError where one is missing."""
-  graph, variables = _abstract(spec)
-  filled = [(path, variable.replace(arrays[_dotted(path)])) for path, variable in variables]
+  graph, state = nnx.split(abstract_decoder(spec))
+  filled = [(path, variable.replace(arrays[_dotted(path)])) for path, variable in nnx.to_flat_state(state)]
   return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-# Tracing the initialisation of 48 layers takes seconds, and a load needs the result twice.
-@functools.lru_cache(maxsize=4)
-def _abstract(spec: DecoderSpec) -> tuple[nnx.GraphDef, tuple[tuple[Any, nnx.Variable], ...]]:
-  graph, state = nnx.split(abstract_decoder(spec, jnp.bfloat16))
-  return graph, tuple(nnx.to_flat_state(state))
+def _parameters(decoder: Decoder) -> Iterator[tuple[str, nnx.Variable]]:
+  for path, variable in nnx.to_flat_state(nnx.state(decoder)):
+    yield _dotted(path), variable
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

@@ -22,7 +22,8 @@ from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.safetensors_files import SHARD_BYTES, write_safetensors
 from checkpoints_convert.staging import staged
 from lynx_jax.models.families import spec_from_config, tensor_rules
-from lynx_jax.models.parameters import parameter_shapes
+from lynx_jax.models.parameters import declarations
+from lynx_jax.placement import Declared, Role
 from lynx_jax.testing.tiny_configs import TINY
 
 _EXPERT_WIDTH = MappingProxyType(
@@ -43,14 +44,15 @@ def random_checkpoint(
   """
   spec, kind = spec_from_config(config), as_dtype(dtype)
   random = np.random.default_rng(seed)
-  arrays = {name: _weight(name, shape, kind, random) for name, shape in parameter_shapes(spec).items()}
+  arrays = {path: _weight(declared, kind, random) for path, declared in declarations(spec).items()}
   with staged(out, force=False) as directory:
     write_safetensors(directory, tensor_rules(spec), arrays, shard_bytes)
     write_config(directory, config, kind)
 
 
-def _weight(name: str, shape: tuple[int, ...], dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
-  if name.endswith(".scale"):
+def _weight(declared: Declared, dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
+  shape = declared.shape
+  if declared.role is Role.NORM:
     return np.ones(shape, dtype)
   # One slice at a time: the float32 draw of a whole stack would be twice its size.
   weight = np.empty(shape, dtype)

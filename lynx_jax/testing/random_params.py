@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lynx_jax.models.parameters import assemble, kept_in_float32, parameter_shapes
+from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.placement import Role, dtype_of, held_as_bits
+from pallas_kernels import BFloat16Bits
 
 
 def random_params(spec: DecoderSpec, dtype: Any = jnp.bfloat16, seed: int = 0) -> Params:
@@ -16,16 +18,15 @@ def random_params(spec: DecoderSpec, dtype: Any = jnp.bfloat16, seed: int = 0) -
 
   A parameter is drawn at a time, by one compiled program for each shape, and nothing as large as it is held beside it.
   """
-  exact = kept_in_float32(spec)
   arrays = {}
-  for number, (name, shape) in enumerate(parameter_shapes(spec).items()):
-    kind = jnp.dtype(jnp.float32 if name in exact else dtype)
-    if name.endswith(".scale"):
-      arrays[name] = jnp.ones(shape, kind)
-      continue
-    # On the CPU, loading holds bfloat16 experts as their bits.
-    bits = name.endswith((".ffn.gate_up", ".ffn.down")) and len(shape) == 3 and jax.default_backend() == "cpu"
-    arrays[name] = normal(shape, kind, seed + number, scale=0.02, bits=bits and kind == jnp.bfloat16)
+  for number, (path, declared) in enumerate(declarations(spec).items()):
+    kind = dtype_of(declared.role, dtype)
+    if declared.role is Role.NORM:
+      arrays[path] = jnp.ones(declared.shape, kind)
+    elif held_as_bits(declared.role, kind):
+      arrays[path] = BFloat16Bits(normal(declared.shape, kind, seed + number, scale=0.02, bits=True))
+    else:
+      arrays[path] = normal(declared.shape, kind, seed + number, scale=0.02)
   return Params(decoder=assemble(spec, arrays))
 
 

@@ -16,7 +16,7 @@ from pallas_kernels.expert_ffn.loop import expert_ffn_loop
 from pallas_kernels.expert_ffn.reference import expert_ffn_reference
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.expert_ffn.triton import expert_ffn_triton, objection
-from pallas_kernels.weights.int8 import Int8Weight
+from pallas_kernels.weights.base import HeldWeight
 
 __all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "tile_rows", "tile_rows_for"]
 
@@ -92,8 +92,8 @@ def expert_ffn(
   x_TD: Float[Array, "T D"],
   ids_TK: Int32[Array, "T K"],
   weights_TK: Float32[Array, "T K"],
-  gate_up: Num[Array, "E F2 D"] | Int8Weight,
-  down: Num[Array, "E D F"] | Int8Weight,
+  gate_up: Num[Array, "E F2 D"] | HeldWeight,
+  down: Num[Array, "E D F"] | HeldWeight,
   *,
   valid: Bool[Array, "T"] | None = None,
   tiles: Tiles | None = None,
@@ -111,8 +111,8 @@ def expert_ffn(
     x_TD: rows; float32 or bfloat16.
     ids_TK: each row's experts, distinct, in [0, E).
     weights_TK: and their weights.
-    gate_up: [E, 2F, D], an expert's gate rows before its up rows; `x`'s dtype, uint16 holding bfloat16 bits, or
-      int8 with scales [E, 2F].
+    gate_up: [E, 2F, D], an expert's gate rows before its up rows; an array of `x`'s dtype, `BFloat16Bits`,
+      or an `Int8Weight`.
     down: [E, D, F], likewise.
     valid: rows that count; the others may hold anything and give zeros. None takes all.
     tiles: the rows of each expert, in tiles of `DECODE_TILE`, where routing has grouped them already; it must

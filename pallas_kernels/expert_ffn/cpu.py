@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from pallas_kernels.activations import SWIGLU, Activation, ClampedSwiGLU
 from pallas_kernels.cpu import cpu_call, unavailable
-from pallas_kernels.weights.int8 import Int8Weight, Weight
+from pallas_kernels.weights.base import Weight, held_as
 
-_HELD_AS = {"float32": ("float32", "int8"), "bfloat16": ("bfloat16", "uint16", "int8")}
+_DTYPES = ("float32", "bfloat16")
+_KINDS = (None, "bfloat16 bits", "int8")
 
 
 def cpu_objection(
@@ -26,15 +27,18 @@ def cpu_objection(
   activation: Activation,
 ) -> str | None:
   """Why the native code cannot take these arguments, or None."""
-  held = _HELD_AS.get(x.dtype.name, ())
   for bias in (gate_up_bias, down_bias):
     if bias is not None and bias.dtype != x.dtype:
       return f"rows of {x.dtype} and biases of {bias.dtype}: one dtype for both"
-  if isinstance(gate_up, Int8Weight) != isinstance(down, Int8Weight):
-    return f"weights of {gate_up.dtype} and of {down.dtype}: both int8, or neither"
+  if held_as(gate_up) != held_as(down):
+    return f"weights held as {held_as(gate_up)} and as {held_as(down)}: one form for both"
+  if held_as(gate_up) not in _KINDS:
+    return f"weights held as {held_as(gate_up)}: it takes plain arrays, bfloat16 bits and int8"
+  if x.dtype.name not in _DTYPES:
+    return f"rows of {x.dtype}: float32 or bfloat16"
   for weight in (gate_up, down):
-    if weight.dtype.name not in held:
-      return f"rows of {x.dtype} and weights of {weight.dtype}: both float32, or both bfloat16 (or its bits), or int8"
+    if held_as(weight) != "int8" and weight.dtype != x.dtype:
+      return f"rows of {x.dtype} and weights of {weight.dtype}: one dtype for both, or int8 weights"
   return unavailable()
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.expert_ffn.tiles import tile_rows
-from pallas_kernels.weights.int8 import Int8Weight, Weight, factor, scaled
+from pallas_kernels.weights.base import HeldWeight, Weight, factor, scaled, take
 
 
 def tile_size(rows: int, top_k: int, experts: int) -> int:
@@ -25,8 +25,8 @@ def expert_ffn_loop(
   x_TD: Float[Array, "T D"],
   ids_TK: Int32[Array, "T K"],
   weights_TK: Float32[Array, "T K"],
-  gate_up: Num[Array, "E F2 D"] | Int8Weight,
-  down: Num[Array, "E D F"] | Int8Weight,
+  gate_up: Num[Array, "E F2 D"] | HeldWeight,
+  down: Num[Array, "E D F"] | HeldWeight,
   valid_T: Bool[Array, "T"],
   gate_up_bias: Float[Array, "E F2"] | None = None,
   down_bias: Float[Array, "E D"] | None = None,
@@ -42,7 +42,7 @@ def expert_ffn_loop(
   x = jnp.concatenate([x_TD, jnp.zeros((1, width), x_TD.dtype)])
 
   def product(rows_RI: jax.Array, weights_EOI: Weight, bias_EO: jax.Array | None, expert: jax.Array) -> jax.Array:
-    own: Weight = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, expert, keepdims=False), weights_EOI)
+    own = take(weights_EOI, expert)
     y_RO = jnp.einsum("ri,oi->ro", rows_RI, factor(own, rows_RI.dtype), preferred_element_type=jnp.float32)
     y_RO = scaled(y_RO, own)
     return y_RO if bias_EO is None else y_RO + bias_EO[expert].astype(jnp.float32)[None]

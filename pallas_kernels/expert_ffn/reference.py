@@ -4,15 +4,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 from pallas_kernels.activations import SWIGLU, Activation
-from pallas_kernels.weights.int8 import Int8Weight, factor, scaled
+from pallas_kernels.weights.base import HeldWeight, factor, scaled
 
 
 def expert_ffn_reference(
   x_TD: Float[Array, "T D"],
   ids_TK: Int32[Array, "T K"],
   weights_TK: Float32[Array, "T K"],
-  gate_up: Num[Array, "E F2 D"] | Int8Weight,
-  down: Num[Array, "E D F"] | Int8Weight,
+  gate_up: Num[Array, "E F2 D"] | HeldWeight,
+  down: Num[Array, "E D F"] | HeldWeight,
   valid_T: Bool[Array, "T"],
   gate_up_bias: Float[Array, "E F2"] | None = None,
   down_bias: Float[Array, "E D"] | None = None,

@@ -17,8 +17,11 @@ from pallas_kernels.expert_ffn.blocks import choose_blocks, tile_rows_for
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.gpu.blocks import Blocks
 from pallas_kernels.gpu.pallas_call import call
+from pallas_kernels.weights.base import Weight, held_as
 from pallas_kernels.weights.bfloat16 import from_bits
-from pallas_kernels.weights.int8 import Int8Weight
+
+# A plain array, or bits that the kernel reads as bfloat16.
+_KINDS = (None, "bfloat16 bits")
 
 
 def objection(
@@ -26,9 +29,9 @@ def objection(
 ) -> str | None:
   """Why the kernels cannot take these arguments, or None."""
   for stack in (gate_up, down):
-    if isinstance(stack, Int8Weight):
-      return "int8 weights are not for the GPU kernels yet: plain JAX takes them"
-    if stack.dtype != x.dtype and (stack.dtype, x.dtype) != (jnp.uint16, jnp.bfloat16):
+    if held_as(stack) not in _KINDS:
+      return f"{held_as(stack)} weights are not for the GPU kernels yet: plain JAX takes them"
+    if stack.dtype != x.dtype:
       return f"rows and weights must have one dtype, not {x.dtype.name} and {stack.dtype.name}"
   return None
 
@@ -36,8 +39,8 @@ def objection(
 def expert_ffn_triton(
   x: jax.Array,
   weights: jax.Array,
-  gate_up: jax.Array,
-  down: jax.Array,
+  gate_up: Weight,
+  down: Weight,
   ids: jax.Array,
   valid: jax.Array,
   tiles: Tiles | None,
@@ -47,6 +50,8 @@ def expert_ffn_triton(
   activation: Activation = SWIGLU,
 ) -> jax.Array:
   """`expert_ffn` in two launches after `tiles`, and a sum that XLA fuses with what follows."""
+  # Each is one array: the numbers themselves, or their bits.
+  (gate_up,), (down,) = jax.tree.leaves(gate_up), jax.tree.leaves(down)
   rows, width = x.shape
   top_k, experts, expert_width = ids.shape[1], gate_up.shape[0], down.shape[2]
   if tiles is None:

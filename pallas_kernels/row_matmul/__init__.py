@@ -10,7 +10,7 @@ from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
 from pallas_kernels.row_matmul.cpu import cpu_objection, row_matmul_cpu
 from pallas_kernels.row_matmul.reference import row_matmul_reference
 from pallas_kernels.row_matmul.triton import objection, row_matmul_triton
-from pallas_kernels.weights.int8 import Int8Weight
+from pallas_kernels.weights.base import HeldWeight
 
 __all__ = ["ROW_MATMUL", "row_matmul", "row_matmuls"]
 
@@ -33,7 +33,7 @@ ROW_MATMUL = Op(
 
 def row_matmul(
   x_TI: Float[Array, "T I"],
-  weight_OI: Float[Array, "O I"] | Int8Weight,
+  weight_OI: Float[Array, "O I"] | HeldWeight,
   *,
   norm_scale: Float[Array, "I"] | None = None,
   norm_eps: float = 0.0,
@@ -49,7 +49,7 @@ def row_matmul(
 
   Args:
     x_TI: rows.
-    weight_OI: stored [out, in], in `x`'s dtype, or int8 with scales [out].
+    weight_OI: stored [out, in], an array of `x`'s dtype or an `Int8Weight`.
     norm_scale: the norm's scale; None multiplies `x` as it is.
     norm_eps: added to the mean square.
     bias: added to every row.
@@ -70,7 +70,7 @@ def row_matmul(
 
 def row_matmuls(
   x_TI: Float[Array, "T I"],
-  weights: Sequence[Float[Array, "_ I"] | Int8Weight],
+  weights: Sequence[Float[Array, "_ I"] | HeldWeight],
   *,
   norm_scale: Float[Array, "I"] | None = None,
   norm_eps: float = 0.0,

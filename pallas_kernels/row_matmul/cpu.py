@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.cpu import cpu_call, unavailable
-from pallas_kernels.weights.int8 import Int8Weight, Weight
+from pallas_kernels.weights.base import Weight, held_as
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -20,9 +20,12 @@ def cpu_objection(
   dtype: str,
 ) -> str | None:
   """Why the native code cannot take these arguments, or None."""
-  floating = [weight for weight in weights if not isinstance(weight, Int8Weight)]
-  if floating and len(floating) < len(weights):
+  kinds = {held_as(weight) for weight in weights}
+  if not kinds <= {None, "int8"}:
+    return f"weights held as {', '.join(sorted(map(str, kinds)))}: it takes plain arrays, or int8"
+  if len(kinds) > 1:
     return "int8 weights beside others: all of them, or none"
+  floating = () if "int8" in kinds else weights
   for array in (x, *floating, norm_scale, *biases, residual):
     if array is not None and (array.dtype != x.dtype or x.dtype.name not in _DTYPES):
       return f"rows of {x.dtype} with {array.dtype}: all float32, or all bfloat16"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.rms_norm import rms_norm_reference
-from pallas_kernels.weights.int8 import Weight, factor, scaled
+from pallas_kernels.weights.base import Weight, factor, scaled
 
 
 def row_matmul_reference(

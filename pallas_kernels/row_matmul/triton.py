@@ -9,7 +9,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.gpu.blocks import Blocks, choose, dividing_step
 from pallas_kernels.gpu.pallas_call import call
-from pallas_kernels.weights.int8 import Int8Weight
+from pallas_kernels.weights.base import held_as
 
 MOST_ROWS = 64
 # A product's tile has at least 16 rows and columns on tensor cores.
@@ -35,8 +35,9 @@ def choose_blocks(rows: int, columns: int, inner: int) -> Blocks:
 
 def objection(x, weights, norm_scale, biases, residual, *, norm_eps, dtype) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
-  if any(isinstance(weight, Int8Weight) for weight in weights):
-    return "int8 weights are not for the GPU kernels yet: plain JAX takes them"
+  for weight in weights:
+    if held_as(weight) is not None:
+      return f"{held_as(weight)} weights are not for the GPU kernels yet: plain JAX takes them"
   if x.shape[0] > MOST_ROWS:
     return f"it takes at most {MOST_ROWS} rows, not {x.shape[0]}"
   if x.dtype not in (jnp.bfloat16, jnp.float16):

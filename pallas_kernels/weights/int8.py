@@ -4,48 +4,71 @@ weight[o, i] is values[o, i] * scales[o]. A whole number of at most 127 is exact
 the values as they are and is scaled afterwards: only the weights are rounded, and none is widened in memory.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int8, Num
+from jaxtyping import Array, Float, Float32, Int, Num
+from numpy.typing import DTypeLike
 
 from pallas_kernels.cpu.huge_pages import aligned_empty
-from pallas_kernels.weights.bfloat16 import from_bits, take_rows
+from pallas_kernels.weights.base import HeldWeight
 
 LARGEST = 127
 # Elements taken at a time, so that their float32 copies stay in the processor's cache.
 _BLOCK = 1 << 18
 
 
-class Int8Weight(NamedTuple):
-  """A weight stored [..., out, in]; a pytree, of NumPy or of JAX arrays.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Int8Weight(HeldWeight):
+  """A weight [..., out, in] in 8 bits.
 
   Attributes:
-    values: in [-127, 127].
-    scales: what the values of an output are multiplied by; positive.
+    values: int8, of the weight's shape, in [-127, 127].
+    scales: float32 [..., out], positive; each multiplies the values of its output.
+    numbers: name of the dtype that the weight stands for, that of its model's activations (static).
   """
 
-  values: Int8[Array, "*stack O I"]
-  scales: Float32[Array, "*stack O"]
+  kind: ClassVar[str] = "int8"
+  exact: ClassVar[bool] = False
+
+  values: Any
+  scales: Any
+  numbers: str = dataclasses.field(default="float32", metadata={"static": True})
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """That of the weight."""
+    """The weight's shape."""
     return self.values.shape
 
   @property
   def dtype(self) -> np.dtype:
-    """int8."""
-    return self.values.dtype
+    """The dtype that the weight stands for."""
+    return np.dtype(jnp.dtype(self.numbers))
 
+  def dequantize(self, dtype: DTypeLike | None = None) -> Float[Array, "*stack O I"]:
+    """The whole weight: values times scales, in float32 before it is rounded to `dtype`."""
+    wide = jnp.asarray(self.values).astype(jnp.float32) * jnp.asarray(self.scales)[..., None]
+    return wide.astype(self.dtype if dtype is None else dtype)
 
-Weight: TypeAlias = jax.Array | Int8Weight
+  def factor(self, dtype: DTypeLike) -> Num[Array, "*stack O I"]:
+    """The values in `dtype`, which holds them exactly."""
+    return self.values.astype(dtype)
+
+  def scaled(self, y: Float32[Array, "*rows"]) -> Float32[Array, "*rows"]:
+    """Products [..., *stack, out] with the values, times the scales."""
+    return y * jnp.expand_dims(self.scales, tuple(range(y.ndim - self.scales.ndim)))
+
+  def rows_at(self, ids: Int[Array, "*ids"]) -> Float[Array, "*ids I"]:
+    """The rows' numbers; only those rows are widened."""
+    return (self.values[ids].astype(jnp.float32) * self.scales[ids][..., None]).astype(self.dtype)
 
 
 def quantize(weight: Num[np.ndarray, "*stack O I"]) -> Int8Weight:
-  """The nearest whole multiples of each output's largest magnitude over 127 (symmetric), as NumPy arrays.
+  """Rounds to whole multiples of each output's largest magnitude over 127 (symmetric); gives NumPy arrays.
 
   An output of zeros has scale 1. Takes float32, bfloat16 and float16; makes no float32 copy of the whole.
 
@@ -65,28 +88,4 @@ def quantize(weight: Num[np.ndarray, "*stack O I"]) -> Int8Weight:
     scale = np.where(largest > 0, np.maximum(largest / np.float32(LARGEST), np.finfo(np.float32).tiny), np.float32(1))
     values[start : start + step] = np.rint(block / scale[:, None])
     scales[start : start + step] = scale
-  return Int8Weight(values.reshape(weight.shape), scales.reshape(*stack, outs))  # pyright: ignore[reportArgumentType]
-
-
-def dequantize(weight: Int8Weight) -> Float32[Array, "*stack O I"]:
-  """The weight in float32: its whole size, for checks."""
-  return jnp.asarray(weight.values).astype(jnp.float32) * jnp.asarray(weight.scales)[..., None]
-
-
-def factor(weight: Weight, dtype: Any) -> Num[Array, "*stack O I"]:
-  """What rows of `dtype` are multiplied by, before `scaled`: an array (bfloat16 from its bits), or int8 values."""
-  return weight.values.astype(dtype) if isinstance(weight, Int8Weight) else from_bits(weight)
-
-
-def scaled(y: Float32[Array, "*rows"], weight: Weight) -> Float32[Array, "*rows"]:
-  """Products [..., *stack, out] with `factor(weight)`, times the scales of an int8 weight."""
-  if not isinstance(weight, Int8Weight):
-    return y
-  return y * jnp.expand_dims(weight.scales, tuple(range(y.ndim - weight.scales.ndim)))
-
-
-def rows_at(weight: Weight, ids: jax.Array, dtype: Any) -> Float[Array, "*ids I"]:
-  """Outputs `ids` of a weight [out, in], such as the tokens' rows of an embedding, in `dtype`."""
-  if not isinstance(weight, Int8Weight):
-    return take_rows(weight, ids)
-  return (weight.values[ids].astype(jnp.float32) * weight.scales[ids][..., None]).astype(dtype)
+  return Int8Weight(values.reshape(weight.shape), scales.reshape(*stack, outs), weight.dtype.name)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import Int8Weight, dequantize, quantize, row_matmul, row_matmuls
+from pallas_kernels import dequantize, quantize, row_matmul, row_matmuls
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 SIZES = ((1, 32, 16), (5, 48, 80), (2, 16, 6), (16, 64, 48), (33, 96, 32), (64, 32, 128))
@@ -93,7 +93,7 @@ def test_a_row_among_many_has_the_same_bits_as_alone_natively(weights, inner):
 
 
 def in_int8(weight):
-  return Int8Weight(*map(jnp.asarray, quantize(np.asarray(weight))))
+  return jax.tree.map(jnp.asarray, quantize(np.asarray(weight)))
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "reference"])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import expert_ffn, row_matmul, stored_experts, use_threads
+from pallas_kernels import bits_of, expert_ffn, row_matmul, use_threads
 from pallas_kernels.cpu import build, instruction_sets, library, threads_used, unavailable
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu
 from pallas_kernels.row_matmul.cpu import row_matmul_cpu
@@ -129,7 +129,7 @@ def test_a_forked_child_runs_loops_of_its_own():
 @needs_library
 def test_no_array_of_the_weights_size_is_made_in_a_decode_loop():
   x, ids, weights, *experts = layer(rows=4, experts=16, width=64, expert_width=96)
-  held = [jnp.asarray(stored_experts(np.asarray(weight), "cpu")) for weight in experts]
+  held = [jax.tree.map(jnp.asarray, bits_of(np.asarray(weight))) for weight in experts]
 
   @jax.jit
   def loop(x, gate_up, down, head):
@@ -141,7 +141,7 @@ def test_no_array_of_the_weights_size_is_made_in_a_decode_loop():
 
   compiled = loop.lower(x, *held, experts[0][0, :64]).compile()
   assert "lynx_expert_ffn" in compiled.as_text()
-  assert arrays_made(compiled, held[1].size) == []
+  assert arrays_made(compiled, held[1].bits.size) == []
 
 
 @needs_library

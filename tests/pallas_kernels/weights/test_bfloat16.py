@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.weights.bfloat16 import take_rows
+from pallas_kernels.weights.rows import take_rows
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])

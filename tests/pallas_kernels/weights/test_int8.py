@@ -1,5 +1,6 @@
 """Quantisation to int8: how far weights move, and what products make of the result."""
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pallas_kernels import Int8Weight, dequantize, quantize
-from pallas_kernels.weights.int8 import _BLOCK, rows_at
+from pallas_kernels import dequantize, quantize
+from pallas_kernels.weights.base import rows_at
+from pallas_kernels.weights.int8 import _BLOCK
 
 NARROW = (np.float32, np.float16, ml_dtypes.bfloat16)
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -21,7 +23,8 @@ def test_no_weight_moves_by_more_than_half_a_step(weight, dtype):
   with np.errstate(over="ignore"):
     weight = weight.astype(dtype)
   wide = np.where(np.isfinite(weight), weight, 1).astype(np.float64)
-  values, scales = quantize(wide.astype(dtype))
+  held = quantize(wide.astype(dtype))
+  values, scales = held.values, held.scales
   assert (values.dtype, values.shape, scales.dtype, scales.shape) == (np.int8, wide.shape, np.float32, wide.shape[:-1])
   exact = np.asarray(values, np.float64) * np.asarray(scales, np.float64)[..., None]
   # The scale itself has 24 bits: the 127th step may be a few millionths of a step off.
@@ -69,8 +72,11 @@ def test_outputs_are_quantised_alone_wherever_a_large_weight_is_cut():
     np.testing.assert_array_equal(np.asarray(whole.scales)[expert, ::-1], alone.scales)
 
 
-def test_rows_of_an_embedding_are_those_that_it_stands_for():
-  held = Int8Weight(*map(jnp.asarray, quantize(np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32))))
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_rows_of_an_embedding_are_those_that_it_stands_for(dtype):
+  weight = np.random.default_rng(0).normal(size=(9, 4)).astype(dtype)
+  held = jax.tree.map(jnp.asarray, quantize(weight))
   ids = jnp.array([3, 0, 3])
-  np.testing.assert_array_equal(rows_at(held, ids, jnp.float32), dequantize(held)[ids])
-  assert rows_at(held, ids, jnp.bfloat16).dtype == jnp.bfloat16
+  found = rows_at(held, ids)
+  assert found.dtype == weight.dtype
+  np.testing.assert_array_equal(found, dequantize(held, dtype)[ids])
