@@ -20,7 +20,7 @@ class Confident(lynx_jax.RoutingPolicy):
 
   def keep_set(self, scores: Scores) -> jax.Array:
     """Experts [E] that rows may use; the library fills, remaps, weighs, and guards lone rows."""
-    return jnp.any((scores.probs >= self.share) & scores.valid[:, None], axis=0)
+    return jnp.any((scores.worth >= self.share) & scores.valid[:, None], axis=0)
 
 
 def main() -> None:

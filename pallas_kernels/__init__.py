@@ -8,10 +8,10 @@ from pallas_kernels.gpu.cuda_graph import graph_options
 from pallas_kernels.greedy_token import GREEDY_TOKEN, greedy_token
 from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
 from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
+from pallas_kernels.lynx_route import LYNX_ROUTE, lynx_route
 from pallas_kernels.prompt_heads import PROMPT_HEADS, prompt_heads
 from pallas_kernels.rms_norm import RMS_NORM, rms_norm
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
-from pallas_kernels.select_experts import SELECT_EXPERTS, select_experts
 from pallas_kernels.weights.base import HeldWeight, Weight, dequantize
 from pallas_kernels.weights.bfloat16 import BFloat16Bits, bits_of
 from pallas_kernels.weights.int8 import Int8Weight, quantize
@@ -32,12 +32,12 @@ __all__ = [
   "greedy_token",
   "grouped_matmul",
   "latent_attention",
+  "lynx_route",
   "prompt_heads",
   "quantize",
   "rms_norm",
   "row_matmul",
   "row_matmuls",
-  "select_experts",
   "use_threads",
 ]
 
@@ -47,7 +47,7 @@ _OPS = (
   PROMPT_HEADS,
   DECODE_ATTENTION,
   LATENT_ATTENTION,
-  SELECT_EXPERTS,
+  LYNX_ROUTE,
   EXPERT_FFN,
   GROUPED_MATMUL,
   GREEDY_TOKEN,

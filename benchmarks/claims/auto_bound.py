@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from lynx_jax.evals.decoding import decoded_hidden, whole_rows
 from lynx_jax.models.params import Params
 from lynx_jax.routing import Auto, Router
-from lynx_jax.routing.expert_sets import chosen_by_row, union_of_rows
-from lynx_jax.routing.routers import score_rows
 from pallas_kernels.dims import ExpertMask, RouterLogits
+from pallas_kernels.lynx_route import score_rows
+from pallas_kernels.lynx_route.expert_sets import chosen_by_row, union_of_rows
 
 
 class Spent(NamedTuple):
@@ -68,7 +68,7 @@ def _step(
   """Loss, allowance and share of experts left out of one step of one layer, from what was read alone."""
   experts, valid = logits.shape[1], jnp.ones(logits.shape[0], bool)
   scores = score_rows(logits, top_k, top_k, valid, router, selection_bias)
-  weight_TE = scores.probs / scores.own_mass[:, None]
+  weight_TE = scores.worth / scores.own_mass[:, None]
   own_TE = chosen_by_row(scores.ids, experts)
   kept_E: ExpertMask = read_TE.any(axis=0)
   kept_TE = kept_E[None, :]

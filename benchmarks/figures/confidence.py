@@ -58,17 +58,15 @@ def _route_half(
   router: Router,
   valid: jax.Array,
   selection_bias: jax.Array | None = None,
-) -> tuple[Routing, None]:
+) -> Routing:
   """The policy for the half of each step's rows whose top gate is larger, or smaller; the rest as the model has it."""
   rule: dict[str, Any] = {"router": router, "valid": valid, "selection_bias": selection_bias}
-  own = lynx_route(logits, top_k, **rule)
-  moved, _ = route_by_step(logits, top_k, policy=policy, texts=texts, **rule)
+  own = lynx_route(logits, top_k, implementation="reference", **rule)
+  moved = route_by_step(logits, top_k, policy=policy, texts=texts, **rule)
   top_gate = jnp.max(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=-1).reshape(texts.inputs.shape)
   larger = (top_gate >= jnp.median(top_gate, axis=0, keepdims=True)).reshape(-1, 1)
   chosen = larger if sure else ~larger
-  return own._replace(
-    ids=jnp.where(chosen, moved.ids, own.ids), weights=jnp.where(chosen, moved.weights, own.weights)
-  ), None
+  return own._replace(ids=jnp.where(chosen, moved.ids, own.ids), weights=jnp.where(chosen, moved.weights, own.weights))
 
 
 def draw_confidence(rows: list[dict[str, Any]], path: Path) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int32
 from benchmarks.figures.plot import drawn
 from lynx_jax.evals.decoding import own_traces, whole_rows
 from lynx_jax.models.params import Params
-from lynx_jax.routing.expert_sets import chosen_by_row
+from pallas_kernels.lynx_route.expert_sets import chosen_by_row
 
 
 def measure_use(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]]) -> dict[str, Any]:

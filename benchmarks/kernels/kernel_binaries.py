@@ -34,8 +34,8 @@ from pallas_kernels.gates.shapes import MODEL_SHAPES
 from pallas_kernels.gates.targets import H200
 from pallas_kernels.grouped_matmul import gate_programs as grouped_matmul
 from pallas_kernels.latent_attention import gate_programs as latent_attention
+from pallas_kernels.lynx_route import gate_programs as lynx_route
 from pallas_kernels.row_matmul import gate_programs as row_matmul
-from pallas_kernels.select_experts import gate_programs as select_experts
 
 _OPS_ABOUT = (
   "The worst of an op's kernels over its programs at one model's sizes, as XLA and ptxas compile them without a GPU, "
@@ -52,7 +52,7 @@ OPS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
   "append_heads": (append_heads, ("append_heads",)),
   "decode_attention": (decode_attention, ("decode_attention", "join_attention")),
   "latent_attention": (latent_attention, ("latent_attention", "join_attention")),
-  "select_experts": (select_experts, ("select_experts",)),
+  "lynx_route": (lynx_route, ("lynx_route",)),
   "expert_ffn": (expert_ffn, ("expert_hidden", "expert_down")),
   "grouped_matmul": (grouped_matmul, ("grouped_matmul",)),
 }
@@ -82,9 +82,9 @@ def programs_of(op: str) -> dict[str, Programs]:
   if op == "latent_attention":
     return {model: latent_attention.programs(heads) for model, heads in latent_attention.HEADS.items()}
   found = {shape.name: OPS[op][0].programs(shape) for shape in MODEL_SHAPES.values()}
-  if op == "select_experts":
+  if op == "lynx_route":
     # Softmax routers above; these are more than that.
-    routed = {model: select_experts.programs_of_router(model, ("topk", "lynx")) for model in select_experts.ROUTERS}
+    routed = {model: lynx_route.programs_of_router(model, ("topk", "lynx")) for model in lynx_route.ROUTERS}
     found |= {f"{model}'s router": programs for model, programs in routed.items()}
   return found
 

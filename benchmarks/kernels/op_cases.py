@@ -19,11 +19,10 @@ from pallas_kernels import (
   grouped_matmul,
   row_matmul,
   row_matmuls,
-  select_experts,
 )
 from pallas_kernels.expert_ffn import Tiles
 from pallas_kernels.gates.shapes import ModelShape
-from pallas_kernels.select_experts import AffinityBins, OwnExperts, Router
+from pallas_kernels.lynx_route import Lynx, Router, TopK, lynx_route
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +80,10 @@ def _ops(shape: ModelShape, rows: int, capacity: int) -> Iterator[_Parts]:
   gate_up = draw(shape.experts, 2 * shape.expert_width, width, scale=width**-0.5)
   down = draw(shape.experts, width, shape.expert_width, scale=shape.expert_width**-0.5)
   router = Router(renormalize=shape.renormalize)
-  for name, rule in (("top-k", OwnExperts()), ("Lynx(3, 2)", AffinityBins(3.0, 2))):
-    route = functools.partial(_route, top_k=shape.top_k, rule=rule, router=router)
-    yield "select_experts", f"T={rows}, {name}", route, (logits,), _bytes_of(logits)
-    chosen = jax.jit(functools.partial(select_experts, top_k=shape.top_k, rule=rule, router=router))(logits)
+  for name, policy in (("top-k", TopK()), ("Lynx(3, 2)", Lynx(3, 2))):
+    options = {"top_k": shape.top_k, "policy": policy, "router": router, "tiles": True}
+    yield "lynx_route", f"T={rows}, {name}", functools.partial(_route, **options), (logits,), _bytes_of(logits)
+    chosen = lynx_route(logits, **options)
     live = int(chosen.active.sum())
     moved = live * (gate_up.nbytes + down.nbytes) // shape.experts
     args = (x, chosen.ids, chosen.weights, gate_up, down, chosen.tiles)
@@ -122,7 +121,7 @@ def _products(shape: ModelShape, rows: int) -> Iterator[_Parts]:
 
 
 def _route(logits: jax.Array, *, implementation: str | None, **options: Any) -> Any:
-  chosen = select_experts(logits, implementation=implementation, **options)
+  chosen = lynx_route(logits, implementation=implementation, **options)
   return chosen.weights, chosen.ids, chosen.tiles.in_use
 
 

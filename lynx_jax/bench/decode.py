@@ -22,8 +22,7 @@ from lynx_jax.bench.fed_decode import FedDecode, Tokens
 from lynx_jax.bench.plain_reading import bytes_a_step, plain_reading
 from lynx_jax.engine.report import RoutingReport
 from lynx_jax.models.params import Params
-from lynx_jax.routing import RoutingPolicy, format_policy
-from lynx_jax.routing.select import route_to_tiles
+from lynx_jax.routing import RoutingPolicy, format_policy, route_by
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,18 +128,19 @@ def _route_often(
   rounds: int,
 ) -> jax.Array:
   def route(_: jax.Array, carry: jax.Array) -> jax.Array:
-    routing, tiles = route_to_tiles(
+    routing = route_by(
+      policy
+    )(
       logits + carry,
       top_k,
-      policy=policy,
       router=router,  # pyright: ignore[reportArgumentType]
       valid=jnp.ones(logits.shape[:1], bool),
       selection_bias=selection_bias,
     )
     # Always zero, but the compiler cannot know: it keeps the rounds apart and what experts are given alive.
     used = routing.weights.sum() + routing.ids.sum().astype(jnp.float32)
-    if tiles is not None and jax.default_backend() == "gpu":
-      used += tiles.in_use.astype(jnp.float32)
+    if routing.tiles is not None and jax.default_backend() == "gpu":
+      used += routing.tiles.in_use.astype(jnp.float32)
     return jnp.minimum(used, 0.0)
 
   return jax.lax.fori_loop(0, rounds, route, jnp.zeros((), jnp.float32))

@@ -1,7 +1,6 @@
 """The pure functions that inference is made of: score, prefill, decode one step, decode in a loop."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,9 +13,7 @@ from lynx_jax.models.decoder import rotations_at, run_causal, run_layers
 from lynx_jax.models.params import Params
 from lynx_jax.models.parts import AttentionPart, ExpertTrace, LayerCache
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.routing import RoutingPolicy
-from lynx_jax.routing.select import route_to_tiles
-from lynx_jax.routing.stats import active_experts
+from lynx_jax.routing import RoutingPolicy, route_by
 from pallas_kernels import greedy_token
 from pallas_kernels.dims import ArrayLike
 
@@ -93,7 +90,7 @@ def next_logits(
   def attend(layer: int, attention: AttentionPart, projected: Any) -> tuple[jax.Array, LayerCache]:
     return attention.attend_cached(projected, rotations[attention.spec.rotary], state.cache[layer], positions)
 
-  route = functools.partial(route_to_tiles, policy=policy)
+  route = route_by(policy)
   hidden, cache, traces = run_layers(params.decoder, state.token[:, None], running[:, None], attend, route=route)
   read = dataclasses.replace(
     state,
@@ -161,10 +158,8 @@ def _take_token(state: DecodeState, logits_BV: jax.Array, spec: DecoderSpec) -> 
 
 def _add(totals: RoutingTotals, traces: list[ExpertTrace], running: jax.Array) -> RoutingTotals:
   """Adds one step's routing, for the layers that have experts."""
-  active = jnp.stack([active_experts(trace.routing) for trace in traces])
-  own = jnp.stack([trace.own_experts(running) for trace in traces])
   # Rows that do not run retain 1 by definition; they are counted neither here nor in `rows`.
-  retained = jnp.stack([trace.retained_mass(running) for trace in traces])
+  own, active, retained = (jnp.stack(part) for part in zip(*(trace.stats(running) for trace in traces), strict=True))
   return RoutingTotals(
     steps=totals.steps + 1,
     rows=totals.rows + running.sum(dtype=jnp.int32),

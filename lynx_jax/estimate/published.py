@@ -73,8 +73,11 @@ def simulated_experts(size: StepSize, policy: RoutingPolicy, *, batch: int = BAT
   popularity = POPULARITY * random.normal(size=(draws, 1, size.experts))
   scores = popularity + random.normal(size=(draws, batch, size.experts))
   logits = jnp.asarray(scores * SCALE / np.sqrt(1 + POPULARITY**2), jnp.float32)
-  active = jax.jit(jax.vmap(lambda z: lynx_route(z, size.top_k, policy=policy).active.sum()))(logits)
-  return float(np.mean(active))
+
+  def active_experts(logits: jax.Array) -> jax.Array:
+    return lynx_route(logits, size.top_k, policy=policy, implementation="reference").active.sum()
+
+  return float(np.mean(jax.jit(jax.vmap(active_experts))(logits)))
 
 
 def checks() -> list[Check]:

@@ -106,13 +106,16 @@ def route_by_step(
   router: Router,
   valid: RowMask,
   selection_bias: SelectionBias | None = None,
-) -> tuple[Routing, None]:
+) -> Routing:
   """Routes all positions of `texts` at once, the rows of each decode step as one batch, the prompts by themselves.
 
   Where a policy runs fewer experts a token, the row's own next ones fill the ids, with no weight.
   """
   rows, positions = texts.inputs.shape
-  by_rule = functools.partial(lynx_route, top_k=top_k, router=router, selection_bias=selection_bias)
+  # In plain JAX, which `vmap` turns into one program over all steps.
+  by_rule = functools.partial(
+    lynx_route, top_k=top_k, router=router, selection_bias=selection_bias, implementation="reference"
+  )
   own = by_rule(logits, valid=valid)
 
   def one_step(logits: jax.Array, running: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -126,7 +129,7 @@ def route_by_step(
   ids = jnp.concatenate([ids, own.ids[:, top_k - missing :]], axis=1)
   weights = jnp.pad(weights, ((0, 0), (0, missing)))
   decoded = texts.judged.reshape(-1, 1)
-  return own._replace(ids=jnp.where(decoded, ids, own.ids), weights=jnp.where(decoded, weights, own.weights)), None
+  return own._replace(ids=jnp.where(decoded, ids, own.ids), weights=jnp.where(decoded, weights, own.weights))
 
 
 def _gather(x: Array, index: Int32[Array, "B P"]) -> Array:

@@ -92,10 +92,16 @@ def _routing_cost(traces: list[ExpertTrace], texts: Texts) -> tuple[jax.Array, .
   figures = []
   for trace in traces:
     experts = trace.logits.shape[1]
-    own = lynx_route(trace.logits, trace.top_k, router=trace.router, selection_bias=trace.selection_bias)
+    own = lynx_route(
+      trace.logits,
+      trace.top_k,
+      router=trace.router,
+      selection_bias=trace.selection_bias,
+      implementation="reference",
+    )
     # An expert that has no weight is not read, and keeps no mass.
     used = trace.routing.weights > 0
-    kept = trace.retained_mass().reshape(judged.shape)
+    kept = trace.stats().retained.reshape(judged.shape)
     figures.append((
       distinct_experts(trace.routing.ids, used, texts, experts),
       distinct_experts(own.ids, jnp.ones_like(used), texts, experts),

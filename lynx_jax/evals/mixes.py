@@ -11,7 +11,7 @@ from jaxtyping import Float, Int32
 
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.params import Params
-from lynx_jax.routing.expert_sets import chosen_by_row
+from pallas_kernels.lynx_route.expert_sets import chosen_by_row
 
 MIXES = ("mixed", "one-domain", "adversarial")
 

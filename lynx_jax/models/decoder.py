@@ -12,11 +12,11 @@ from lynx_jax.models.declare import Declare
 from lynx_jax.models.linear import normed_matmul, weight
 from lynx_jax.models.moe import MoE
 from lynx_jax.models.norms import Norm, make_norm
-from lynx_jax.models.parts import AttentionPart, ExpertChoice, ExpertTrace, FeedForwardPart
+from lynx_jax.models.parts import OWN_ROUTE, AttentionPart, ExpertChoice, ExpertTrace, FeedForwardPart
 from lynx_jax.models.rope import Rotary, Rotation, rotation_at
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.placement import Role
-from lynx_jax.routing.select import Route, route_to_tiles
+from lynx_jax.routing import Route
 from pallas_kernels.weights.base import rows_at
 
 Rotations: TypeAlias = dict[Rotary, Rotation]
@@ -108,7 +108,7 @@ def run_layers(
   valid: Bool[Array, "B L"],
   attend: Attend,
   *,
-  route: Route = route_to_tiles,
+  route: Route = OWN_ROUTE,
   expert_capacity: int | None = None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """Runs every layer over `token_ids`; returns the hidden states, what `attend` remembered, and the experts' traces.
@@ -141,7 +141,7 @@ def run_causal(
   token_ids: Int[Array, "B L"],
   lengths: Int[Array, "B"],
   *,
-  route: Route = route_to_tiles,
+  route: Route = OWN_ROUTE,
   expert_capacity: int | None = None,
   remember: Callable[[Any], Any] = lambda cache: None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:

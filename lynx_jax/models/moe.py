@@ -17,7 +17,6 @@ from lynx_jax.placement import Role
 from lynx_jax.routing import Router, Routing
 from pallas_kernels import capacity_ffn, expert_ffn
 from pallas_kernels.activations import SWIGLU, Activation
-from pallas_kernels.expert_ffn import Tiles
 from pallas_kernels.weights.base import held_as
 
 
@@ -100,16 +99,16 @@ class MoE(nnx.Module):
     with jax.named_scope("router"):
       logits = normed_matmul(x_TD, norm, self.router, self.router_bias, dtype="float32")
       bias = None if self.selection_bias is None else self.selection_bias[...].astype(jnp.float32)
-      routing, tiles = choice.route(logits, spec.top_k, router=spec.router, valid=valid_T, selection_bias=bias)
+      routing = choice.route(logits, spec.top_k, router=spec.router, valid=valid_T, selection_bias=bias)
     with jax.named_scope("experts"):
-      y, dropped = self._experts(norm(x_TD), routing, valid_T, tiles, choice.expert_capacity)
+      y, dropped = self._experts(norm(x_TD), routing, valid_T, choice.expert_capacity)
     if self.shared is not None:
       with jax.named_scope("shared"):
         y = y + self._shared(self.shared, x_TD, norm)
     return y, ExpertTrace(logits, routing, dropped, bias, spec.top_k, spec.router)
 
   def _experts(
-    self, x_TD: jax.Array, routing: Routing, valid_T: jax.Array, tiles: Tiles | None, expert_capacity: int | None
+    self, x_TD: jax.Array, routing: Routing, valid_T: jax.Array, expert_capacity: int | None
   ) -> tuple[jax.Array, jax.Array]:
     """The weighted sum of each row's experts, and how many assignments were dropped."""
     ids, weights = routing.ids, routing.weights
@@ -126,7 +125,7 @@ class MoE(nnx.Module):
     }
     gate_up, down, dropped = weight(self.gate_up), weight(self.down), jnp.zeros((), jnp.int32)
     if expert_capacity is None:
-      y = expert_ffn(x_TD, ids, weights, gate_up, down, valid=valid_T, tiles=tiles, **more)
+      y = expert_ffn(x_TD, ids, weights, gate_up, down, valid=valid_T, tiles=routing.tiles, **more)
     elif held := held_as(gate_up) or held_as(down):
       raise ValueError(f"{held} experts cannot be trained: load them without weights='int8', in float32")
     else:

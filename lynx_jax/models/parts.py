@@ -8,9 +8,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from lynx_jax.models.norms import Norm
 from lynx_jax.models.rope import Rotation
-from lynx_jax.routing import Router, Routing
-from lynx_jax.routing.select import Route, route_to_tiles
-from lynx_jax.routing.stats import own_experts, retained_mass
+from lynx_jax.routing import Route, Router, Routing, RoutingStats, route_by, routing_stats
 
 Projected = TypeVar("Projected")
 Cache = TypeVar("Cache")
@@ -83,15 +81,14 @@ class ExpertTrace:
   top_k: int = dataclasses.field(metadata={"static": True})
   router: Router = dataclasses.field(metadata={"static": True})
 
-  def own_experts(self, valid: Bool[Array, "T"] | None = None) -> Int32[Array, ""]:
-    """How many distinct experts the model's own routing of the valid rows reads."""
-    rule = {"router": self.router, "selection_bias": self.selection_bias}
-    return own_experts(self.logits, self.top_k, valid, **rule)
+  def stats(self, valid: Bool[Array, "T"] | None = None) -> RoutingStats:
+    """What the routing reads and retains, beside the model's own routing of the valid rows."""
+    rule: dict[str, Any] = {"router": self.router, "selection_bias": self.selection_bias}
+    return routing_stats(self.logits, self.top_k, self.routing, valid, **rule)
 
-  def retained_mass(self, valid: Bool[Array, "T"] | None = None) -> Float32[Array, "T"]:
-    """How much of its own experts' worth each row keeps; 1 is unchanged (`lynx_jax.routing.stats`)."""
-    rule = {"router": self.router, "selection_bias": self.selection_bias}
-    return retained_mass(self.logits, self.top_k, self.routing, valid, **rule)
+
+# The model's own routing.
+OWN_ROUTE = route_by(None)
 
 
 class ExpertChoice(NamedTuple):
@@ -105,7 +102,7 @@ class ExpertChoice(NamedTuple):
   """
 
   valid: Bool[Array, "T"]
-  route: Route = route_to_tiles
+  route: Route = OWN_ROUTE
   expert_capacity: int | None = None
 
 

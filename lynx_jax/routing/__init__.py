@@ -1,22 +1,29 @@
-"""Which experts a batch runs: the model's own rule, Lynx, its rivals, and policies with a promise."""
+"""Which experts a batch runs: the model's own rule, Lynx, its rivals, and policies with a promise.
 
-from lynx_jax.routing.auto import Auto
-from lynx_jax.routing.base import Router, Routing, RoutingPolicy, Scores
-from lynx_jax.routing.lynx import Lynx
-from lynx_jax.routing.mass_floor import Budget, MassFloor
-from lynx_jax.routing.parse import format_policy, parse_policy
-from lynx_jax.routing.rivals import OEA, CountVote, Prune, XShare
-from lynx_jax.routing.route import lynx_route
-from lynx_jax.routing.stats import (
-  RoutingStats,
-  active_experts,
-  expert_bytes,
-  own_experts,
-  retained_mass,
-  routing_stats,
-  summarize_retained,
+The op and the policies live in `pallas_kernels.lynx_route`, beside the kernels that compute them. This package adds
+what the layers above need: policies as text, statistics of a routing, and the `Route` that a layer with experts calls.
+"""
+
+from lynx_jax.routing.policy_text import format_policy, parse_policy
+from lynx_jax.routing.route import Route, route_by
+from lynx_jax.routing.stats import RoutingStats, routing_stats
+from pallas_kernels.lynx_route import (
+  OEA,
+  Auto,
+  Budget,
+  CountVote,
+  Lynx,
+  MassFloor,
+  Prune,
+  Router,
+  Routing,
+  RoutingPolicy,
+  Scores,
+  TopK,
+  XShare,
+  lynx_route,
+  named_policy,
 )
-from lynx_jax.routing.topk import TopK
 
 __all__ = [
   "OEA",
@@ -26,6 +33,7 @@ __all__ = [
   "Lynx",
   "MassFloor",
   "Prune",
+  "Route",
   "Router",
   "Routing",
   "RoutingPolicy",
@@ -33,13 +41,10 @@ __all__ = [
   "Scores",
   "TopK",
   "XShare",
-  "active_experts",
-  "expert_bytes",
   "format_policy",
   "lynx_route",
-  "own_experts",
+  "named_policy",
   "parse_policy",
-  "retained_mass",
+  "route_by",
   "routing_stats",
-  "summarize_retained",
 ]

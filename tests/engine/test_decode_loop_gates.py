@@ -14,7 +14,7 @@ from pallas_kernels import gates
 pytestmark = pytest.mark.usefixtures("own_errors")
 MOST_LAUNCHES_A_LAYER = 12
 OWN = {
-  "row_matmul", "append_heads", "decode_attention", "join_attention", "select_experts", "expert_hidden", "expert_down",
+  "row_matmul", "append_heads", "decode_attention", "join_attention", "lynx_route", "expert_hidden", "expert_down",
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_every_family_is_one_graph_that_copies_nothing(name: str, changes: dict[
   gates.captured(report)
   gates.no_copy_of(report, min(leaf.size * 2 for leaf in jax.tree.leaves(args[STATE].cache)))
   # The kernels run, and not the plain JAX that stands in for them.
-  assert any(launch.startswith("select_experts") for launch in gates.kernel_launches(report))
+  assert any(launch.startswith("lynx_route") for launch in gates.kernel_launches(report))
 
 
 @pytest.mark.slow
@@ -70,5 +70,5 @@ def test_all_48_layers_of_qwen3_are_one_graph_that_copies_nothing():
   report = compiled("Qwen3-30B-A3B", Lynx(3, 2), "h100")
   # What sampling needs for 16 rows of 151,936 scores; the weights are 61 GB, the cache 1.6 GB.
   assert report.temporary_bytes < 64e6
-  layers = sum(launch.startswith("select_experts") for launch in gates.kernel_launches(report))
+  layers = sum(launch.startswith("lynx_route") for launch in gates.kernel_launches(report))
   assert layers == 48

@@ -10,7 +10,7 @@ from tests.families.test_deepseek_v2 import LITE
 
 # The run-time shape checker takes arrays only, and the weights here are abstract.
 pytestmark = pytest.mark.usefixtures("own_errors")
-OWN = {"row_matmul", "latent_attention", "join_attention", "select_experts", "expert_hidden", "expert_down"}
+OWN = {"row_matmul", "latent_attention", "join_attention", "lynx_route", "expert_hidden", "expert_down"}
 
 
 def compiled(target: str, layers: int) -> gates.Report:

@@ -49,10 +49,11 @@ TRACES = collections.Counter()
 
 
 def both_routings(logits, valid, *, policy, top_k=TOP_K):
-  """The routings of a renormalising and of a mass-keeping router, in one trace."""
+  """The routings of a renormalising and of a mass-keeping router in plain JAX, in one trace."""
   TRACES[policy, top_k, logits.shape, logits.dtype] += 1
   return tuple(
-    lynx_route(logits, top_k, policy=policy, router=router, valid=valid) for router in (RENORMALIZE, KEEP_MASS)
+    lynx_route(logits, top_k, policy=policy, router=router, valid=valid, implementation="reference")
+    for router in (RENORMALIZE, KEEP_MASS)
   )
 
 
@@ -60,9 +61,10 @@ route_both = jax.jit(both_routings, static_argnames=("policy", "top_k"))
 
 
 def routing_by(logits, valid, bias, *, policy, router, top_k):
-  """The routing of any router, `bias` taken where it has one."""
+  """The routing of any router in plain JAX; `bias` is for the router that has one."""
   bias = bias if router.scoring == "sigmoid" and router.groups > 1 else None
-  return lynx_route(logits, top_k, policy=policy, router=router, valid=valid, selection_bias=bias)
+  given = {"policy": policy, "router": router, "valid": valid, "selection_bias": bias}
+  return lynx_route(logits, top_k, implementation="reference", **given)
 
 
 # Compiled without optimisation: tests by this are mostly compilation.

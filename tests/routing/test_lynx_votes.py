@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from lynx_jax.routing import Lynx, TopK
-from lynx_jax.routing.lynx import VOTE_BINS, affinity_bins, pack_digits, popularity_ranks
+from pallas_kernels.lynx_route.lynx import VOTE_BINS, affinity_bins, pack_digits, popularity_ranks
 from tests.routing.routing_cases import logit_batches, normal_logits, route_both, row_masks, some_rows
 
 

@@ -21,7 +21,7 @@ from lynx_jax.routing import Router, lynx_route
 from tests.routing.routing_cases import normal_logits
 
 EXPERTS = 16
-own_routing = jax.jit(lynx_route, static_argnames=("top_k", "router"))
+own_routing = jax.jit(lynx_route, static_argnames=("top_k", "router", "implementation"))
 
 
 def theirs(module, top_k, **fields):
@@ -40,9 +40,10 @@ def dense(ids, weights):
 
 
 def assert_same(logits, top_k, router, ids, weights, bias=None):
-  ours = own_routing(jnp.asarray(logits), top_k=top_k, router=router, selection_bias=bias)
-  np.testing.assert_array_equal(np.sort(ours.ids, axis=1), np.sort(ids, axis=1))
-  np.testing.assert_allclose(dense(ours.ids, ours.weights), dense(ids, weights), rtol=1e-6, atol=1e-8)
+  for name in (None, "reference"):
+    ours = own_routing(jnp.asarray(logits), top_k=top_k, router=router, selection_bias=bias, implementation=name)
+    np.testing.assert_array_equal(np.sort(ours.ids, axis=1), np.sort(ids, axis=1))
+    np.testing.assert_allclose(dense(ours.ids, ours.weights), dense(ids, weights), rtol=1e-6, atol=1e-8)
 
 
 def batches():

@@ -69,9 +69,9 @@ def test_numbers_are_written_short():
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("lnyx:alpha=3,beta=2", r"unknown policy 'lnyx'.*did you mean 'lynx'\?.*topk, auto, lynx, .*budget"),
+    ("lnyx:alpha=3,beta=2", r"unknown policy 'lnyx'.*did you mean 'lynx'\?.*auto, budget, .*topk, xshare"),
     ("TopK", r"unknown policy 'TopK'.*did you mean 'topk'\?"),
-    ("", r"unknown policy ''.*There are: topk"),
+    ("", r"unknown policy ''.*There are: auto"),
     ("lynx:alhpa=3,beta=2", r"unknown field 'alhpa' of policy 'lynx'.*did you mean 'alpha'\?.*alpha, beta"),
     ("topk:k=2", r"unknown field 'k' of policy 'topk'.*There are: none"),
     ("oea:", r"unknown field '' of policy 'oea'.*There are: k0"),

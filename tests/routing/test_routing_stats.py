@@ -2,18 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from lynx_jax.routing import (
-  Routing,
-  active_experts,
-  expert_bytes,
-  lynx_route,
-  own_experts,
-  retained_mass,
-  routing_stats,
-  summarize_retained,
-)
+from lynx_jax.routing import Routing, lynx_route, routing_stats
 
 # Rows of probabilities over four experts; the model's own top 2 is (0, 1), then (2, 3), then (0, 2).
 LOGITS = jnp.log(jnp.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.1, 0.5, 0.3], [0.4, 0.1, 0.4, 0.1]]))
@@ -26,31 +16,21 @@ WITHIN_0_2 = Routing(
 
 
 def test_counts_of_experts():
-  assert own_experts(LOGITS, 2) == 4
-  assert own_experts(LOGITS, 2, jnp.array([True, False, True])) == 3
-  assert active_experts(WITHIN_0_2) == 2
+  assert routing_stats(LOGITS, 2, WITHIN_0_2).own_experts == 4
+  assert routing_stats(LOGITS, 2, WITHIN_0_2, jnp.array([True, False, True])).own_experts == 3
+  assert routing_stats(LOGITS, 2, WITHIN_0_2, VALID).experts == 2
 
 
 def test_substitutes_count_with_their_original_probability():
-  np.testing.assert_allclose(retained_mass(LOGITS, 2, WITHIN_0_2, VALID), [0.6 / 0.8, 0.6 / 0.8, 1], rtol=1e-6)
-  np.testing.assert_allclose(retained_mass(LOGITS, 2, lynx_route(LOGITS, 2)), 1, rtol=1e-6)
+  def retained(routing, valid=None):
+    return routing_stats(LOGITS, 2, routing, valid).retained
+
+  np.testing.assert_allclose(retained(WITHIN_0_2, VALID), [0.6 / 0.8, 0.6 / 0.8, 1], rtol=1e-6)
+  np.testing.assert_allclose(retained(lynx_route(LOGITS, 2)), 1, rtol=1e-6)
   one_each = WITHIN_0_2._replace(ids=WITHIN_0_2.ids[:, :1], weights=WITHIN_0_2.weights[:, :1])
-  np.testing.assert_allclose(retained_mass(LOGITS, 2, one_each, VALID), [0.5 / 0.8, 0.5 / 0.8, 1], rtol=1e-6)
+  np.testing.assert_allclose(retained(one_each, VALID), [0.5 / 0.8, 0.5 / 0.8, 1], rtol=1e-6)
 
 
-def test_mean_and_worst_are_over_valid_rows():
-  retained = jnp.array([0.5, 0.9, 0.1])
-  mean, worst = summarize_retained(retained, VALID)
-  assert float(mean) == pytest.approx(0.7)
-  assert float(worst) == pytest.approx(0.5)
-  assert [float(x) for x in summarize_retained(retained, jnp.zeros(3, bool))] == [1, 1]
-  assert [float(x) for x in summarize_retained(retained)] == pytest.approx([0.5, 0.1])
-
-
-def test_stats_of_one_step():
-  stats = routing_stats(LOGITS, 2, WITHIN_0_2, VALID)
-  assert [float(x) for x in stats] == pytest.approx([4, 2, 0.75, 0.75])
-
-
-def test_bytes_do_not_wrap():
-  assert float(expert_bytes(jnp.int32(8), 352 * 2**20)) == 8 * 352 * 2**20
+def test_experts_without_weight_retain_nothing():
+  halved = WITHIN_0_2._replace(weights=WITHIN_0_2.weights.at[:, 1].set(0.0))
+  np.testing.assert_allclose(routing_stats(LOGITS, 2, halved, VALID).retained, [0.5 / 0.8, 0.5 / 0.8, 1], rtol=1e-6)

@@ -22,7 +22,7 @@ from lynx_jax.models.families.fields import Fields
 from lynx_jax.models.families.mla_fields import latent_decoder, shared_experts
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.routing.base import Router
+from lynx_jax.routing import Router
 
 
 def spec(config: Mapping[str, Any]) -> DecoderSpec:

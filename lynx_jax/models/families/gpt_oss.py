@@ -20,7 +20,7 @@ from lynx_jax.models.families.rope_fields import rope, rope_object
 from lynx_jax.models.families.tensor_names import decoder_rules
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
-from lynx_jax.routing.base import Router
+from lynx_jax.routing import Router
 from pallas_kernels.activations import ClampedSwiGLU
 
 _DEFAULT_ROPE = {

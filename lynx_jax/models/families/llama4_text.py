@@ -25,7 +25,7 @@ from lynx_jax.models.families.tensor_names import decoder_rules, dense
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.rope import RopeSpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
-from lynx_jax.routing.base import Router
+from lynx_jax.routing import Router
 
 _BESIDE_VISION = "language_model."
 _VISION = Ignored(r"(vision_model|multi_modal_projector)\..*", "the vision model, which is not read")

@@ -19,7 +19,7 @@ from lynx_jax.models.families.rope_fields import plain_theta, rope
 from lynx_jax.models.families.tensor_names import decoder_rules, dense, expert_rules
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
-from lynx_jax.routing.base import Router
+from lynx_jax.routing import Router
 
 
 def spec(config: Mapping[str, Any]) -> DecoderSpec:

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pallas_kernels import append_heads, decode_attention, expert_ffn, gates, grouped_matmul, row_matmul, select_experts
+from pallas_kernels import append_heads, decode_attention, expert_ffn, gates, grouped_matmul, lynx_route, row_matmul
 from tests.pallas_kernels import test_append_heads as appending
 from tests.pallas_kernels import test_decode_attention as attending
 from tests.pallas_kernels import test_expert_ffn as experts
 from tests.pallas_kernels import test_grouped_matmul as grouped
+from tests.pallas_kernels import test_lynx_route as routing
+from tests.pallas_kernels import test_lynx_route_routers as routers
 from tests.pallas_kernels import test_row_matmul as products
-from tests.pallas_kernels import test_select_experts as routing
-from tests.pallas_kernels import test_select_experts_routers as routers
 
 F32, BF16, I32 = jnp.float32, jnp.bfloat16, jnp.int32
 
@@ -23,7 +23,7 @@ def of(dtype, *sizes):
 
 
 def with_bias(logits, bias=None, **options):
-  return select_experts(logits, selection_bias=bias, **options)
+  return lynx_route(logits, selection_bias=bias, **options)
 
 
 def programs():
@@ -47,19 +47,19 @@ def programs():
     yield f"grouped_matmul-{rows}x{inner}", grouped_matmul, args
   for rows, inner, columns in products.SIZES:
     yield f"row_matmul-{rows}x{inner}", row_matmul, (of(BF16, rows, inner), of(BF16, columns, inner))
-  for index, (rows, count, top_k, rule, _, router) in enumerate(routing.CASES):
-    if "pallas" in routing.names(rule):
-      fn = functools.partial(select_experts, top_k=top_k, rule=rule, router=router)
-      yield f"select_experts-{index}", fn, (of(F32, rows, count),)
-  for name, rule in (
+  for index, (rows, count, top_k, policy, router) in enumerate(routing.CASES):
+    if "pallas" in routing.names(policy):
+      fn = functools.partial(lynx_route, top_k=top_k, policy=policy, router=router)
+      yield f"lynx_route-{index}", fn, (of(F32, rows, count),)
+  for name, policy in (
     ("DeepSeek-V2", "oea"),
     ("DeepSeek-V3", "auto"),
     ("three groups", "lynx"),
     ("Phi-3.5", "mass_floor"),
   ):
     rows, count, top_k, router, biased = routers.ROUTERS[name]
-    fn = functools.partial(with_bias, top_k=top_k, rule=routers.RULES[rule][0], router=router)
-    yield f"select_experts-{name}-{rule}", fn, (of(F32, rows, count), *[of(F32, count)] * biased)
+    fn = functools.partial(with_bias, top_k=top_k, policy=routers.POLICIES[policy], router=router)
+    yield f"lynx_route-{name}-{policy}", fn, (of(F32, rows, count), *[of(F32, count)] * biased)
 
 
 @pytest.mark.parametrize(("fn", "args"), [pytest.param(fn, args, id=name) for name, fn, args in programs()])

@@ -19,11 +19,11 @@ def union_of_rows(ids_TK: ExpertIds, valid_T: RowMask, num_experts: int) -> Expe
   return jnp.any(chosen_by_row(ids_TK, num_experts) & valid_T[:, None], axis=0)
 
 
-def summed_probs(probs_TE: Float32[Array, "T E"], valid_T: RowMask) -> Int32[Array, "E"]:
-  """Each expert's gate probability summed over valid rows, in fixed point with all the bits T rows leave."""
-  largest_unit = (2**31 - 1) // max(1, probs_TE.shape[0])
+def summed_worth(worth_TE: Float32[Array, "T E"], valid_T: RowMask) -> Int32[Array, "E"]:
+  """Each expert's worth summed over valid rows, in fixed point with all the bits T rows leave."""
+  largest_unit = (2**31 - 1) // max(1, worth_TE.shape[0])
   unit = 1 << (largest_unit.bit_length() - 1)
-  fixed_TE = jnp.round(probs_TE * unit).astype(jnp.int32)
+  fixed_TE = jnp.round(worth_TE * unit).astype(jnp.int32)
   return jnp.sum(jnp.where(valid_T[:, None], fixed_TE, 0), axis=0)
 
 
@@ -36,7 +36,7 @@ def largest(values_E: Int32[Array, "E"], size: int | Int32[Array, ""]) -> Expert
   return jnp.sum(ahead_EE, axis=0, dtype=jnp.int32) < size
 
 
-def grow(keep_E: ExpertMask, size: int, probs_TE: Float32[Array, "T E"], valid_T: RowMask) -> ExpertMask:
-  """`keep_E`, with experts added by descending summed gate probability until it holds `size`."""
-  newcomers_E = jnp.where(keep_E, -1, summed_probs(probs_TE, valid_T))
+def grow(keep_E: ExpertMask, size: int, worth_TE: Float32[Array, "T E"], valid_T: RowMask) -> ExpertMask:
+  """`keep_E`, with experts added by descending summed worth until it holds `size`."""
+  newcomers_E = jnp.where(keep_E, -1, summed_worth(worth_TE, valid_T))
   return keep_E | largest(newcomers_E, size - jnp.sum(keep_E, dtype=jnp.int32))

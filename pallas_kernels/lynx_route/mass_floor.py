@@ -13,15 +13,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int32
 
-from lynx_jax.routing.base import RoutingPolicy, Scores
-from lynx_jax.routing.knobs import positive_number, require_room, whole_number
-from lynx_jax.routing.topk import every_expert
 from pallas_kernels.dims import Array, ExpertMask
+from pallas_kernels.lynx_route.knobs import positive_number, require_room, whole_number
+from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.scores import Scores
+from pallas_kernels.lynx_route.topk import every_expert
 
 # A probability of 1 in the cover's fixed point: sums over a row's experts still fit an int32.
 UNIT = 1 << 30
 
 
+@named_policy("mass_floor")
 @dataclass(frozen=True, slots=True)
 class MassFloor(RoutingPolicy):
   """The smallest set, by greedy cover, in which every valid token keeps `tau` of its own routed mass.
@@ -42,6 +44,7 @@ class MassFloor(RoutingPolicy):
     return greedy_cover(scores, every_expert(scores), self.tau, limit=scores.num_experts)
 
 
+@named_policy("budget")
 @dataclass(frozen=True, slots=True)
 class Budget(RoutingPolicy):
   """Any policy, held to `max_active` experts: a limit on a step's time, which is linear in that number.
@@ -90,7 +93,7 @@ def greedy_cover(scores: Scores, candidates: ExpertMask, tau: float, limit: int 
   to the lowest index. Probabilities are rounded down to fixed point and floors up, so that a row that meets
   its floor here meets it in float32, and the sums of gains do not depend on the order of rows.
   """
-  fixed_TE = jnp.floor(scores.probs * UNIT).astype(jnp.int32)
+  fixed_TE = jnp.floor(scores.worth * UNIT).astype(jnp.int32)
   own_T = jnp.sum(jnp.take_along_axis(fixed_TE, scores.ids, axis=-1), axis=-1)
   slack_T = jnp.floor((1.0 - tau) * own_T.astype(jnp.float32)).astype(jnp.int32)
   floor_T = jnp.where(scores.valid, own_T - slack_T, 0)

@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from lynx_jax.routing.base import RoutingPolicy, Scores
 from pallas_kernels.dims import ExpertMask
+from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.scores import Scores
 
 
 def every_expert(scores: Scores) -> ExpertMask:
@@ -14,6 +15,7 @@ def every_expert(scores: Scores) -> ExpertMask:
   return jnp.ones(scores.num_experts, bool)
 
 
+@named_policy("topk")
 @dataclass(frozen=True, slots=True)
 class TopK(RoutingPolicy):
   """The model's own routing, unchanged."""

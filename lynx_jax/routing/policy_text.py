@@ -9,24 +9,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from lynx_jax.routing.auto import Auto
-from lynx_jax.routing.base import RoutingPolicy
-from lynx_jax.routing.lynx import Lynx
-from lynx_jax.routing.mass_floor import Budget, MassFloor
-from lynx_jax.routing.rivals import OEA, CountVote, Prune, XShare
-from lynx_jax.routing.topk import TopK
-
-POLICIES: dict[str, type[RoutingPolicy]] = {
-  "topk": TopK,
-  "auto": Auto,
-  "lynx": Lynx,
-  "prune": Prune,
-  "count_vote": CountVote,
-  "oea": OEA,
-  "xshare": XShare,
-  "mass_floor": MassFloor,
-  "budget": Budget,
-}
+from pallas_kernels.lynx_route import POLICIES, RoutingPolicy
 
 
 def parse_policy(text: str) -> RoutingPolicy:
@@ -37,7 +20,7 @@ def parse_policy(text: str) -> RoutingPolicy:
   """
   name, colon, knobs_text = (part.strip() for part in text.partition(":"))
   if name not in POLICIES:
-    raise ValueError(f"unknown policy {name!r} in {text!r}{_instead(name, POLICIES)}")
+    raise ValueError(f"unknown policy {name!r} in {text!r}{_instead(name, sorted(POLICIES))}")
   fields = {field.name: field for field in dataclasses.fields(POLICIES[name])}
   knobs: dict[str, Any] = {}
   for assignment in _split_outside_brackets(knobs_text) if colon else ():
@@ -59,7 +42,7 @@ def format_policy(policy: RoutingPolicy) -> str:
   """The text that `parse_policy` reads as `policy`; ValueError for a class that has no name as text."""
   names = {cls: name for name, cls in POLICIES.items()}
   if type(policy) not in names:
-    raise ValueError(f"{policy!r} has no text form; policies that have one: {', '.join(POLICIES)}")
+    raise ValueError(f"{policy!r} has no text form; policies that have one: {', '.join(sorted(POLICIES))}")
   values = ((field.name, getattr(policy, field.name)) for field in dataclasses.fields(type(policy)))
   knobs = ",".join(f"{key}={_format_value(value)}" for key, value in values)
   return f"{names[type(policy)]}:{knobs}" if knobs else names[type(policy)]

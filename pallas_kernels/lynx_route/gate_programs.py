@@ -8,26 +8,27 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.gates.shapes import ModelShape
-from pallas_kernels.select_experts import (
-  AffinityBins,
-  FirstChoices,
+from pallas_kernels.lynx_route import (
+  OEA,
+  Auto,
+  Lynx,
   MassFloor,
-  OwnExperts,
+  Prune,
   Router,
-  Rule,
-  WorthReading,
-  select_experts,
+  RoutingPolicy,
+  TopK,
+  lynx_route,
 )
 
 Program = tuple[Callable[..., Any], tuple[jax.ShapeDtypeStruct, ...]]
 
-RULES: dict[str, Rule] = {
-  "topk": OwnExperts(),
-  "prune": OwnExperts(1),
-  "oea": FirstChoices(2),
-  "lynx": AffinityBins(3.0, 2),
+POLICIES: dict[str, RoutingPolicy] = {
+  "topk": TopK(),
+  "prune": Prune(1),
+  "oea": OEA(2),
+  "lynx": Lynx(3, 2),
   "mass_floor": MassFloor(0.7),
-  "auto": WorthReading(0.5),
+  "auto": Auto(),
 }
 
 # Rows, experts, experts a row, the router, whether it has a selection bias.
@@ -43,36 +44,32 @@ ROUTERS: dict[str, tuple[int, int, int, Router, bool]] = {
 
 
 def programs(shape: ModelShape) -> dict[str, Program]:
-  """Each rule over 16 rows and over 64; greedy ones over 16 alone, which is what a block holds of any model."""
+  """Each policy over 16 rows and over 64; the greedy ones over 16 alone, which a block holds for any model."""
   return {
-    f"{name}, T={rows}": routing(rows, shape.experts, shape.top_k, rule, Router(renormalize=shape.renormalize))
+    f"{name}, T={rows}": routing(rows, shape.experts, shape.top_k, policy, Router(renormalize=shape.renormalize))
     for rows in (16, 64)
-    for name, rule in RULES.items()
+    for name, policy in POLICIES.items()
     if rows == 16 or name not in ("mass_floor", "auto")
   }
 
 
-def programs_of_router(model: str, rules: tuple[str, ...]) -> dict[str, Program]:
-  """Rules under a router that is more than a softmax, over as many rows as the table says."""
+def programs_of_router(model: str, policies: tuple[str, ...]) -> dict[str, Program]:
+  """The named policies under a router that is more than a softmax, over the rows of the table."""
   rows, experts, top_k, router, biased = ROUTERS[model]
-  return {f"{name}, T={rows}": routing(rows, experts, top_k, RULES[name], router, biased=biased) for name in rules}
+  return {
+    f"{name}, T={rows}": routing(rows, experts, top_k, POLICIES[name], router, biased=biased) for name in policies
+  }
 
 
 def routing(
-  rows: int,
-  experts: int,
-  top_k: int,
-  rule: Rule,
-  router: Router,
-  *,
-  biased: bool = False,
+  rows: int, experts: int, top_k: int, policy: RoutingPolicy, router: Router, *, biased: bool = False
 ) -> Program:
-  """Routing of so many rows over so many experts, with rows that do not count."""
-  fn = functools.partial(_route, top_k=top_k, rule=rule, router=router)
+  """Routing of `rows` rows over `experts` experts, some rows invalid, with the rows grouped by expert."""
+  fn = functools.partial(_route, top_k=top_k, policy=policy, router=router)
   args = (jax.ShapeDtypeStruct((rows, experts), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.bool_))
   return fn, (*args, jax.ShapeDtypeStruct((experts,), jnp.float32)) if biased else args
 
 
-def _route(logits: Any, valid: Any, bias: Any = None, *, top_k: int, rule: Rule, router: Router) -> Any:
-  chosen = select_experts(logits, top_k, rule=rule, router=router, selection_bias=bias, valid=valid)
+def _route(logits: Any, valid: Any, bias: Any = None, *, top_k: int, policy: RoutingPolicy, router: Router) -> Any:
+  chosen = lynx_route(logits, top_k, policy=policy, router=router, selection_bias=bias, valid=valid, tiles=True)
   return chosen.ids, chosen.weights, chosen.tiles

@@ -5,13 +5,15 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from lynx_jax.routing.base import RoutingPolicy, Scores
-from lynx_jax.routing.expert_sets import chosen_by_row, grow, largest, union_of_rows
-from lynx_jax.routing.knobs import require_room, whole_number
-from lynx_jax.routing.topk import every_expert
 from pallas_kernels.dims import ExpertMask
+from pallas_kernels.lynx_route.expert_sets import chosen_by_row, grow, largest, union_of_rows
+from pallas_kernels.lynx_route.knobs import require_room, whole_number
+from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.scores import Scores
+from pallas_kernels.lynx_route.topk import every_expert
 
 
+@named_policy("prune")
 @dataclass(frozen=True, slots=True)
 class Prune(RoutingPolicy):
   """Every token runs only its top k0 experts: the baseline that ignores the batch.
@@ -39,6 +41,7 @@ class Prune(RoutingPolicy):
     return every_expert(scores)
 
 
+@named_policy("count_vote")
 @dataclass(frozen=True, slots=True)
 class CountVote(RoutingPolicy):
   """Keep the experts that most tokens choose (arXiv 2411.08982v1). May drop one that is vital to a token.
@@ -64,6 +67,7 @@ class CountVote(RoutingPolicy):
     return largest(jnp.sum(chosen_TE, axis=0, dtype=jnp.int32), self.keep)
 
 
+@named_policy("oea")
 @dataclass(frozen=True, slots=True)
 class OEA(RoutingPolicy):
   """Opportunistic expert activation: keep every token's top k0 experts, let the rest ride along.
@@ -85,6 +89,7 @@ class OEA(RoutingPolicy):
     return union_of_rows(scores.ids[:, : self.k0], scores.valid, scores.num_experts)
 
 
+@named_policy("xshare")
 @dataclass(frozen=True, slots=True)
 class XShare(RoutingPolicy):
   """Protect every token's top k0, then fill a budget by summed gate probability (arXiv 2602.07265).
@@ -111,4 +116,4 @@ class XShare(RoutingPolicy):
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The protected experts, and the next by gate probability summed over valid rows."""
     protected = union_of_rows(scores.ids[:, : self.k0], scores.valid, scores.num_experts)
-    return grow(protected, self.budget, scores.probs, scores.valid)
+    return grow(protected, self.budget, scores.worth, scores.valid)

@@ -1,4 +1,4 @@
-"""`select_experts` under every router that is more than a softmax: each implementation is `lynx_route`."""
+"""`lynx_route` under every router that is more than a softmax: each implementation agrees with plain JAX."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,19 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lynx_jax.routing import OEA, Auto, Budget, Lynx, Prune, TopK
-from lynx_jax.routing import MassFloor as MassFloorPolicy
-from pallas_kernels import select_experts
-from pallas_kernels.select_experts import (
-  AffinityBins,
-  FirstChoices,
-  Limited,
-  MassFloor,
-  OwnExperts,
-  Router,
-  WorthReading,
-)
-from tests.pallas_kernels.test_select_experts import IMPLEMENTATIONS, batches, check, choose, names_here
+from pallas_kernels import lynx_route
+from pallas_kernels.lynx_route import OEA, Auto, Budget, Lynx, MassFloor, Prune, Router, TopK
+from tests.pallas_kernels.test_lynx_route import IMPLEMENTATIONS, batches, check, choose, names_here
 
 # Rows, experts, experts a row, the router, whether it has a selection bias. Groups are not always a power of two, nor
 # are the experts of one; 70 rows are more than one block.
@@ -36,17 +26,17 @@ ROUTERS = {
   "scaled softmax": (7, 6, 3, Router(scale=0.5), False),
   "more than a block": (70, 100, 5, Router("sigmoid", groups=5, groups_kept=2, group_score="top2_sum"), True),
 }
-RULES = {
-  "topk": (OwnExperts(), TopK()),
-  "prune": (OwnExperts(1), Prune(1)),
-  "lynx": (AffinityBins(3.0, 2), Lynx(3, 2)),
-  "lynx without a lowest bin": (AffinityBins(1.0, None), Lynx(1, None)),
-  "oea": (FirstChoices(1), OEA(1)),
-  "mass_floor": (MassFloor(0.7), MassFloorPolicy(0.7)),
-  "auto": (WorthReading(0.5), Auto()),
-  "budget": (Limited(OwnExperts(), 7), Budget(TopK(), 7)),
+POLICIES = {
+  "topk": TopK(),
+  "prune": Prune(1),
+  "lynx": Lynx(3, 2),
+  "lynx without a lowest bin": Lynx(1, None),
+  "oea": OEA(1),
+  "mass_floor": MassFloor(0.7),
+  "auto": Auto(),
+  "budget": Budget(TopK(), 7),
 }
-# Each rule meets each kind of router; not every pair, as a test is mostly compilation.
+# Each policy meets each kind of router; not every pair, as a test is mostly compilation.
 CASES = {
   "sigmoid": ("topk", "prune", "auto"),
   "sigmoid, biased": ("lynx",),
@@ -63,22 +53,22 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("name", "rule"), [(name, rule) for name, rules in CASES.items() for rule in rules])
+@pytest.mark.parametrize(("name", "policy"), [(name, policy) for name, of in CASES.items() for policy in of])
 @given(data=st.data())
 @settings(max_examples=8)
-def test_equals_lynx_route(name, rule, data):
+def test_equals_plain_jax(name, policy, data):
   rows, experts, top_k, router, biased = ROUTERS[name]
   logits, valid = data.draw(batches(rows, experts))
   if router.scoring == "sparsemixer":
     # It looks at experts within 2 % of each other: some are, far from zero.
     logits += np.float32(data.draw(st.sampled_from([0, 40])))
   bias = np.random.default_rng(experts).normal(0, 0.3, experts).astype(np.float32).round(2) if biased else None
-  greedy = router.scoring == "sigmoid" and rule in ("mass_floor", "auto", "budget")
-  for implementation in names_here(RULES[rule][0]):
+  greedy = router.scoring == "sigmoid" and policy in ("mass_floor", "auto", "budget")
+  for implementation in names_here(POLICIES[policy]):
     # Gates of 1 but for the last bit make greedy choices ties but for that, and native exponentials are not XLA's:
     # there the test below judges.
     scores = logits * np.float32(0.1) if greedy and implementation == "cpu" else logits
-    check(implementation, (rows, experts, top_k, *RULES[rule], router), scores, valid, bias)
+    check(implementation, (rows, experts, top_k, POLICIES[policy], router), scores, valid, bias)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -86,9 +76,8 @@ def test_equals_lynx_route(name, rule, data):
 @settings(max_examples=12)
 def test_what_is_left_out_was_not_worth_its_price_where_gates_saturate(implementation, data):
   logits, valid = data.draw(batches(9, 12))
-  rule, router = WorthReading(0.5), Router("sigmoid")
-  given = {"rule": rule, "router": router, "valid": jnp.asarray(valid)}
-  active = np.asarray(choose(logits, 3, implementation=implementation, **given).active)
+  given = {"policy": Auto(), "router": Router("sigmoid"), "valid": jnp.asarray(valid)}
+  active = np.asarray(choose(jnp.asarray(logits), 3, implementation=implementation, **given).active)
   gates = np.exp(-np.logaddexp(0.0, -np.clip(logits[valid].astype(np.float64), -80, 80)))
   own = np.argsort(-gates, axis=1, kind="stable")[:, :3]
   weights = gates / np.take_along_axis(gates, own, axis=1).sum(axis=1, keepdims=True)
@@ -106,45 +95,46 @@ def test_what_is_left_out_was_not_worth_its_price_where_gates_saturate(implement
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_sigmoids_that_nearly_vanish_weigh_what_the_model_says(implementation):
   logits = np.float32([[-46.0, -47.0, -60.0, -80.0], [-500.0] * 4, [1.0, 0.0, -1.0, -2.0]])
-  for rule in ("topk", "prune", "lynx"):
-    check(implementation, (3, 4, 2, *RULES[rule], Router("sigmoid")), logits, np.ones(3, bool))
+  for policy in ("topk", "prune", "lynx"):
+    check(implementation, (3, 4, 2, POLICIES[policy], Router("sigmoid")), logits, np.ones(3, bool))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_experts_of_other_groups_only_fill_a_row(implementation):
   # The first row's group is (0, 1), the others' is (4, 5): kept are 0 and 5, so 5, of another group, fills a row.
   logits = np.float32([[9, 1, 3, 2, 7, 8, 0, 0]] + [[0, 0, 0, 0, 8, 9, 0, 0]] * 3)
-  chosen = select_experts(
-    jnp.asarray(logits), 2, rule=FirstChoices(1), router=Router(groups=4, groups_kept=1), implementation=implementation
-  )
+  router = Router(groups=4, groups_kept=1)
+  chosen = lynx_route(jnp.asarray(logits), 2, policy=OEA(1), router=router, implementation=implementation)
   assert chosen.ids[0].tolist() == [0, 5]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("rule", ["topk", "oea"])
-def test_masked_experts_of_own_groups(implementation, rule):
+@pytest.mark.parametrize("policy", ["topk", "oea"])
+def test_masked_experts_of_own_groups(implementation, policy):
   logits = np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
   logits[:, :5] = -np.inf
   router = Router(groups=3, groups_kept=1)
   logits[:2, 3] = 20.0
-  check(implementation, (6, 12, 3, *RULES[rule], router), logits, np.ones(6, bool))
+  check(implementation, (6, 12, 3, POLICIES[policy], router), logits, np.ones(6, bool))
 
 
 def test_routers_that_cannot_be_are_named():
   with pytest.raises(ValueError, match=r"Router.groups = 3 does not cut 8 experts into groups"):
-    select_experts(jnp.zeros((2, 8)), 2, router=Router(groups=3))
-  with pytest.raises(ValueError, match=r"top_k is 3: give a number from 1 to the experts that a row may use, 2"):
-    select_experts(jnp.zeros((2, 8)), 3, router=Router(groups=4))
+    lynx_route(jnp.zeros((2, 8)), 2, router=Router(groups=3))
+  with pytest.raises(
+    ValueError, match=r"groups_kept = 1 leaves a token 2 of 8 experts, and it runs top_k = 3; keep more"
+  ):
+    lynx_route(jnp.zeros((2, 8)), 3, router=Router(groups=4))
   with pytest.raises(ValueError, match="selection_bias goes with sigmoid gates"):
-    select_experts(jnp.zeros((2, 8)), 2, selection_bias=jnp.zeros(8))
+    lynx_route(jnp.zeros((2, 8)), 2, selection_bias=jnp.zeros(8))
   with pytest.raises(ValueError, match=r"Router.scoring = 'tanh' is not supported"):
     Router("tanh")
-  with pytest.raises(ValueError, match=r"Router.groups_kept = 3: give a number from 1 to groups = 2"):
+  with pytest.raises(ValueError, match=r"Router.groups_kept = 3 is more than Router.groups = 2"):
     Router(groups=2, groups_kept=3)
-  with pytest.raises(ValueError, match="sparsemixer has weights of its own and no groups"):
+  with pytest.raises(ValueError, match="'sparsemixer' has weights of its own and no groups"):
     Router("sparsemixer")
 
 
 def test_groups_that_take_too_many_places_are_named():
   with pytest.raises(NotImplementedError, match=r"not 4 and 495 in 33 groups, which take the place of 1024"):
-    select_experts(jnp.zeros((4, 495)), 2, router=Router(groups=33), implementation="pallas")
+    lynx_route(jnp.zeros((4, 495)), 2, router=Router(groups=33), implementation="pallas")

@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32, Int32
 
-from lynx_jax.routing.base import RoutingPolicy, Scores
-from lynx_jax.routing.expert_sets import chosen_by_row, union_of_rows
-from lynx_jax.routing.knobs import positive_number
 from pallas_kernels.dims import Array, ExpertMask
+from pallas_kernels.lynx_route.expert_sets import chosen_by_row, union_of_rows
+from pallas_kernels.lynx_route.knobs import positive_number
+from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.scores import Scores
 
 
+@named_policy("auto")
 @dataclass(frozen=True, slots=True)
 class Auto(RoutingPolicy):
   """Reads an expert only if it saves the batch at least `share` of what an expert of its own routing saves on average.
@@ -61,9 +63,9 @@ def worthwhile(scores: Scores, share: float, own_experts: Int32[Array, ""]) -> E
 
   Savings are rounded to fixed point before they are summed over rows, so that no order of rows changes the set.
   """
-  rows, experts = scores.probs.shape
+  rows, experts = scores.worth.shape
   own_TE = chosen_by_row(scores.ids, experts)
-  weight_TE = jnp.where(scores.valid[:, None], scores.probs / scores.own_mass[:, None], 0.0)
+  weight_TE = jnp.where(scores.valid[:, None], scores.worth / scores.own_mass[:, None], 0.0)
   squared_TE = jnp.where(own_TE, jnp.square(weight_TE), 0.0)
   # A row saves at most 2, and the sum over rows fits an int32.
   unit = float(1 << (29 - (rows - 1).bit_length()))

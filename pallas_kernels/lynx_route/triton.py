@@ -15,8 +15,14 @@ from jax.experimental.pallas import triton as plgpu
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE
 from pallas_kernels.expert_ffn.tiles import Tiles, most_tiles
 from pallas_kernels.gpu.pallas_call import call
-from pallas_kernels.select_experts.router import Router
-from pallas_kernels.select_experts.rows import (
+from pallas_kernels.lynx_route.arguments import RouteArrays
+from pallas_kernels.lynx_route.auto import Auto
+from pallas_kernels.lynx_route.lynx import Lynx, counted_bins, lowest_bin
+from pallas_kernels.lynx_route.mass_floor import MassFloor
+from pallas_kernels.lynx_route.policy import Routing, RoutingPolicy
+from pallas_kernels.lynx_route.rivals import OEA, Prune
+from pallas_kernels.lynx_route.router import Router
+from pallas_kernels.lynx_route.rows import (
   LARGEST,
   Batch,
   Rows,
@@ -30,48 +36,42 @@ from pallas_kernels.select_experts.rows import (
   weights,
   worths,
 )
-from pallas_kernels.select_experts.rules import (
-  VOTE_BINS,
-  AffinityBins,
-  FirstChoices,
-  Limited,
-  MassFloor,
-  OwnExperts,
-  Rule,
-  WorthReading,
-  experts_run,
-)
+from pallas_kernels.lynx_route.topk import TopK
 
 MOST_ROWS, MOST_EXPERTS = 256, 512
+_POLICIES = (TopK, Prune, OEA, Lynx, MassFloor, Auto)
+# Policies that add experts one by one, and need all rows in registers at once.
+_GREEDY = (MassFloor, Auto)
 # A probability of 1 in the cover's fixed point: sums over a row's experts still fit an int32.
 _UNIT = 1 << 30
 
 
-def objection(logits, valid, selection_bias=None, *, top_k: int, rule: Rule, router: Router) -> str | None:
+def objection(arrays: RouteArrays, *, policy: RoutingPolicy, router: Router, **options: object) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
-  rows, experts = logits.shape
-  if isinstance(rule, Limited):
-    return f"it has no code for a limited set, {rule}"
+  rows, experts = arrays.logits.shape
+  # By exact type: a user's subclass may choose another keep set.
+  if type(policy) not in _POLICIES:
+    return f"it has no code for the policy {policy}"
   padded = padded_experts(experts, router.groups)
   if rows > MOST_ROWS or padded > MOST_EXPERTS:
     cut = "" if router.groups == 1 else f" in {router.groups} groups, which take the place of {padded}"
     return f"it takes at most {MOST_ROWS} rows and {MOST_EXPERTS} experts, not {rows} and {experts}{cut}"
-  if isinstance(rule, MassFloor | WorthReading) and _row_block(rows, padded, rule, router) < rows:
-    return f"a greedy rule takes at most {_row_block(rows, padded, rule, router)} rows of {experts} experts, not {rows}"
+  if isinstance(policy, _GREEDY) and (most := _row_block(rows, padded, policy, router)) < rows:
+    return f"a greedy policy takes at most {most} rows of {experts} experts, not {rows}"
   return None
 
 
-def _cut(padded: int, rule: Rule, router: Router) -> tuple[int, int]:
-  """Scores of a block of rows and of one warp, such that nothing spills at released models' sizes."""
-  if router.scoring == "sigmoid" and router.groups == 1 and not isinstance(rule, MassFloor | WorthReading):
+def _cut(padded: int, policy: RoutingPolicy, router: Router) -> tuple[int, int]:
+  """Scores per block and per warp, chosen so that no released model's size spills registers."""
+  if router.scoring == "sigmoid" and router.groups == 1 and not isinstance(policy, _GREEDY):
     return 2048, 128
-  if isinstance(rule, OwnExperts) and router.groups == 1:
+  if not policy.batch_aware and router.groups == 1:
     return (1024, 128) if padded <= 32 else (2048, 128) if padded < 256 else (4096, 512)
   return 4096, 256
 
 
-def _row_block(rows: int, padded: int, rule: Rule, router: Router) -> int:
-  return min(pl.next_power_of_2(rows), max(1, _cut(padded, rule, router)[0] // padded))
+def _row_block(rows: int, padded: int, policy: RoutingPolicy, router: Router) -> int:
+  return min(pl.next_power_of_2(rows), max(1, _cut(padded, policy, router)[0] // padded))
 
 
 def _warps(rows: int, padded: int, scores: int) -> int:
@@ -79,30 +79,24 @@ def _warps(rows: int, padded: int, scores: int) -> int:
   return max(1, min(16, max(rows * padded // scores, min(rows, 1024 // padded))))
 
 
-def select_experts_triton(
-  logits: jax.Array,
-  valid: jax.Array,
-  selection_bias: jax.Array | None = None,
-  *,
-  top_k: int,
-  rule: Rule,
-  router: Router,
-) -> tuple[jax.Array, jax.Array, jax.Array, Tiles]:
-  """`select_experts` in one launch."""
-  (rows, experts), run = logits.shape, experts_run(rule, top_k)
-  tiles = most_tiles(rows * run, rows, experts, DECODE_TILE)
+def lynx_route_triton(
+  arrays: RouteArrays, *, top_k: int, policy: RoutingPolicy, router: Router, tiles: bool
+) -> Routing:
+  """`lynx_route` in one launch, which groups the rows by expert as well."""
+  (rows, experts), run = arrays.logits.shape, policy.experts_per_token(top_k)
+  most = most_tiles(rows * run, rows, experts, DECODE_TILE)
   padded = padded_experts(experts, router.groups)
   batch = Batch(
     rows=rows,
     experts=experts,
     groups=router.groups,
-    biased=selection_bias is not None,
-    block=_row_block(rows, padded, rule, router),
+    biased=arrays.selection_bias is not None,
+    block=_row_block(rows, padded, policy, router),
   )
-  inputs = (logits, valid) if selection_bias is None else (logits, valid, selection_bias)
+  inputs = [array for array in arrays if array is not None]
   shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
   ids, weights, active, in_use, expert, slot = call(
-    functools.partial(_kernel, inputs=len(inputs), batch=batch, top_k=top_k, rule=rule, router=router),
+    functools.partial(_kernel, inputs=len(inputs), batch=batch, top_k=top_k, policy=policy, router=router),
     *inputs,
     grid=(1,),
     out_shape=[
@@ -110,22 +104,22 @@ def select_experts_triton(
       jax.ShapeDtypeStruct((rows, run), jnp.float32),
       shape((experts,)),
       shape((1,)),
-      shape((tiles,)),
-      shape((tiles, DECODE_TILE)),
+      shape((most,)),
+      shape((most, DECODE_TILE)),
     ],
-    name="select_experts",
-    num_warps=_warps(batch.block, padded, _cut(padded, rule, router)[1]),
+    name="lynx_route",
+    num_warps=_warps(batch.block, padded, _cut(padded, policy, router)[1]),
   )
-  return ids, weights, active != 0, Tiles(in_use.reshape(()), expert, slot)
+  return Routing(ids, weights, active != 0, Tiles(in_use.reshape(()), expert, slot) if tiles else None)
 
 
-def _kernel(*refs, inputs: int, batch: Batch, top_k: int, rule: Rule, router: Router):
+def _kernel(*refs, inputs: int, batch: Batch, top_k: int, policy: RoutingPolicy, router: Router):
   logits_ref, valid_ref, bias_ref = (*refs[:inputs], None)[:3]
   ids_ref, weights_ref, active_ref, in_use_ref, expert_ref, slot_ref = refs[inputs:]
-  expert, run = batch.expert(), experts_run(rule, top_k)
+  expert, run = batch.expert(), policy.experts_per_token(top_k)
   read_block = functools.partial(read, batch, router, logits_ref, valid_ref, bias_ref)
-  kept = _kept(batch, read_block, top_k, rule, router)
-  weigh = functools.partial(weights, run=run, top_k=top_k, alone=isinstance(rule, OwnExperts))
+  kept = _kept(batch, read_block, top_k, policy, router)
+  weigh = functools.partial(weights, run=run, top_k=top_k, alone=not policy.batch_aware)
 
   def choose(block: Any) -> tuple[Rows, jax.Array]:
     rows = read_block(block)
@@ -184,12 +178,14 @@ def _size(experts: jax.Array) -> jax.Array:
   return jnp.sum(experts.astype(jnp.int32))
 
 
-def _kept(batch: Batch, read: Callable[[Any], Rows], top_k: int, rule: Rule, router: Router) -> jax.Array | None:
+def _kept(
+  batch: Batch, read: Callable[[Any], Rows], top_k: int, policy: RoutingPolicy, router: Router
+) -> jax.Array | None:
   """The experts [E] that rows may use; None is every expert.
 
   A set that is no smaller than what the rows' own best touch gives way to every expert.
   """
-  if isinstance(rule, OwnExperts):
+  if not policy.batch_aware:
     return None
   none = jnp.zeros((batch.padded,), jnp.int32)
 
@@ -198,39 +194,35 @@ def _kept(batch: Batch, read: Callable[[Any], Rows], top_k: int, rule: Rule, rou
     return counts + rows_with(rows, own_places(rows, top_k) < top_k)
 
   own = batch.each(count_own, none) > 0
-  if isinstance(rule, AffinityBins):
-    kept = _kept_by_bins(batch, read, top_k, rule, router)
-  elif isinstance(rule, FirstChoices):
+  if isinstance(policy, Lynx):
+    kept = _kept_by_bins(batch, read, top_k, policy, router)
+  elif isinstance(policy, OEA):
 
     def count_first(block: Any, counts: jax.Array) -> jax.Array:
       rows = read(block)
-      return counts + rows_with(rows, own_places(rows, top_k) < min(rule.k0, top_k))
+      return counts + rows_with(rows, own_places(rows, top_k) < min(policy.k0, top_k))
 
     kept = _filled(batch, read, batch.each(count_first, none) > 0, top_k, router)
   else:
     rows = read(0)
     of_row = own_places(rows, top_k) < top_k
-    if isinstance(rule, WorthReading):
-      greedy = _worth_reading(batch, rows, of_row, _size(own), top_k, rule.share, router)
-    elif isinstance(rule, MassFloor):
-      greedy = _cover(batch, rows, of_row, top_k, rule.tau, router)
+    if isinstance(policy, Auto):
+      greedy = _worth_reading(batch, rows, of_row, _size(own), top_k, policy.share, router)
+    elif isinstance(policy, MassFloor):
+      greedy = _cover(batch, rows, of_row, top_k, policy.tau, router)
     else:
-      raise NotImplementedError(f"there is no kernel for {rule}")
+      raise NotImplementedError(f"there is no kernel for {policy}")
     kept = _filled(batch, read, greedy, top_k, router)
   return kept | ((_size(kept) >= _size(own)) & (batch.expert() < batch.experts))
 
 
-def _kept_by_bins(
-  batch: Batch, read: Callable[[Any], Rows], top_k: int, rule: AffinityBins, router: Router
-) -> jax.Array:
+def _kept_by_bins(batch: Batch, read: Callable[[Any], Rows], top_k: int, policy: Lynx, router: Router) -> jax.Array:
   """Every valid row's best experts by bin, then by the batch's votes, compared as counts of rows a bin.
 
   Counts compared in the order of the bins rank experts as their votes, the sums of B**bin, do: what one row adds in
   a bin outweighs all that B rows can add below it. As digits they are packed into few integers.
   """
-  lowest = 2**24 // batch.experts - 1
-  lowest = lowest if rule.beta is None else min(rule.beta, lowest)
-  digits = (VOTE_BINS if rule.beta is None else min(VOTE_BINS, rule.beta + 1)) - 1
+  lowest, digits = lowest_bin(policy.beta, batch.experts), counted_bins(policy.beta)
   base = batch.rows + 1
   per_word = 1
   while base ** (per_word + 1) <= 2**31:
@@ -239,7 +231,7 @@ def _kept_by_bins(
   def bins(rows: Rows) -> jax.Array:
     scores = affinity(batch, rows, router)
     below = jnp.maximum(scores - jnp.max(scores, axis=1)[:, None], -2.0 * LARGEST)
-    bins = jnp.maximum(jnp.ceil(rule.alpha * below), -float(lowest)).astype(jnp.int32)
+    bins = jnp.maximum(jnp.ceil(policy.alpha * below), -float(lowest)).astype(jnp.int32)
     # What a row may not choose lies below its lowest bin, and votes as that.
     return jnp.where(scores <= -LARGEST, -lowest - 1, bins)
 

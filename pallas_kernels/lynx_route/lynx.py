@@ -13,14 +13,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int32
 
-from lynx_jax.routing.base import LOWEST, RoutingPolicy, Scores
-from lynx_jax.routing.expert_sets import union_of_rows
-from lynx_jax.routing.knobs import positive_number, whole_number
 from pallas_kernels.dims import Array, ExpertMask, RowMask
+from pallas_kernels.lynx_route.expert_sets import union_of_rows
+from pallas_kernels.lynx_route.knobs import positive_number, whole_number
+from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.scores import LOWEST, Scores
 
+# Bins from -31 down cast the same vote.
 VOTE_BINS = 32
 
 
+@named_policy("lynx")
 @dataclass(frozen=True, slots=True)
 class Lynx(RoutingPolicy):
   """Affinity binning with the published knobs, one pair per model, the same in every layer.
@@ -50,12 +53,22 @@ class Lynx(RoutingPolicy):
     """The union over valid rows of the top k experts by bin, then popularity, then lowest index."""
     num_experts = scores.num_experts
     bins_TE = affinity_bins(scores.logits, self.alpha, self.beta)
-    depth = VOTE_BINS if self.beta is None else min(VOTE_BINS, self.beta + 1)
-    rank_E = popularity_ranks(bins_TE, scores.valid, depth)
+    rank_E = popularity_ranks(bins_TE, scores.valid, counted_bins(self.beta) + 1)
     # float32 because top_k of integers is a full sort on a CPU; affinity_bins keeps the keys exact in it.
     keys_TE = bins_TE * num_experts + rank_E.astype(jnp.float32)[None, :]
     _, ids_TK = jax.lax.top_k(keys_TE, scores.experts_per_token)
     return union_of_rows(ids_TK, scores.valid, num_experts)
+
+
+def lowest_bin(beta: int | None, experts: int) -> int:
+  """How far down bins reach, such that a bin times E plus a rank below E is exact in float32."""
+  deepest = 2**24 // experts - 1
+  return deepest if beta is None else min(beta, deepest)
+
+
+def counted_bins(beta: int | None) -> int:
+  """How many bins, from the best on, have their votes counted: all but the last, which follows from the others."""
+  return (VOTE_BINS if beta is None else min(VOTE_BINS, beta + 1)) - 1
 
 
 def affinity_bins(logits_TE: Float32[Array, "T E"], alpha: float | int, beta: int | None) -> Float32[Array, "T E"]:
@@ -65,8 +78,7 @@ def affinity_bins(logits_TE: Float32[Array, "T E"], alpha: float | int, beta: in
   vote counts as the lowest bin's. Bins are whole numbers b with |b| * E <= 2**24, so that b * E plus a rank below E is
   exact in float32.
   """
-  lowest = 2**24 // logits_TE.shape[1] - 1
-  lowest = lowest if beta is None else min(beta, lowest)
+  lowest = lowest_bin(beta, logits_TE.shape[1])
   below_top_TE = logits_TE - jnp.max(logits_TE, axis=-1, keepdims=True)
   bins_TE = jnp.maximum(jnp.ceil(alpha * below_top_TE), -float(lowest))
   return jnp.where(logits_TE <= LOWEST, -float(lowest + 1), bins_TE)

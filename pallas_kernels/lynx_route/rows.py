@@ -11,16 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.select_experts.router import SIGMOID_GUARD, SPARSEMIXER_EPS, Router
+from pallas_kernels.lynx_route.router import SIGMOID_GUARD, SPARSEMIXER_EPS, Router
+from pallas_kernels.lynx_route.scores import LARGEST_GATE, LOWEST, SMALLEST_GATE
 
-LARGEST = float(np.finfo(np.float32).max) / 2
+LARGEST = -LOWEST
 LEAST_INT = -(2**31)
-_SMALLEST = float(np.finfo(np.float32).tiny)
-_BELOW_ONE = 1.0 - 2.0**-24
 
 
 def padded_experts(experts: int, groups: int) -> int:
@@ -185,7 +183,7 @@ def affinity(batch: Batch, rows: Rows, router: Router) -> jax.Array:
   if rows.bias is not None:
     first = batch.place()[None, :] == jnp.argmax(rows.own, axis=1)[:, None]
     shift = jnp.sum(jnp.where(first, rows.bias[None, :], 0.0), axis=1)
-    inside = jnp.minimum(jnp.maximum(rows.own - shift[:, None], _SMALLEST), _BELOW_ONE)
+    inside = jnp.minimum(jnp.maximum(rows.own - shift[:, None], SMALLEST_GATE), LARGEST_GATE)
     return jnp.where(rows.own == -jnp.inf, -LARGEST, jnp.log(inside) - jnp.log1p(-inside))
   return rows.logits if router.groups == 1 else jnp.where(rows.own == -jnp.inf, -LARGEST, rows.logits)
 

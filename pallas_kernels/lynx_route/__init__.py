@@ -1,0 +1,130 @@
+"""Routing: which experts the rows of a decode batch run, by the model's router and a policy, and with what weights."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
+from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
+from pallas_kernels.lynx_route.arguments import RouteArrays, check_arguments
+from pallas_kernels.lynx_route.auto import Auto
+from pallas_kernels.lynx_route.cpu import cpu_objection, lynx_route_cpu
+from pallas_kernels.lynx_route.lynx import Lynx
+from pallas_kernels.lynx_route.mass_floor import Budget, MassFloor
+from pallas_kernels.lynx_route.policy import POLICIES, Routing, RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.remap import lynx_route_reference
+from pallas_kernels.lynx_route.rivals import OEA, CountVote, Prune, XShare
+from pallas_kernels.lynx_route.router import Router
+from pallas_kernels.lynx_route.scores import Scores, score_rows
+from pallas_kernels.lynx_route.topk import TopK
+from pallas_kernels.lynx_route.triton import lynx_route_triton, objection
+
+__all__ = [
+  "LYNX_ROUTE",
+  "OEA",
+  "POLICIES",
+  "Auto",
+  "Budget",
+  "CountVote",
+  "Lynx",
+  "MassFloor",
+  "Prune",
+  "Router",
+  "Routing",
+  "RoutingPolicy",
+  "Scores",
+  "TopK",
+  "XShare",
+  "lynx_route",
+  "named_policy",
+  "score_rows",
+]
+
+LYNX_ROUTE = Op(
+  "lynx_route",
+  (
+    Implementation("pallas", lynx_route_triton, "the whole of routing in one kernel", (GPU,), objection),
+    Implementation(
+      "cpu",
+      lynx_route_cpu,
+      "the whole of routing in one native call",
+      (CPU,),
+      cpu_objection,
+      unavailable=unavailable,
+    ),
+    Implementation("reference", lynx_route_reference, "any policy, in plain JAX"),
+  ),
+)
+
+_RENORMALIZING_SOFTMAX = Router()
+
+
+def lynx_route(
+  logits: RouterLogits,
+  top_k: int,
+  *,
+  policy: RoutingPolicy | None = None,
+  router: Router = _RENORMALIZING_SOFTMAX,
+  valid: RowMask | None = None,
+  selection_bias: SelectionBias | None = None,
+  tiles: bool = False,
+  implementation: str | None = None,
+) -> Routing:
+  """Choose each row's experts under `policy`, with the weights that `router` would give them.
+
+  Pure and jittable with `top_k`, `policy`, `router`, `tiles` and `implementation` static; how many rows are valid is
+  data. Everything is computed in float32. Under a batch-aware policy a row's experts depend on its batch mates, so
+  apply one at decode, where it saves weight reads, and not at prefill.
+
+  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one kernel launch. On a CPU these and a
+  `Budget` around one of them, except around `Prune`, run in one native call. Everything else, and batches with many
+  rows an expert, run in plain JAX. Implementations agree on the rules. Their gates and weights may differ in the last
+  bits, and so may a choice that ties but for them: that of experts by biased gates, of groups by gates, or the greedy
+  set of a `MassFloor`, a `Budget` or an `Auto`.
+
+  Args:
+    logits: router logits [T, E] of any float dtype; valid rows hold no NaN.
+    top_k: experts per token of the model's own rule.
+    policy: which experts the batch may use; None is `TopK()`, the model's own routing.
+    router: the model's own rule.
+    valid: bool [T], False for padding and finished rows, which influence nothing; None: every row counts.
+    selection_bias: float32 [E], added to the gates of a sigmoid router where it chooses experts, not where it weighs
+      them (`e_score_correction_bias` of DeepSeek-V3).
+    tiles: whether to group the rows by expert as well, for `expert_ffn`. Batches with so many rows an expert that
+      `expert_ffn` would use larger tiles are not grouped.
+    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
+
+  Returns:
+    `Routing`: ids [T, K] and weights [T, K] with K = `policy.experts_per_token(top_k)`, active [E], and tiles.
+
+  Raises:
+    ValueError: an argument of the wrong shape, dtype or type, a policy or groups too small for `top_k`, or an unknown
+      implementation.
+    NotImplementedError: the named implementation cannot take these arguments.
+  """
+  policy = TopK() if policy is None else policy
+  check_arguments(logits, top_k, policy, router, valid, selection_bias)
+  rows, experts = logits.shape
+  few_rows_an_expert = tile_rows_for(rows, top_k, experts) == DECODE_TILE
+  if implementation is None and not few_rows_an_expert:
+    implementation = "reference"
+  return _route(
+    RouteArrays(logits, jnp.ones(rows, bool) if valid is None else valid, selection_bias),
+    top_k=top_k,
+    policy=policy,
+    router=router,
+    tiles=tiles and few_rows_an_expert,
+    implementation=implementation,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=("top_k", "policy", "router", "tiles", "implementation"))
+def _route(
+  arrays: RouteArrays, *, top_k: int, policy: RoutingPolicy, router: Router, tiles: bool, implementation: str | None
+) -> Routing:
+  """Runs the op. The layers of a model call it with equal shapes and settings; jit keeps the trace of the first."""
+  with jax.named_scope("lynx_route"):
+    return LYNX_ROUTE(implementation, arrays, top_k=top_k, policy=policy, router=router, tiles=tiles)

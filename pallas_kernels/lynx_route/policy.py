@@ -1,0 +1,82 @@
+"""`RoutingPolicy`, which every policy is, the names that policies have as text, and the `Routing` they lead to."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from pallas_kernels.dims import ExpertIds, ExpertMask, ExpertWeights
+from pallas_kernels.expert_ffn.tiles import Tiles
+from pallas_kernels.lynx_route.scores import Scores
+
+# Policies that have a text form, by name.
+POLICIES: dict[str, type["RoutingPolicy"]] = {}
+
+
+class Routing(NamedTuple):
+  """Which experts each row runs, and with what weight.
+
+  Attributes:
+    ids: int32 [T, K], distinct in each row, by descending logit. An invalid row repeats experts that other rows read
+      anyway, so that it adds no memory traffic.
+    weights: float32 [T, K], zero on invalid rows.
+    active: bool [E], the experts that some valid row runs.
+    tiles: the valid rows of each active expert, as `expert_ffn` takes them; None if they were not asked for.
+  """
+
+  ids: ExpertIds
+  weights: ExpertWeights
+  active: ExpertMask
+  tiles: Tiles | None = None
+
+
+class RoutingPolicy(abc.ABC):
+  """Which experts a decode batch may use.
+
+  Subclasses are frozen dataclasses, because jit takes a policy as a static argument. Under a batch-aware policy, what a
+  row computes depends on the rows that share its batch.
+
+  Attributes:
+    batch_aware: whether the valid rows choose a keep set together. If not, `keep_set` restricts nothing: every row runs
+      its own top `experts_per_token`.
+  """
+
+  __slots__ = ()
+  __dataclass_fields__: ClassVar[dict[str, Any]]  # tells type checkers what every subclass is
+  batch_aware: ClassVar[bool] = True
+
+  def experts_per_token(self, top_k: int) -> int:
+    """Experts that one token runs where the model's own rule runs `top_k`; ValueError if it cannot work."""
+    return top_k
+
+  @abc.abstractmethod
+  def keep_set(self, scores: Scores) -> ExpertMask:
+    """The experts [E] that rows may use. If they are too few for one row, the remap adds more."""
+
+
+_Policy = TypeVar("_Policy", bound=type[RoutingPolicy])
+
+
+def named_policy(name: str) -> Callable[[_Policy], _Policy]:
+  """Class decorator: gives a policy the name by which command lines and `parse_policy` know it.
+
+      @named_policy("toy")
+      @dataclasses.dataclass(frozen=True)
+      class Toy(RoutingPolicy): ...
+
+  Raises:
+    ValueError: `name` is not a lower-case identifier, or another class has it.
+  """
+  if not (isinstance(name, str) and name.isidentifier() and name == name.lower()):
+    raise ValueError(f"named_policy: name = {name!r} is not a lower-case identifier; give one such as 'my_policy'")
+
+  def register(cls: _Policy) -> _Policy:
+    other = POLICIES.get(name)
+    # The same class may come again: from a module that is reloaded, or a notebook's cell that runs twice.
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+      raise ValueError(
+        f"named_policy: name = {name!r} belongs to {other.__module__}.{other.__qualname__}; take another"
+      )
+    POLICIES[name] = cls
+    return cls
+
+  return register
