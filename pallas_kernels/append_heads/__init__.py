@@ -7,7 +7,7 @@ from pallas_kernels.append_heads.cpu import append_heads_cpu, cpu_objection
 from pallas_kernels.append_heads.reference import append_heads_reference
 from pallas_kernels.append_heads.triton import append_heads_triton, objection
 from pallas_kernels.cpu import unavailable
-from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
 
 __all__ = ["APPEND_HEADS", "append_heads"]
 
@@ -22,6 +22,7 @@ APPEND_HEADS = Op(
       (CPU,),
       cpu_objection,
       unavailable=unavailable,
+      bound=True,
     ),
     Implementation("reference", append_heads_reference, "plain JAX; on CPUs a select over narrow caches"),
   ),
@@ -42,7 +43,7 @@ def append_heads(
   key_norm: Float[Array, "_"] | None = None,
   norm_eps: float = 0.0,
   clip: float | None = None,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> tuple[Float[Array, "B N H"], Float[Array, "B G C H"], Float[Array, "B G C H"]]:
   """Norms, clips and turns a step's queries and keys, and writes keys and values into the cache.
 

@@ -6,7 +6,7 @@ from pallas_kernels.cpu import unavailable
 from pallas_kernels.decode_attention.cpu import cpu_objection, decode_attention_cpu
 from pallas_kernels.decode_attention.reference import decode_attention_reference
 from pallas_kernels.decode_attention.triton import decode_attention_triton, objection
-from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
 
 __all__ = ["DECODE_ATTENTION", "decode_attention"]
 
@@ -23,6 +23,7 @@ DECODE_ATTENTION = Op(
       (CPU,),
       cpu_objection,
       unavailable=unavailable,
+      bound=True,
     ),
     Implementation("reference", decode_attention_reference, "scores of the whole cache, in plain JAX"),
   ),
@@ -39,7 +40,7 @@ def decode_attention(
   chunk: int | None = None,
   scale: float | None = None,
   sinks: Float[Array, "N"] | None = None,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> Float[Array, "B N H"]:
   """Softmax(query @ key.T * scale) @ value over the positions of a row up to its own.
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.cpu import unavailable
-from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
 from pallas_kernels.expert_ffn.capacity import capacity_ffn
 from pallas_kernels.expert_ffn.cpu import cpu_objection, expert_ffn_cpu
@@ -76,6 +76,7 @@ EXPERT_FFN = Op(
       cpu_objection,
       differentiable=True,
       unavailable=unavailable,
+      bound=True,
     ),
     Implementation(
       "loop",
@@ -100,7 +101,7 @@ def expert_ffn(
   gate_up_bias: Float[Array, "E F2"] | None = None,
   down_bias: Float[Array, "E D"] | None = None,
   activation: Activation = SWIGLU,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> Float[Array, "T D"]:
   """y[t] = sum over k of weights[t, k] * down[e] @ activation(gate[e] @ x[t], up[e] @ x[t]), with e = ids[t, k].
 

@@ -9,6 +9,8 @@ from types import MappingProxyType
 import jax
 from jax.experimental import pallas as pl
 
+from pallas_kernels.dispatch import traced_anew
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
@@ -70,14 +72,14 @@ TUNED: dict[str, dict[Question, Blocks]] = {
 _tried: contextvars.ContextVar[Mapping[Question, Blocks]] = contextvars.ContextVar(
   "tried", default=MappingProxyType({})
 )
-_asked: list[dict[Question, Blocks]] = []
+_asked: contextvars.ContextVar[tuple[dict[Question, Blocks], ...]] = contextvars.ContextVar("asked", default=())
 
 
 def choose(kernel: str, sizes: tuple[int, ...], rule: Callable[[], Blocks]) -> Blocks:
   """The cut on trial, or the one measured on this machine's GPU, or the rule's."""
   found = _tried.get().get((kernel, sizes)) or TUNED.get(_device_kind(), {}).get((kernel, sizes)) or rule()
-  for questions in _asked:
-    questions[kernel, sizes] = found
+  for answers in _asked.get():
+    answers[kernel, sizes] = found
   return found
 
 
@@ -90,7 +92,8 @@ def trying(question: Question, blocks: Blocks) -> Iterator[None]:
   """Kernels that this thread traces inside are cut this way."""
   token = _tried.set({**_tried.get(), question: blocks})
   try:
-    yield
+    with traced_anew():
+      yield
   finally:
     _tried.reset(token)
 
@@ -98,11 +101,13 @@ def trying(question: Question, blocks: Blocks) -> Iterator[None]:
 @contextlib.contextmanager
 def questions() -> Iterator[dict[Question, Blocks]]:
   """What kernels traced inside ask for, and what they are given."""
-  _asked.append({})
+  answers: dict[Question, Blocks] = {}
+  token = _asked.set((*_asked.get(), answers))
   try:
-    yield _asked[-1]
+    with traced_anew():
+      yield answers
   finally:
-    _asked.pop()
+    _asked.reset(token)
 
 
 def dividing_step(inner: int, most: int) -> int:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Bool, Float, Int32
 
 from pallas_kernels.cpu import unavailable
-from pallas_kernels.dispatch import CPU, Implementation, Op
+from pallas_kernels.dispatch import CPU, Choice, Implementation, Op
 from pallas_kernels.greedy_token.cpu import cpu_objection, greedy_token_cpu
 from pallas_kernels.greedy_token.reference import greedy_token_reference
 
@@ -14,7 +14,9 @@ __all__ = ["GREEDY_TOKEN", "GreedyToken", "greedy_token"]
 GREEDY_TOKEN = Op(
   "greedy_token",
   (
-    Implementation("cpu", greedy_token_cpu, "one pass in native code", (CPU,), cpu_objection, unavailable=unavailable),
+    Implementation(
+      "cpu", greedy_token_cpu, "one pass in native code", (CPU,), cpu_objection, unavailable=unavailable, bound=True
+    ),
     Implementation("reference", greedy_token_reference, "maxima in plain JAX"),
   ),
 )
@@ -32,7 +34,7 @@ class GreedyToken(NamedTuple):
   finite: Bool[Array, "B"]
 
 
-def greedy_token(logits_BV: Float[Array, "B V"], *, implementation: str | None = None) -> GreedyToken:
+def greedy_token(logits_BV: Float[Array, "B V"], *, implementation: Choice = None) -> GreedyToken:
   """The most likely token of each row, ties to the lowest id, and whether the row's logits are all finite.
 
   Args:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels.dispatch import GPU, Implementation, Op
+from pallas_kernels.dispatch import GPU, Choice, Implementation, Op
 from pallas_kernels.grouped_matmul.reference import grouped_matmul_reference
 from pallas_kernels.grouped_matmul.triton import grouped_matmul_triton, objection
 
@@ -23,7 +23,7 @@ def grouped_matmul(
   weights_EOI: Float[Array, "E O I"],
   sizes_E: Int32[Array, "E"],
   *,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> Float[Array, "S O"]:
   """y[s] = weights[g] @ x[s], where g is the group that row s belongs to: rows are sorted by group.
 

@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels.dispatch import GPU, Implementation, Op
+from pallas_kernels.dispatch import GPU, Choice, Implementation, Op
 from pallas_kernels.latent_attention.reference import latent_attention_reference
 from pallas_kernels.latent_attention.triton import latent_attention_triton, objection
 
@@ -26,7 +26,7 @@ def latent_attention(
   *,
   value_width: int,
   scale: float,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> Float[Array, "B N _"]:
   """Softmax(query @ cache.T * scale) @ cache[:, :value_width], over the positions of a row up to its own.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
-from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op, hashable
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
 from pallas_kernels.lynx_route.arguments import RouteArrays, check_arguments
 from pallas_kernels.lynx_route.auto import Auto
@@ -54,6 +54,7 @@ LYNX_ROUTE = Op(
       (CPU,),
       cpu_objection,
       unavailable=unavailable,
+      bound=True,
     ),
     Implementation("reference", lynx_route_reference, "any policy, in plain JAX"),
   ),
@@ -71,7 +72,7 @@ def lynx_route(
   valid: RowMask | None = None,
   selection_bias: SelectionBias | None = None,
   tiles: bool = False,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> Routing:
   """Choose each row's experts under `policy`, with the weights that `router` would give them.
 
@@ -95,7 +96,7 @@ def lynx_route(
       them (`e_score_correction_bias` of DeepSeek-V3).
     tiles: whether to group the rows by expert as well, for `expert_ffn`. Batches with so many rows an expert that
       `expert_ffn` would use larger tiles are not grouped.
-    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
+    implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     `Routing`: ids [T, K] and weights [T, K] with K = `policy.experts_per_token(top_k)`, active [E], and tiles.
@@ -117,13 +118,13 @@ def lynx_route(
     policy=policy,
     router=router,
     tiles=tiles and few_rows_an_expert,
-    implementation=implementation,
+    implementation=hashable(implementation),
   )
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "policy", "router", "tiles", "implementation"))
 def _route(
-  arrays: RouteArrays, *, top_k: int, policy: RoutingPolicy, router: Router, tiles: bool, implementation: str | None
+  arrays: RouteArrays, *, top_k: int, policy: RoutingPolicy, router: Router, tiles: bool, implementation: Choice
 ) -> Routing:
   """Runs the op. The layers of a model call it with equal shapes and settings; jit keeps the trace of the first."""
   with jax.named_scope("lynx_route"):

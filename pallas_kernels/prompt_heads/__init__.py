@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float, Float32
 
 from pallas_kernels.cpu import unavailable
-from pallas_kernels.dispatch import CPU, Implementation, Op
+from pallas_kernels.dispatch import CPU, Choice, Implementation, Op
 from pallas_kernels.prompt_heads.cpu import cpu_objection, prompt_heads_cpu
 from pallas_kernels.prompt_heads.reference import prompt_heads_reference
 
@@ -12,7 +12,9 @@ __all__ = ["PROMPT_HEADS", "prompt_heads"]
 PROMPT_HEADS = Op(
   "prompt_heads",
   (
-    Implementation("cpu", prompt_heads_cpu, "one native call", (CPU,), cpu_objection, unavailable=unavailable),
+    Implementation(
+      "cpu", prompt_heads_cpu, "one native call", (CPU,), cpu_objection, unavailable=unavailable, bound=True
+    ),
     Implementation("reference", prompt_heads_reference, "plain JAX, which XLA fuses as it can"),
   ),
 )
@@ -29,7 +31,7 @@ def prompt_heads(
   key_norm: Float[Array, "_"] | None = None,
   norm_eps: float = 0.0,
   clip: float | None = None,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> tuple[Float[Array, "B N L H"], Float[Array, "B G L H"], Float[Array, "B G L H"]]:
   """Norms, clips and turns the queries and keys of prompts, and lays heads before positions.
 

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float
 
 from pallas_kernels.cpu import unavailable
-from pallas_kernels.dispatch import CPU, Implementation, Op
+from pallas_kernels.dispatch import CPU, Choice, Implementation, Op
 from pallas_kernels.rms_norm.cpu import cpu_objection, rms_norm_cpu
 from pallas_kernels.rms_norm.reference import rms_norm_reference
 
@@ -12,14 +12,14 @@ __all__ = ["RMS_NORM", "rms_norm", "rms_norm_reference"]
 RMS_NORM = Op(
   "rms_norm",
   (
-    Implementation("cpu", rms_norm_cpu, "one native call", (CPU,), cpu_objection, unavailable=unavailable),
+    Implementation("cpu", rms_norm_cpu, "one native call", (CPU,), cpu_objection, unavailable=unavailable, bound=True),
     Implementation("reference", rms_norm_reference, "plain JAX, which XLA fuses as it can"),
   ),
 )
 
 
 def rms_norm(
-  x: Float[Array, "*rows D"], scale: Float[Array, "D"], eps: float, *, implementation: str | None = None
+  x: Float[Array, "*rows D"], scale: Float[Array, "D"], eps: float, *, implementation: Choice = None
 ) -> Float[Array, "*rows D"]:
   """Rows over their root mean squares, times `scale`: computed in float32, returned in `x`'s dtype.
 

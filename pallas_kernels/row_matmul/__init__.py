@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels.cpu import unavailable
-from pallas_kernels.dispatch import CPU, GPU, Implementation, Op
+from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
 from pallas_kernels.row_matmul.cpu import cpu_objection, row_matmul_cpu
 from pallas_kernels.row_matmul.reference import row_matmul_reference
 from pallas_kernels.row_matmul.triton import objection, row_matmul_triton
@@ -25,6 +25,7 @@ ROW_MATMUL = Op(
       (CPU,),
       cpu_objection,
       unavailable=unavailable,
+      bound=True,
     ),
     Implementation("reference", row_matmul_reference, "plain JAX, which XLA fuses as it can"),
   ),
@@ -40,7 +41,7 @@ def row_matmul(
   bias: Float[Array, "O"] | None = None,
   residual_TO: Float[Array, "T O"] | None = None,
   dtype: str | None = None,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> Float[Array, "T O"]:
   """Y = norm(x) @ weight.T + bias + residual, for the rows of a decode step.
 
@@ -76,7 +77,7 @@ def row_matmuls(
   norm_eps: float = 0.0,
   biases: Sequence[Float[Array, "_"] | None] | None = None,
   dtype: str | None = None,
-  implementation: str | None = None,
+  implementation: Choice = None,
 ) -> tuple[Float[Array, "T _"], ...]:
   """`row_matmul` of the same rows with several weights, in one launch: query, key and value, say."""
   biases = (None,) * len(weights) if biases is None else tuple(biases)
