@@ -1,9 +1,8 @@
 """Grouped-query attention: its spec, its kind of cache, its projections, and how it attends."""
 
 import dataclasses
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -189,17 +188,19 @@ class Attention(nnx.Module):
     query, key, value = normed_matmuls(x_TD, norm, weights, biases)
     return query, key, value
 
-  def _norms(self) -> tuple[jax.Array | None, jax.Array | None]:
-    """Scales of the norms of queries and keys.
+  def _norms(self) -> dict[str, Any]:
+    """What the ops between projections and attention are told of this layer's norms and clip.
 
     Llama 4 applies its `l2` norm after the rotation. A rotation preserves norms, so we apply it before.
     """
-    if self.spec.qk_norm == "l2":
-      ones = jnp.ones((self.spec.head_dim,), jnp.float32)
-      return ones, ones
-    if self.query_norm is None or self.key_norm is None:
-      return None, None
-    return self.query_norm.scale[...], self.key_norm.scale[...]
+    spec = self.spec
+    query = key = None
+    if spec.qk_norm == "l2":
+      query = key = jnp.ones((spec.head_dim,), jnp.float32)
+    elif self.query_norm is not None and self.key_norm is not None:
+      query, key = self.query_norm.scale[...], self.key_norm.scale[...]
+    over = "projection" if spec.qk_norm == "projection" else "head"
+    return {"query_norm": query, "key_norm": key, "normed_over": over, "norm_eps": self.eps, "clip": spec.clip}
 
   def attend_prompts(
     self,
@@ -210,10 +211,7 @@ class Attention(nnx.Module):
   ) -> tuple[Float[Array, "T NH"], KeyValueCache]:
     """Rows of L positions attend to themselves, causally; returns the heads' results, and a cache of L positions."""
     spec = self.spec
-    query_norm, key_norm = self._norms()
-    query, key, value = prompt_heads(
-      *projected, *rotation, query_norm=query_norm, key_norm=key_norm, norm_eps=self.eps, clip=spec.clip
-    )
+    query, key, value = prompt_heads(*projected, *rotation, **self._norms())
     query = _grown(query, positions_BL[:, None], spec.query_growth)
     attended = causal_attention(
       query, key, value, lengths_B, spec.window, chunk=spec.chunk, scale=spec.scale, sinks=array_of(self.sinks)
@@ -225,17 +223,13 @@ class Attention(nnx.Module):
   ) -> tuple[Float[Array, "B NH"], KeyValueCache]:
     """One position a row is written to the cache and attends to all up to it; the cache's memory is reused."""
     spec = self.spec
-    query_norm, key_norm = self._norms()
     query, key, value = append_heads(
       *projected,
       *cache,
       positions_B,
       rotation.cos[:, 0],
       rotation.sin[:, 0],
-      query_norm=query_norm,
-      key_norm=key_norm,
-      norm_eps=self.eps,
-      clip=spec.clip,
+      **self._norms(),
     )
     query = _grown(query, positions_B[:, None], spec.query_growth)
     attended = decode_attention(

@@ -1,8 +1,9 @@
-"""What a decode step does between its projections and attention, with the KV cache updated in place."""
+"""What a decode step does between its projections and attention: norms, rotation, and the KV cache updated in place."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
+from pallas_kernels.append_heads.arguments import HeadOptions, NormedOver, StepHeads, check_norm
 from pallas_kernels.append_heads.cpu import append_heads_cpu, cpu_objection
 from pallas_kernels.append_heads.reference import append_heads_reference
 from pallas_kernels.append_heads.triton import append_heads_triton, objection
@@ -41,38 +42,45 @@ def append_heads(
   *,
   query_norm: Float[Array, "_"] | None = None,
   key_norm: Float[Array, "_"] | None = None,
+  normed_over: NormedOver = "head",
   norm_eps: float = 0.0,
   clip: float | None = None,
   implementation: Choice = None,
 ) -> tuple[Float[Array, "B N H"], Float[Array, "B G C H"], Float[Array, "B G C H"]]:
-  """Norms, clips and turns a step's queries and keys, and writes keys and values into the cache.
+  """Norms, clips and rotates a step's queries and keys, and writes keys and values into the cache.
 
   A norm over a whole projection comes before the clip, a norm over each head after it.
 
   Args:
     query: projected queries, heads side by side.
     key: projected keys.
-    value: projected values; they are clipped, and neither normed nor turned.
-    cache_key: keys so far; its memory is taken over where the caller gives it away.
+    value: projected values; they are clipped, but neither normed nor rotated.
+    cache_key: keys so far. Its memory is reused for the result where the caller donates it.
     cache_value: values so far, likewise.
     positions: where each row writes, in tokens; a position outside the cache is not written.
-    cos: what rotation multiplies pairs by, real parts: a cosine, times a magnitude where a model has one.
+    cos: real parts of the complex numbers that rotate pairs: cosines, times a magnitude if the model has one.
     sin: imaginary parts.
-    query_norm: scale of an RMS norm of queries: [H] for each head, [N * H] over the projection, None for none.
-    key_norm: likewise of keys.
+    query_norm: scale of an RMS norm of queries: [H] over each head, [N * H] over the projection; None for no norm.
+    key_norm: scale of an RMS norm of keys: [H] or [G * H]; None for no norm.
+    normed_over: what one mean square is taken over, "head" or "projection".
     norm_eps: added to the mean square.
-    clip: bound on magnitudes, or None.
-    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
+    clip: bound on magnitudes; None for no bound.
+    implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     Queries by head, and both caches.
 
   Raises:
-    ValueError: widths that are no multiple of H, or an unknown implementation.
+    ValueError: widths that are no multiple of H, a scale of another length than `normed_over` says, or an unknown
+      implementation.
     NotImplementedError: the named implementation cannot take these sizes.
   """
   head_dim = cache_key.shape[3]
   if query.shape[1] % head_dim or key.shape[1] != cache_key.shape[1] * head_dim:
     raise ValueError(f"query {query.shape} and key {key.shape} do not fit a cache {cache_key.shape}, [B, G, C, H]")
-  arrays = (query, key, value, cache_key, cache_value, positions.astype(jnp.int32))
-  return APPEND_HEADS(implementation, *arrays, cos, sin, query_norm, key_norm, norm_eps=norm_eps, clip=clip)
+  check_norm("query_norm", query_norm, query.shape[1], head_dim, normed_over)
+  check_norm("key_norm", key_norm, key.shape[1], head_dim, normed_over)
+  positions = positions.astype(jnp.int32)
+  arrays = StepHeads(query, key, value, cache_key, cache_value, positions, cos, sin, query_norm, key_norm)
+  options = HeadOptions(normed_over=normed_over, norm_eps=float(norm_eps), clip=clip)
+  return APPEND_HEADS(implementation, arrays, options=options)

@@ -1,27 +1,16 @@
-"""Norms, rotation and the cache's new position natively on the CPU: nothing else of the cache is touched."""
+"""`append_heads` in native code: of the cache it touches the new positions only."""
 
 import jax
 
+from pallas_kernels.append_heads.arguments import HeadOptions, StepHeads, cpu_attributes
 from pallas_kernels.cpu import cpu_call, unavailable
 
 
-def cpu_objection(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  cache_key: jax.Array,
-  cache_value: jax.Array,
-  positions: jax.Array,
-  cos: jax.Array,
-  sin: jax.Array,
-  query_norm: jax.Array | None,
-  key_norm: jax.Array | None,
-  *,
-  norm_eps: float,
-  clip: float | None,
-) -> str | None:
-  """Why the native code cannot take these arguments, or None."""
-  for array in (query, key, value, cache_key, cache_value, query_norm, key_norm):
+def cpu_objection(arrays: StepHeads, *, options: HeadOptions) -> str | None:
+  """Says why the native code cannot take these arguments, or None."""
+  query, cache_key, cache_value, cos = arrays.query, arrays.cache_key, arrays.cache_value, arrays.cos
+  norms = (arrays.query_norm, arrays.key_norm)
+  for array in (query, arrays.key, arrays.value, cache_key, cache_value, *norms):
     if array is not None and (array.dtype != query.dtype or array.dtype.name not in ("float32", "bfloat16")):
       return f"queries of {query.dtype} with {array.dtype}: all float32, or all bfloat16"
   if cache_value.shape != cache_key.shape or 2 * cos.shape[1] != cache_key.shape[3]:
@@ -30,35 +19,18 @@ def cpu_objection(
 
 
 def append_heads_cpu(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  cache_key: jax.Array,
-  cache_value: jax.Array,
-  positions: jax.Array,
-  cos: jax.Array,
-  sin: jax.Array,
-  query_norm: jax.Array | None,
-  key_norm: jax.Array | None,
-  *,
-  norm_eps: float,
-  clip: float | None,
-  instructions: str | None = None,
+  arrays: StepHeads, *, options: HeadOptions, instructions: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`append_heads` in C++ (pallas_kernels/cpu/src/append_heads.cc)."""
-  head_dim = cache_key.shape[3]
-  turned = jax.ShapeDtypeStruct((query.shape[0], query.shape[1] // head_dim, head_dim), query.dtype)
-  caches = [jax.ShapeDtypeStruct(cache.shape, cache.dtype) for cache in (cache_key, cache_value)]
-  norms = [norm for norm in (query_norm, key_norm) if norm is not None]
+  query, head_dim = arrays.query, arrays.cache_key.shape[3]
+  by_head = jax.ShapeDtypeStruct((query.shape[0], query.shape[1] // head_dim, head_dim), query.dtype)
+  caches = [jax.ShapeDtypeStruct(cache.shape, cache.dtype) for cache in (arrays.cache_key, arrays.cache_value)]
   new_query, keys, values = cpu_call(
     "append_heads",
-    (turned, *caches),
-    *(query, key, value, cache_key, cache_value, positions, cos, sin, *norms),
+    (by_head, *caches),
+    *(array for array in arrays if array is not None),
     instructions=instructions,
     aliases={3: 1, 4: 2},
-    norm_eps=float(norm_eps),
-    clip=float(clip or 0.0),
-    query_norm=int(query_norm is not None),
-    key_norm=int(key_norm is not None),
+    **cpu_attributes(arrays, options),
   )
   return new_query, keys, values

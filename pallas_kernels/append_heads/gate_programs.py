@@ -1,4 +1,4 @@
-"""What precedes attention at a released model's sizes, as programs to compile; the caches are given away."""
+"""`append_heads` at released models' sizes, as programs to compile; the caches are donated."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ CACHES = (3, 4)
 
 
 def programs(shape: ModelShape) -> dict[str, Program]:
-  """16 rows and 64, plain and with each head normed."""
+  """Programs for 16 and 64 rows, without a norm and with one over each head."""
   return {
     f"T={rows}{', head norm' if normed else ''}": (_normed if normed else _plain, _arguments(shape, rows, normed))
     for rows in (16, 64)
@@ -30,10 +30,10 @@ def _arguments(shape: ModelShape, rows: int, normed: bool) -> tuple[jax.ShapeDty
   width, groups, heads = shape.head_dim, shape.kv_heads, shape.heads
   cache = bf16(rows, groups, 1024, width)
   positions = jax.ShapeDtypeStruct((rows,), jnp.int32)
-  turn = jax.ShapeDtypeStruct((rows, width // 2), jnp.float32)
+  rotation = jax.ShapeDtypeStruct((rows, width // 2), jnp.float32)
   key = bf16(rows, groups * width)
   norms = (bf16(width), bf16(width)) if normed else ()
-  return (bf16(rows, heads * width), key, key, cache, cache, positions, turn, turn, *norms)
+  return (bf16(rows, heads * width), key, key, cache, cache, positions, rotation, rotation, *norms)
 
 
 def _plain(*args: Any) -> Any:

@@ -1,47 +1,43 @@
-"""The same steps one by one."""
+"""`append_heads` in plain JAX, one step after another."""
 
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.append_heads.arguments import HeadOptions, StepHeads
 from pallas_kernels.rms_norm import rms_norm_reference
 from pallas_kernels.rotary import rotate
 
 
-def append_heads_reference(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  cache_key: jax.Array,
-  cache_value: jax.Array,
-  positions: jax.Array,
-  cos: jax.Array,
-  sin: jax.Array,
-  query_norm: jax.Array | None,
-  key_norm: jax.Array | None,
-  *,
-  norm_eps: float,
-  clip: float | None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def append_heads_reference(arrays: StepHeads, *, options: HeadOptions) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`append_heads` in plain JAX."""
-  head_dim = cache_key.shape[3]
-  query = rotate(split_heads(query, head_dim, query_norm, norm_eps, clip), cos, sin)
-  key = rotate(split_heads(key, head_dim, key_norm, norm_eps, clip), cos, sin)
-  value = split_heads(value, head_dim, None, norm_eps, clip)
-  return query, write_positions(cache_key, key, positions), write_positions(cache_value, value, positions)
+  head_dim, positions = arrays.cache_key.shape[3], arrays.positions
+  query = rotate(split_heads(arrays.query, head_dim, arrays.query_norm, options), arrays.cos, arrays.sin)
+  key = rotate(split_heads(arrays.key, head_dim, arrays.key_norm, options), arrays.cos, arrays.sin)
+  value = split_heads(arrays.value, head_dim, None, options)
+  return (
+    query,
+    write_positions(arrays.cache_key, key, positions),
+    write_positions(arrays.cache_value, value, positions),
+  )
 
 
-def split_heads(x: jax.Array, head_dim: int, norm: jax.Array | None, eps: float, clip: float | None) -> jax.Array:
-  """A projection [..., heads * H] as heads [..., heads, H], clipped, and normed whole before or by head after."""
-  if norm is not None and norm.shape[0] != head_dim:
-    x = rms_norm_reference(x, norm, eps)
-  if clip is not None:
-    x = jnp.clip(x, -clip, clip)
+def split_heads(x: jax.Array, head_dim: int, scale: jax.Array | None, options: HeadOptions) -> jax.Array:
+  """Splits a projection [..., heads * H] into heads [..., heads, H], clipped and normed.
+
+  A norm over the projection comes before the clip, a norm over each head after it.
+  """
+  if scale is not None and options.normed_over == "projection":
+    x = rms_norm_reference(x, scale, options.norm_eps)
+  if options.clip is not None:
+    x = jnp.clip(x, -options.clip, options.clip)
   x = x.reshape(*x.shape[:-1], -1, head_dim)
-  return rms_norm_reference(x, norm, eps) if norm is not None and norm.shape[0] == head_dim else x
+  if scale is not None and options.normed_over == "head":
+    x = rms_norm_reference(x, scale, options.norm_eps)
+  return x
 
 
 def write_positions(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
-  """Writes new [B, G, H] at each row's position."""
+  """Writes new [B, G, H] into a cache [B, G, C, H] at each row's position; a position outside is not written."""
   rows = jnp.arange(positions.shape[0])
 
   def scatter(cache: jax.Array, new: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
-"""What whole prompts do between projections and attention: `append_heads` of many positions, with no cache before."""
+"""What a prefill does between its projections and attention: `append_heads` for whole prompts, without a cache."""
 
 from jaxtyping import Array, Float, Float32
 
+from pallas_kernels.append_heads.arguments import HeadOptions, NormedOver, PromptHeads, check_norm
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.dispatch import CPU, Choice, Implementation, Op
 from pallas_kernels.prompt_heads.cpu import cpu_objection, prompt_heads_cpu
@@ -29,36 +30,41 @@ def prompt_heads(
   *,
   query_norm: Float[Array, "_"] | None = None,
   key_norm: Float[Array, "_"] | None = None,
+  normed_over: NormedOver = "head",
   norm_eps: float = 0.0,
   clip: float | None = None,
   implementation: Choice = None,
 ) -> tuple[Float[Array, "B N L H"], Float[Array, "B G L H"], Float[Array, "B G L H"]]:
-  """Norms, clips and turns the queries and keys of prompts, and lays heads before positions.
+  """Norms, clips and rotates the queries and keys of prompts, and puts the axis of heads before that of positions.
 
   A norm over a whole projection comes before the clip, a norm over each head after it.
 
   Args:
     query: projected queries of T = B * L tokens, heads side by side.
     key: projected keys.
-    value: projected values; they are clipped, and neither normed nor turned.
-    cos: what rotation multiplies pairs by, real parts: a cosine, times a magnitude where a model has one.
+    value: projected values; they are clipped, but neither normed nor rotated.
+    cos: real parts of the complex numbers that rotate pairs: cosines, times a magnitude if the model has one.
     sin: imaginary parts.
-    query_norm: scale of an RMS norm of queries: [H] for each head, [N * H] over the projection, None for none.
-    key_norm: likewise of keys.
+    query_norm: scale of an RMS norm of queries: [H] over each head, [N * H] over the projection; None for no norm.
+    key_norm: scale of an RMS norm of keys: [H] or [G * H]; None for no norm.
+    normed_over: what one mean square is taken over, "head" or "projection".
     norm_eps: added to the mean square.
-    clip: bound on magnitudes, or None.
-    implementation: "cpu", "reference", or None for the best on the platform.
+    clip: bound on magnitudes; None for no bound.
+    implementation: "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     Queries, keys and values by head.
 
   Raises:
-    ValueError: widths that are no multiple of H, tokens that are not B * L, or an unknown implementation.
+    ValueError: widths that are no multiple of H, tokens that are not B * L, a scale of another length than
+      `normed_over` says, or an unknown implementation.
     NotImplementedError: the named implementation cannot take these arguments.
   """
   rows, length, half = cos.shape
   if any(x.shape[0] != rows * length or x.shape[1] % (2 * half) for x in (query, key, value)):
     raise ValueError(f"query {query.shape} and key {key.shape} do not fit cosines {cos.shape}, [B, L, H / 2]")
-  return PROMPT_HEADS(
-    implementation, query, key, value, cos, sin, query_norm, key_norm, norm_eps=float(norm_eps), clip=clip
-  )
+  check_norm("query_norm", query_norm, query.shape[1], 2 * half, normed_over)
+  check_norm("key_norm", key_norm, key.shape[1], 2 * half, normed_over)
+  arrays = PromptHeads(query, key, value, cos, sin, query_norm, key_norm)
+  options = HeadOptions(normed_over=normed_over, norm_eps=float(norm_eps), clip=clip)
+  return PROMPT_HEADS(implementation, arrays, options=options)

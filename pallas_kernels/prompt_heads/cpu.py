@@ -1,24 +1,15 @@
-"""Prompts' heads in one native call: XLA's CPU code takes cosines anew for every number that it turns."""
+"""`prompt_heads` in one native call: XLA's CPU code computes cosines again for every number that it rotates."""
 
 import jax
 
+from pallas_kernels.append_heads.arguments import HeadOptions, PromptHeads, cpu_attributes
 from pallas_kernels.cpu import cpu_call, unavailable
 
 
-def cpu_objection(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  cos: jax.Array,
-  sin: jax.Array,
-  query_norm: jax.Array | None,
-  key_norm: jax.Array | None,
-  *,
-  norm_eps: float,
-  clip: float | None,
-) -> str | None:
-  """Why the native code cannot take these arguments, or None."""
-  for array in (query, key, value, query_norm, key_norm):
+def cpu_objection(arrays: PromptHeads, *, options: HeadOptions) -> str | None:
+  """Says why the native code cannot take these arguments, or None."""
+  query, key, value = arrays.query, arrays.key, arrays.value
+  for array in (query, key, value, arrays.query_norm, arrays.key_norm):
     if array is not None and (array.dtype != query.dtype or array.dtype.name not in ("float32", "bfloat16")):
       return f"queries of {query.dtype} with {array.dtype}: all float32, or all bfloat16"
   if key.shape != value.shape:
@@ -27,32 +18,19 @@ def cpu_objection(
 
 
 def prompt_heads_cpu(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  cos: jax.Array,
-  sin: jax.Array,
-  query_norm: jax.Array | None,
-  key_norm: jax.Array | None,
-  *,
-  norm_eps: float,
-  clip: float | None,
-  instructions: str | None = None,
+  arrays: PromptHeads, *, options: HeadOptions, instructions: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`prompt_heads` in C++ (pallas_kernels/cpu/src/append_heads.cc)."""
-  rows, length, half = cos.shape
+  rows, length, half = arrays.cos.shape
   results = [
-    jax.ShapeDtypeStruct((rows, x.shape[1] // (2 * half), length, 2 * half), x.dtype) for x in (query, key, value)
+    jax.ShapeDtypeStruct((rows, x.shape[1] // (2 * half), length, 2 * half), x.dtype)
+    for x in (arrays.query, arrays.key, arrays.value)
   ]
-  norms = [norm for norm in (query_norm, key_norm) if norm is not None]
   new_query, new_key, new_value = cpu_call(
     "prompt_heads",
     results,
-    *(query, key, value, cos, sin, *norms),
+    *(array for array in arrays if array is not None),
     instructions=instructions,
-    norm_eps=float(norm_eps),
-    clip=float(clip or 0.0),
-    query_norm=int(query_norm is not None),
-    key_norm=int(key_norm is not None),
+    **cpu_attributes(arrays, options),
   )
   return new_query, new_key, new_value

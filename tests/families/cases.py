@@ -110,6 +110,15 @@ OLMOE = (
     rope_parameters=_theta(300.0), num_key_value_heads=4,
   ),
 )  # fmt: skip
+# With one head, a norm over the projection has as long a scale as one over each head; the clip comes after the first
+# and before the second.
+OLMOE_ONE_HEAD = tuple(
+  _case(
+    "olmoe", f"{heads}_query_1_key_head_clip_{clip}", intermediate_size=32, num_experts=4, num_experts_per_tok=2,
+    num_attention_heads=heads, num_key_value_heads=1, clip_qkv=clip, num_hidden_layers=1,
+  )
+  for heads, clip in ((4, 0.8), (1, 0.8), (1, None))
+)  # fmt: skip
 QWEN3_MOE = (
   _case(
     "qwen3_moe", "plain", intermediate_size=96, moe_intermediate_size=40, num_key_value_heads=2,

@@ -18,8 +18,9 @@ SIZES = ((1, 2, 1, 16, 4), (5, 6, 3, 8, 7), (3, 4, 4, 16, 9))
 
 
 @functools.cache
-def compiled(implementation, clip):
-  return jax.jit(functools.partial(append_heads, norm_eps=EPS, clip=clip, implementation=implementation))
+def compiled(implementation, clip, over):
+  options = {"normed_over": over, "norm_eps": EPS, "clip": clip, "implementation": implementation}
+  return jax.jit(functools.partial(append_heads, **options))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -39,19 +40,20 @@ class TestAppendHeads:
     norms = data.draw(st.sampled_from(["none", "head", "projection"]))
     sizes = {"none": None, "head": (width, width), "projection": (heads * width, groups * width)}[norms]
     query_norm, key_norm = (None, None) if sizes is None else (array(size) for size in sizes)
+    over = "head" if norms == "none" else norms
     clip = data.draw(st.sampled_from([None, 0.5]))
     # A position outside the cache is not written.
     positions = random.integers(0, capacity + 1, size=rows).astype(np.int32)
     angles = random.uniform(0, 6, size=(rows, width // 2)).astype(np.float32)
     magnitude = np.float32(data.draw(st.sampled_from([1.0, 1.25])))
     turn = np.cos(angles) * magnitude, np.sin(angles) * magnitude
-    turned, *grown = compiled(implementation, clip)(
+    turned, *grown = compiled(implementation, clip, over)(
       query, key, value, *caches, positions, *turn, query_norm=query_norm, key_norm=key_norm
     )
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
-    expected = turned_by_numpy(heads_by_numpy(query, width, query_norm, clip), angles, magnitude)
+    expected = turned_by_numpy(heads_by_numpy(query, width, query_norm, clip, over), angles, magnitude)
     np.testing.assert_allclose(np.asarray(turned, np.float64), expected, **tolerance)
-    new_key = turned_by_numpy(heads_by_numpy(key, width, key_norm, clip), angles, magnitude)
+    new_key = turned_by_numpy(heads_by_numpy(key, width, key_norm, clip, over), angles, magnitude)
     for before, after, new in zip(caches, grown, (new_key, heads_by_numpy(value, width, None, clip)), strict=True):
       assert after.dtype == dtype
       written = np.arange(capacity)[None] == positions[:, None]
@@ -76,3 +78,16 @@ def test_widths_that_do_not_fit_are_named(own_errors):
       jnp.zeros((2, 8)),
       jnp.zeros((2, 8)),
     )
+
+
+def test_a_scale_of_another_length_than_the_norm_is_over_is_named(own_errors):
+  cache, turn = jnp.zeros((2, 2, 8, 16)), jnp.zeros((2, 8))
+  arrays = jnp.zeros((2, 64)), jnp.zeros((2, 32)), jnp.zeros((2, 32)), cache, cache, jnp.zeros(2, jnp.int32), turn, turn
+  with pytest.raises(
+    ValueError, match=r"query_norm has shape \(64,\): normed_over='head' expects \(16,\); heads are 16 "
+  ):
+    append_heads(*arrays, query_norm=jnp.ones(64))
+  with pytest.raises(ValueError, match=r"key_norm has shape \(16,\): normed_over='projection' expects \(32,\)"):
+    append_heads(*arrays, key_norm=jnp.ones(16), normed_over="projection")
+  with pytest.raises(ValueError, match="normed_over is 'row': give 'head' or 'projection'"):
+    append_heads(*arrays, key_norm=jnp.ones(16), normed_over="row")

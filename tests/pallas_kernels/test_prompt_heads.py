@@ -18,8 +18,9 @@ SIZES = ((1, 1, 2, 1, 16), (2, 5, 6, 3, 8), (3, 4, 4, 4, 72), (1, 9, 2, 2, 6))
 
 
 @functools.cache
-def compiled(implementation, clip):
-  return jax.jit(functools.partial(prompt_heads, norm_eps=EPS, clip=clip, implementation=implementation))
+def compiled(implementation, clip, over):
+  options = {"normed_over": over, "norm_eps": EPS, "clip": clip, "implementation": implementation}
+  return jax.jit(functools.partial(prompt_heads, **options))
 
 
 def drawn(random, size, dtype, norms):
@@ -50,10 +51,11 @@ class TestPromptHeads:
     projected, angles, scales = drawn(np.random.default_rng(seed), size, dtype, norms)
     turn = np.cos(angles) * np.float32(magnitude), np.sin(angles) * np.float32(magnitude)
     given_norms = dict(zip(("query_norm", "key_norm"), scales, strict=True))
-    results = compiled(implementation, clip)(*projected, *turn, **given_norms)
+    over = "head" if norms == "none" else norms
+    results = compiled(implementation, clip, over)(*projected, *turn, **given_norms)
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
     for x, scale, turned, result in zip(projected, (*scales, None), (True, True, False), results, strict=True):
-      expected = heads_by_numpy(x, width, scale, clip)
+      expected = heads_by_numpy(x, width, scale, clip, over)
       if turned:
         expected = turned_by_numpy(expected, angles.reshape(rows * length, -1), magnitude)
       by_head = expected.reshape(rows, length, -1, width).swapaxes(1, 2)
@@ -88,8 +90,8 @@ def test_derivatives_are_the_references():
 
   def loss(implementation, query, key, value, query_norm, key_norm):
     results = prompt_heads(
-      query, key, value, jnp.cos(angles), jnp.sin(angles), query_norm=query_norm, key_norm=key_norm, norm_eps=EPS,
-      implementation=implementation,
+      query, key, value, jnp.cos(angles), jnp.sin(angles), query_norm=query_norm, key_norm=key_norm,
+      normed_over="projection", norm_eps=EPS, implementation=implementation,
     )  # fmt: skip
     return sum(jnp.sum(jnp.sin(x)) for x in results)
 

@@ -14,13 +14,13 @@ class HeadsRow {
     from.read(set, row * size_, size_, values_);
   }
 
-  void norm(const void* scale, int64_t scale_size) {
-    if (scale != nullptr && scale_size != op_.head_dim) norm_each(size_, scale);
+  void norm(const void* scale) {
+    if (scale != nullptr && op_.norm_projection) norm_each(size_, scale);
     if (op_.clip > 0) {
       // std::clamp, like these comparisons, leaves NaN as it is.
       for (int64_t i = 0; i < size_; ++i) values_[i] = std::clamp(values_[i], -op_.clip, op_.clip);
     }
-    if (scale != nullptr && scale_size == op_.head_dim) norm_each(op_.head_dim, scale);
+    if (scale != nullptr && !op_.norm_projection) norm_each(op_.head_dim, scale);
   }
 
   void turn(const float* cosines, const float* sines) { set_.turn(cosines, sines, op_.head_dim, size_, values_); }
@@ -68,7 +68,7 @@ void append_token(const InstructionSet& set, const AppendHeads& op, int64_t toke
   float* values = scratch.get<float>(std::max(op.heads, op.groups) * op.head_dim);
   const float *cosines = op.cosines + token * half, *sines = op.sines + token * half;
   HeadsRow query(set, op, op.query, token, op.heads, values);
-  query.norm(op.query_norm, op.query_norm_size);
+  query.norm(op.query_norm);
   query.turn(cosines, sines);
   for (int64_t head = 0; head < op.heads; ++head) {
     const int64_t to = ((row * op.heads + head) * op.length + place) * op.head_dim;
@@ -79,10 +79,10 @@ void append_token(const InstructionSet& set, const AppendHeads& op, int64_t toke
     for (int64_t g = 0; g < op.groups; ++g) cache.write(set, at(g), op.head_dim, values + g * op.head_dim);
   };
   HeadsRow key(set, op, op.key, token, op.groups, values);
-  key.norm(op.key_norm, op.key_norm_size);
+  key.norm(op.key_norm);
   key.turn(cosines, sines);
   keep(op.cache_key);
-  HeadsRow(set, op, op.value, token, op.groups, values).norm(nullptr, 0);
+  HeadsRow(set, op, op.value, token, op.groups, values).norm(nullptr);
   keep(op.cache_value);
 }
 

@@ -11,10 +11,9 @@ struct AppendHeads {
   Rows query, key, value;       // [batch, length, heads * head_dim], [batch, length, groups * head_dim] twice
   Rows cache_key, cache_value;  // [batch, groups, capacity, head_dim]
   const int32_t* positions;  // [batch, length]; one outside the cache is not written; null for each row's 0, 1, 2, ...
-  const float *cosines, *sines;  // [batch, length, head_dim / 2]: what pairs are multiplied by, as complex numbers
-  const void* query_norm;        // scale [head_dim], or [heads * head_dim] over the whole projection, or null
-  const void* key_norm;
-  int64_t query_norm_size, key_norm_size;
+  const float *cosines, *sines;       // [batch, length, head_dim / 2]: what pairs are multiplied by, as complex numbers
+  const void *query_norm, *key_norm;  // scale [head_dim], or [heads * head_dim] over the whole projection, or null
+  bool norm_projection;               // which of the two: with one head their lengths are equal
   float norm_eps;
   float clip;      // 0 for none
   Rows new_query;  // [batch, heads, length, head_dim]

@@ -66,12 +66,9 @@ AppendHeads heads_of(const ffi::Call& call, int64_t next) {
   op.sines = call.data<float>(next++);
   op.norm_eps = call.attribute<float>("norm_eps", 0);
   op.clip = call.attribute<float>("clip", 0);
-  const auto norm = [&](const char* name, const void*& scale, int64_t& size) {
-    scale = optional(call, name, next);
-    if (scale != nullptr) size = call.arg(next - 1).dims[0];
-  };
-  norm("query_norm", op.query_norm, op.query_norm_size);
-  norm("key_norm", op.key_norm, op.key_norm_size);
+  op.query_norm = optional(call, "query_norm", next);
+  op.key_norm = optional(call, "key_norm", next);
+  op.norm_projection = call.attribute<int64_t>("norm_projection", 0) != 0;
   return op;
 }
 

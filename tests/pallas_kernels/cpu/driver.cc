@@ -244,7 +244,6 @@ void check_append_heads(Random& random, const InstructionSet& set) {
   op.cosines = cosines.data();
   op.sines = sines.data();
   op.query_norm = op.key_norm = normed ? scale.data() : nullptr;
-  op.query_norm_size = op.key_norm_size = width;
   op.norm_eps = 0.01f;
   op.new_query = {turned.data(), false};
   append_heads(set, op);
