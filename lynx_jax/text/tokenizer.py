@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer and chat template: immutable, equal by content, as static pytree data must be."""
+"""A checkpoint's tokenizer and chat template: immutable, and equal by content."""
 
 import dataclasses
 import datetime

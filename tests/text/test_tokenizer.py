@@ -13,15 +13,12 @@ from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
-import jax
 import pytest
 import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-import lynx_jax
 from lynx_jax.text.tokenizer import Tokenizer
-from tests.families.cases import MIXTRAL, checkpoint
 
 _TEXT = [
   "the quick brown fox jumps over the lazy dog",
@@ -307,23 +304,6 @@ def test_it_cannot_be_changed():
 def test_a_template_is_part_of_what_makes_it_equal(tmp_path: Path):
   plain = load(with_files(tmp_path, {}))
   assert load(with_files(tmp_path, {"chat_template.jinja": "hi"})) != plain
-
-
-def test_params_with_equal_tokenizers_share_one_compilation():
-  traces = 0
-
-  @jax.jit
-  def count(params):
-    nonlocal traces
-    traces += 1
-    return len(params.tokenizer.encode("the fox"))
-
-  params = lynx_jax.load(checkpoint(MIXTRAL[0]))
-  for _ in range(2):
-    count(dataclasses.replace(params, tokenizer=load(directory("byte_level"))))
-  assert traces == 1
-  count(dataclasses.replace(params, tokenizer=ours("sentencepiece")))
-  assert traces == 2
 
 
 def test_it_says_what_it_is():
