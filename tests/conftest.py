@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight CPU devices for the tests that ask for them (`eight_devices`). Others run on the first one, as fast as before.
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
 import hypothesis
 import jax
@@ -29,6 +32,14 @@ def own_errors():
   jaxtyping.config.update("jaxtyping_disable", True)
   yield
   jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def eight_devices() -> list[jax.Device]:
+  """Eight devices of one kind; they are forced on CPUs, and share the machine's cores."""
+  devices = jax.devices("cpu")
+  assert len(devices) >= 8, "XLA_FLAGS forces fewer than 8 CPU devices"
+  return devices[:8]
 
 
 def pytest_collection_modifyitems(items):
