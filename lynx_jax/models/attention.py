@@ -10,13 +10,13 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
 from lynx_jax.models.causal_attention import causal_attention
-from lynx_jax.models.checks import require, require_above_zero, require_positive
 from lynx_jax.models.declare import Declare
 from lynx_jax.models.linear import array_of, normed_matmuls, weight
 from lynx_jax.models.norms import Norm, RMSNorm
 from lynx_jax.models.rope import LongScaling, RopeSpec, Rotary, Rotation
 from lynx_jax.placement import Role
 from pallas_kernels import append_heads, decode_attention, prompt_heads, row_matmul
+from pallas_kernels.checks import field_of, number_fields, require, whole_fields
 
 Projected: TypeAlias = tuple[Float[Array, "T NH"], Float[Array, "T GH"], Float[Array, "T GH"]]
 """Queries, keys and values, heads side by side: before their own norms and positions."""
@@ -79,7 +79,7 @@ class QueryGrowth:
   floor: float
 
   def __post_init__(self) -> None:
-    require_above_zero(self, "floor")
+    number_fields(self, "floor", above=0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,25 +118,20 @@ class AttentionSpec:
   query_growth: QueryGrowth | None = None
 
   def __post_init__(self) -> None:
-    require_positive(self, "heads", "kv_heads", "head_dim")
-    require(
-      self.heads % self.kv_heads == 0,
-      self,
-      "kv_heads",
-      self.kv_heads,
-      f"expected a divisor of heads {self.heads}",
-    )
-    require(self.head_dim % 2 == 0, self, "head_dim", self.head_dim, "rotary embedding needs an even width")
-    require(self.window is None or self.window >= 1, self, "window", self.window, "expected None or at least 1")
-    require(self.chunk is None or self.chunk >= 1, self, "chunk", self.chunk, "expected None or at least 1")
+    whole_fields(self, "heads", "kv_heads", "head_dim", least=1)
+    for field in ("window", "chunk"):
+      if getattr(self, field) is not None:
+        whole_fields(self, field, least=1)
+    if self.clip is not None:
+      number_fields(self, "clip", above=0)
+    divides = self.heads % self.kv_heads == 0
+    require(divides, field_of(self, "kv_heads"), self.kv_heads, f"a divisor of heads {self.heads}")
+    even = self.head_dim % 2 == 0
+    require(even, field_of(self, "head_dim"), self.head_dim, "an even number", "a rotation needs pairs")
     one = self.window is None or self.chunk is None
-    require(one, self, "chunk", self.chunk, f"expected None beside a window of {self.window}")
-    require(self.clip is None or self.clip > 0, self, "clip", self.clip, "expected None or a positive number")
+    require(one, field_of(self, "chunk"), self.chunk, f"None beside a window of {self.window}")
     if self.rope is not None and isinstance(self.rope.scaling, LongScaling):
-      for field in ("short_factors", "long_factors"):
-        count = len(getattr(self.rope.scaling, field))
-        remedy = f"expected one for each of the {self.head_dim // 2} pairs of a head"
-        require(count == self.head_dim // 2, self.rope.scaling, field, f"{count} numbers", remedy)
+      self.rope.scaling.check_pairs(self.head_dim // 2)
 
   @property
   def rotary(self) -> Rotary:

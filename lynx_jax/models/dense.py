@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lynx_jax.models.checks import require_positive
 from lynx_jax.models.declare import Declare
 from lynx_jax.models.linear import normed_matmul, weight
 from lynx_jax.models.norms import Norm
@@ -14,6 +13,7 @@ from lynx_jax.models.parts import ExpertChoice
 from lynx_jax.placement import Role
 from pallas_kernels import row_matmul
 from pallas_kernels.activations import SWIGLU
+from pallas_kernels.checks import whole_fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class DenseSpec:
   width: int
 
   def __post_init__(self) -> None:
-    require_positive(self, "width")
+    whole_fields(self, "width", least=1)
 
   def build(self, width: int, declare: Declare) -> "Dense":
     """The network's weights, in a model of that width."""

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
 from lynx_jax.models.causal_attention import causal_attention
-from lynx_jax.models.checks import require, require_above_zero, require_positive
 from lynx_jax.models.declare import Declare
 from lynx_jax.models.linear import array_of, normed_matmul, normed_matmuls, weight
 from lynx_jax.models.norms import Norm, RMSNorm
@@ -18,6 +17,7 @@ from lynx_jax.models.rope import RopeSpec, Rotary, Rotation
 from lynx_jax.placement import Role
 from pallas_kernels import latent_attention, row_matmul, row_matmuls
 from pallas_kernels.append_heads.reference import write_positions
+from pallas_kernels.checks import field_of, number_fields, require, whole_fields
 from pallas_kernels.rotary import rotate
 
 # DeepSeek's norms of latents add this, whatever the configuration's `rms_norm_eps` says.
@@ -93,11 +93,12 @@ class MLASpec:
   bias: bool = False
 
   def __post_init__(self) -> None:
-    require_positive(self, "heads", "rank", "key_width", "rope_width", "value_width")
+    whole_fields(self, "heads", "rank", "key_width", "rope_width", "value_width", least=1)
     if self.query_rank is not None:
-      require_positive(self, "query_rank")
-    require(self.rope_width % 2 == 0, self, "rope_width", self.rope_width, "rotary embedding needs an even width")
-    require_above_zero(self, "scale")
+      whole_fields(self, "query_rank", least=1)
+    even = self.rope_width % 2 == 0
+    require(even, field_of(self, "rope_width"), self.rope_width, "an even number", "a rotation needs pairs")
+    number_fields(self, "scale", above=0)
 
   @property
   def rotary(self) -> Rotary:

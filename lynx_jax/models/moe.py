@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lynx_jax.models.checks import require, require_positive
 from lynx_jax.models.declare import Declare
 from lynx_jax.models.dense import Dense, DenseSpec
 from lynx_jax.models.linear import array_of, normed_matmul, weight
@@ -17,6 +16,7 @@ from lynx_jax.placement import Role
 from lynx_jax.routing import Router, Routing
 from pallas_kernels import capacity_ffn, expert_ffn
 from pallas_kernels.activations import SWIGLU, Activation
+from pallas_kernels.checks import field_of, require, whole_fields
 from pallas_kernels.weights.base import held_as
 
 
@@ -51,13 +51,14 @@ class MoESpec:
   shared_gate: bool = False
 
   def __post_init__(self) -> None:
-    require_positive(self, "experts", "top_k", "expert_width")
-    require(self.top_k <= self.experts, self, "top_k", self.top_k, f"expected at most experts {self.experts}")
+    whole_fields(self, "experts", "top_k", "expert_width", least=1)
+    require(self.top_k <= self.experts, field_of(self, "top_k"), self.top_k, f"at most experts {self.experts}")
     self.router.check_sizes(self.experts, self.top_k)
     biased = not self.selection_bias or self.router.scoring == "sigmoid"
-    require(biased, self, "selection_bias", self.selection_bias, f"only sigmoid routers have one, not {self.router}")
+    where = field_of(self, "selection_bias")
+    require(biased, where, self.selection_bias, "False", f"only sigmoid routers have one, not {self.router}")
     gated = self.shared is not None or not self.shared_gate
-    require(gated, self, "shared_gate", self.shared_gate, "expected False where there is no shared network")
+    require(gated, field_of(self, "shared_gate"), self.shared_gate, "False where there is no shared network")
 
   def build(self, width: int, declare: Declare) -> "MoE":
     """The router and the experts, in a model of that width."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int
 
-from lynx_jax.models.checks import require, require_above_zero, require_positive
+from pallas_kernels.checks import field_of, number_fields, require, whole_fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class LinearScaling:
   factor: float
 
   def __post_init__(self) -> None:
-    require_above_zero(self, "factor")
+    number_fields(self, "factor", above=0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,8 @@ class YarnScaling:
   truncate: bool = True
 
   def __post_init__(self) -> None:
-    require_positive(self, "original_context")
-    require_above_zero(self, "factor", "attention_factor", "beta_fast", "beta_slow")
+    whole_fields(self, "original_context", least=1)
+    number_fields(self, "factor", "attention_factor", "beta_fast", "beta_slow", above=0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,11 @@ class Llama3Scaling:
   original_context: int
 
   def __post_init__(self) -> None:
-    require_positive(self, "original_context")
-    require_above_zero(self, "factor", "low_frequency_factor")
+    whole_fields(self, "original_context", least=1)
+    number_fields(self, "factor", "low_frequency_factor", above=0)
     above = self.high_frequency_factor >= self.low_frequency_factor
-    remedy = f"expected at least low_frequency_factor {self.low_frequency_factor}"
-    require(above, self, "high_frequency_factor", self.high_frequency_factor, remedy)
+    expected = f"at least low_frequency_factor {self.low_frequency_factor}"
+    require(above, field_of(self, "high_frequency_factor"), self.high_frequency_factor, expected)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +88,18 @@ class LongScaling:
   long_attention_factor: float = 1.0
 
   def __post_init__(self) -> None:
-    require_positive(self, "original_context")
-    require_above_zero(self, "short_attention_factor", "long_attention_factor")
+    whole_fields(self, "original_context", least=1)
+    number_fields(self, "short_attention_factor", "long_attention_factor", above=0)
     for field in ("short_factors", "long_factors"):
       factors = getattr(self, field)
-      require(all(factor > 0 for factor in factors), self, field, factors, "expected positive numbers")
+      require(all(factor > 0 for factor in factors), field_of(self, field), factors, "positive numbers")
+
+  def check_pairs(self, pairs: int) -> None:
+    """Raises ValueError unless there is one factor for each of a head's `pairs`."""
+    for field in ("short_factors", "long_factors"):
+      count = len(getattr(self, field))
+      expected = f"one for each of the {pairs} pairs of a head"
+      require(count == pairs, field_of(self, field), f"{count} numbers", expected)
 
 
 Scaling: TypeAlias = LinearScaling | YarnScaling | Llama3Scaling | LongScaling
@@ -113,7 +120,7 @@ class RopeSpec:
   scaling: Scaling | None = None
 
   def __post_init__(self) -> None:
-    require_above_zero(self, "theta")
+    number_fields(self, "theta", above=0)
 
 
 class Rotary(NamedTuple):

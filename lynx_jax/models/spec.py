@@ -7,10 +7,10 @@ import dataclasses
 from typing import Literal
 
 from lynx_jax.models.attention import AttentionSpec
-from lynx_jax.models.checks import require, require_above_zero, require_positive
 from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.mla import MLASpec
 from lynx_jax.models.moe import MoESpec
+from pallas_kernels.checks import field_of, number_fields, require, whole_fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +58,13 @@ class DecoderSpec:
   logits_divisor: float = 1.0
 
   def __post_init__(self) -> None:
-    require_positive(self, "vocab", "width", "context")
-    require(len(self.layers) > 0, self, "layers", self.layers, "expected at least one layer")
-    require_above_zero(self, "norm_eps", "logits_divisor")
+    whole_fields(self, "vocab", "width", "context", least=1)
+    require(len(self.layers) > 0, field_of(self, "layers"), self.layers, "at least one layer")
+    number_fields(self, "norm_eps", "logits_divisor", above=0)
     biased = self.norm == "layer" or not self.norm_bias
-    require(biased, self, "norm_bias", self.norm_bias, "expected False: a root mean square has no bias")
+    require(biased, field_of(self, "norm_bias"), self.norm_bias, "False", "a root mean square has no bias")
     inside = all(0 <= token < self.vocab for token in self.stop_ids)
-    require(inside, self, "stop_ids", self.stop_ids, f"expected ids from 0 to {self.vocab - 1}")
+    require(inside, field_of(self, "stop_ids"), self.stop_ids, f"ids from 0 to {self.vocab - 1}")
 
   @property
   def moe_layers(self) -> tuple[int, ...]:

@@ -90,5 +90,5 @@ def test_a_row_of_a_padded_batch_is_the_row_alone():
 
 
 def test_sizes_that_cannot_be_turned_are_named(own_errors):
-  with pytest.raises(ValueError, match=r"MLASpec\.rope_width is 5: rotary embedding needs an even width"):
+  with pytest.raises(ValueError, match=r"MLASpec\.rope_width is 5: expected an even number"):
     spec(rope_width=5)
