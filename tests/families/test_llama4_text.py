@@ -34,7 +34,7 @@ def test_every_fourth_layer_has_no_positions_and_sees_everything():
     assert (attention.rope is not None, attention.chunk, attention.qk_norm) == (
       turned, 8192 if turned else None, "l2" if turned else "none",
     )  # fmt: skip
-    assert (attention.temperature is None) == turned
+    assert (attention.query_growth is None) == turned
     assert isinstance(layer.ffn, MoESpec) == (index % 2 == 1)
 
 
