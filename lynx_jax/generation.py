@@ -259,7 +259,7 @@ def _checked(policy: RoutingPolicy | None, spec: DecoderSpec) -> RoutingPolicy |
   """`policy`, once every layer's `top_k` has been shown to it: one that cannot work says so here, not in a trace."""
   if policy is not None:
     for moe in spec.moe_specs:
-      policy.experts_per_token(moe.top_k)
+      policy.check_sizes(moe.experts, moe.top_k)
   return policy
 
 

@@ -65,6 +65,8 @@ def _eval(args: argparse.Namespace) -> None:
   )  # fmt: skip
   policies = [lynx_jax.parse_policy(text) for text in args.policy or _EVALUATED]
   params = load(args)
+  if not args.policy:
+    policies = [policy for policy in policies if _applies(policy, params)]
   with status("evaluating") as progress:
     found = evaluate(params, evaluation, policies, progress=progress)
   terminal = sys.stdout.isatty()
@@ -75,6 +77,16 @@ def _eval(args: argparse.Namespace) -> None:
     console.print(table)
   if args.json:
     write_json(Path(args.json), found)
+
+
+def _applies(policy: lynx_jax.RoutingPolicy, params: lynx_jax.Params) -> bool:
+  """Whether a policy's knobs fit the model's number of experts, and of experts a token."""
+  try:
+    for moe in params.spec.moe_specs:
+      policy.check_sizes(moe.experts, moe.top_k)
+  except ValueError:
+    return False
+  return True
 
 
 def _bench_decode(args: argparse.Namespace) -> None:

@@ -1,10 +1,9 @@
 """Which experts a batch runs: the model's own rule, Lynx, its rivals, and policies with a promise.
 
 The op and the policies live in `pallas_kernels.lynx_route`, beside the kernels that compute them. This package adds
-what the layers above need: policies as text, statistics of a routing, and the `Route` that a layer with experts calls.
+what the layers above need: statistics of a routing, and the `Route` that a layer with experts calls.
 """
 
-from lynx_jax.routing.policy_text import format_policy, parse_policy
 from lynx_jax.routing.route import Route, route_by
 from lynx_jax.routing.stats import RoutingStats, routing_stats
 from pallas_kernels.lynx_route import (
@@ -21,8 +20,11 @@ from pallas_kernels.lynx_route import (
   Scores,
   TopK,
   XShare,
+  as_policy,
+  format_policy,
   lynx_route,
   named_policy,
+  parse_policy,
 )
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
   "Scores",
   "TopK",
   "XShare",
+  "as_policy",
   "format_policy",
   "lynx_route",
   "named_policy",

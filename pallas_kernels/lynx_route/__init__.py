@@ -15,6 +15,7 @@ from pallas_kernels.lynx_route.cpu import cpu_objection, lynx_route_cpu
 from pallas_kernels.lynx_route.lynx import Lynx
 from pallas_kernels.lynx_route.mass_floor import Budget, MassFloor
 from pallas_kernels.lynx_route.policy import POLICIES, Routing, RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.policy_text import as_policy, format_policy, parse_policy
 from pallas_kernels.lynx_route.remap import lynx_route_reference
 from pallas_kernels.lynx_route.rivals import OEA, CountVote, Prune, XShare
 from pallas_kernels.lynx_route.router import Router
@@ -38,8 +39,11 @@ __all__ = [
   "Scores",
   "TopK",
   "XShare",
+  "as_policy",
+  "format_policy",
   "lynx_route",
   "named_policy",
+  "parse_policy",
   "score_rows",
 ]
 
@@ -67,7 +71,7 @@ def lynx_route(
   logits: RouterLogits,
   top_k: int,
   *,
-  policy: RoutingPolicy | None = None,
+  policy: RoutingPolicy | str | None = None,
   router: Router = _RENORMALIZING_SOFTMAX,
   valid: RowMask | None = None,
   selection_bias: SelectionBias | None = None,
@@ -89,7 +93,7 @@ def lynx_route(
   Args:
     logits: router logits [T, E] of any float dtype; valid rows hold no NaN.
     top_k: experts per token of the model's own rule.
-    policy: which experts the batch may use; None is `TopK()`, the model's own routing.
+    policy: which experts the batch may use, as a policy or as its text; None is `TopK()`, the model's own routing.
     router: the model's own rule.
     valid: bool [T], False for padding and finished rows, which influence nothing; None: every row counts.
     selection_bias: float32 [E], added to the gates of a sigmoid router where it chooses experts, not where it weighs
@@ -102,11 +106,11 @@ def lynx_route(
     `Routing`: ids [T, K] and weights [T, K] with K = `policy.experts_per_token(top_k)`, active [E], and tiles.
 
   Raises:
-    ValueError: an argument of the wrong shape, dtype or type, a policy or groups too small for `top_k`, or an unknown
-      implementation.
+    ValueError: an argument of the wrong shape, dtype or type, a knob or groups that do not fit `top_k` and the number
+      of experts, or an unknown implementation.
     NotImplementedError: the named implementation cannot take these arguments.
   """
-  policy = TopK() if policy is None else policy
+  policy = as_policy(policy)
   check_arguments(logits, top_k, policy, router, valid, selection_bias)
   rows, experts = logits.shape
   few_rows_an_expert = tile_rows_for(rows, top_k, experts) == DECODE_TILE

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from pallas_kernels.checks import refusal, require
 from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
 from pallas_kernels.lynx_route.policy import RoutingPolicy
 from pallas_kernels.lynx_route.router import Router
@@ -23,27 +24,38 @@ class RouteArrays(NamedTuple):
   selection_bias: SelectionBias | None
 
 
-def check_arguments(logits: Any, top_k: Any, policy: Any, router: Any, valid: Any, selection_bias: Any) -> None:
+def check_arguments(
+  logits: Any, top_k: Any, policy: RoutingPolicy, router: Any, valid: Any, selection_bias: Any
+) -> None:
   """ValueError that names the first argument of `lynx_route` that cannot work."""
-  if logits.ndim != 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
-    raise ValueError(
-      f"logits is {logits.dtype}{list(logits.shape)}; give floating router logits of shape [rows, experts]"
-    )
-  rows, num_experts = logits.shape
-  if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= num_experts:
-    raise ValueError(f"top_k = {top_k!r} is not an int from 1 to the number of experts, {num_experts}")
-  if not isinstance(policy, RoutingPolicy):
-    hint = "use parse_policy to read one from text" if isinstance(policy, str) else "such as TopK()"
-    raise ValueError(f"policy = {policy!r} is not a RoutingPolicy instance; {hint}")
-  if not isinstance(router, Router):
-    raise ValueError(f"router = {router!r} is not a Router; give Router(renormalize=...)")
-  router.check_sizes(num_experts, top_k)
-  policy.experts_per_token(top_k)
-  if valid is not None and (valid.shape != (rows,) or valid.dtype != jnp.bool_):
-    raise ValueError(f"valid is {valid.dtype}{list(valid.shape)}; give bool[{rows}], one flag per row of logits")
-  if selection_bias is not None and (selection_bias.shape != (num_experts,) or selection_bias.dtype != jnp.float32):
-    raise ValueError(
-      f"selection_bias is {selection_bias.dtype}{list(selection_bias.shape)}; give float32[{num_experts}]"
-    )
+  if not (hasattr(logits, "dtype") and hasattr(logits, "shape")):
+    raise refusal("logits", logits, "an array of shape [rows, experts]")
+  floating = len(logits.shape) == 2 and jnp.issubdtype(logits.dtype, jnp.floating)
+  require(floating, "logits", Shape(logits), "floating router logits of shape [rows, experts]")
+  rows, experts = logits.shape
+  whole = isinstance(top_k, int) and not isinstance(top_k, bool)
+  require(whole and 1 <= top_k <= experts, "top_k", top_k, f"an int from 1 to the number of experts, {experts}")
+  require(isinstance(router, Router), "router", router, "a Router", "give Router(renormalize=...)")
+  router.check_sizes(experts, top_k)
+  policy.check_sizes(experts, top_k)
+  _check_array("valid", valid, (rows,), "bool", "one flag for each row of logits")
+  _check_array("selection_bias", selection_bias, (experts,), "float32", "one number for each expert")
   if selection_bias is not None and router.scoring != "sigmoid":
-    raise ValueError(f"selection_bias goes with sigmoid gates, not with router = {router}; leave it out")
+    raise refusal("selection_bias", Shape(selection_bias), f"None with {router}", "it goes with sigmoid gates")
+
+
+class Shape:
+  """An array in a message: its dtype and shape."""
+
+  def __init__(self, array: Any):
+    self.text = f"{array.dtype}{list(array.shape)}" if hasattr(array, "dtype") else repr(array)
+
+  def __repr__(self) -> str:
+    return self.text
+
+
+def _check_array(name: str, array: Any, shape: tuple[int, ...], dtype: str, what: str) -> None:
+  """ValueError unless `array` is None, or has this shape and dtype."""
+  if array is not None:
+    ok = getattr(array, "shape", None) == shape and array.dtype == dtype
+    require(ok, name, Shape(array), f"{dtype}{list(shape)}, {what}")

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32, Int32
 
+from pallas_kernels.checks import number_fields
 from pallas_kernels.dims import Array, ExpertMask
 from pallas_kernels.lynx_route.expert_sets import chosen_by_row, union_of_rows
-from pallas_kernels.lynx_route.knobs import positive_number
 from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
 from pallas_kernels.lynx_route.scores import Scores
 
@@ -41,8 +41,7 @@ class Auto(RoutingPolicy):
   share: float | int = 0.5
 
   def __post_init__(self) -> None:
-    remedy = "0.5 is what it was tested with; less keeps more experts"
-    object.__setattr__(self, "share", positive_number("Auto", "share", self.share, most=100.0, remedy=remedy))
+    number_fields(self, "share", above=0, most=100, remedy="0.5 is what it was tested with; less keeps more experts")
 
   def keep_set(self, scores: Scores) -> ExpertMask:
     """Experts by descending saving, until the next one saves less than the price."""

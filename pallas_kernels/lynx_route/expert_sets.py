@@ -24,12 +24,12 @@ def summed_worth(worth_TE: Float32[Array, "T E"], valid_T: RowMask) -> Int32[Arr
   largest_unit = (2**31 - 1) // max(1, worth_TE.shape[0])
   unit = 1 << (largest_unit.bit_length() - 1)
   fixed_TE = jnp.round(worth_TE * unit).astype(jnp.int32)
-  return jnp.sum(jnp.where(valid_T[:, None], fixed_TE, 0), axis=0)
+  return jnp.sum(jnp.where(valid_T[:, None], fixed_TE, 0), axis=0, dtype=jnp.int32)
 
 
 def largest(values_E: Int32[Array, "E"], size: int | Int32[Array, ""]) -> ExpertMask:
   """The `size` experts of largest value, ties to the lowest index; `size` may be traced."""
-  index_E = jnp.arange(values_E.shape[0])
+  index_E = jnp.arange(values_E.shape[0], dtype=jnp.int32)
   ahead_EE = (values_E[:, None] > values_E[None, :]) | (
     (values_E[:, None] == values_E[None, :]) & (index_E[:, None] < index_E[None, :])
   )

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int32
 
+from pallas_kernels.checks import number_fields, whole_fields
 from pallas_kernels.dims import Array, ExpertMask, RowMask
 from pallas_kernels.lynx_route.expert_sets import union_of_rows
-from pallas_kernels.lynx_route.knobs import positive_number, whole_number
-from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.policy import MOST, RoutingPolicy, named_policy
 from pallas_kernels.lynx_route.scores import LOWEST, Scores
 
 # Bins from -31 down cast the same vote.
@@ -42,12 +42,10 @@ class Lynx(RoutingPolicy):
   beta: int | None
 
   def __post_init__(self) -> None:
-    remedy = "published values lie between 0.7 and 3"
-    alpha = positive_number("Lynx", "alpha", self.alpha, most=1e6, remedy=remedy)
-    object.__setattr__(self, "alpha", alpha)
+    number_fields(self, "alpha", above=0, most=1e6, remedy="published values lie between 0.7 and 3")
     if self.beta is not None:
       remedy = "published values lie between 1 and 4, None is no lowest bin, and 0 would put all in one bin"
-      object.__setattr__(self, "beta", whole_number("Lynx", "beta", self.beta, least=1, remedy=remedy))
+      whole_fields(self, "beta", least=1, most=MOST, remedy=remedy)
 
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The union over valid rows of the top k experts by bin, then popularity, then lowest index."""

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int32
 
+from pallas_kernels.checks import number_fields, require, whole_fields
 from pallas_kernels.dims import Array, ExpertMask
-from pallas_kernels.lynx_route.knobs import positive_number, require_room, whole_number
-from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.policy import MOST, RoutingPolicy, check_kept, named_policy
 from pallas_kernels.lynx_route.scores import Scores
 from pallas_kernels.lynx_route.topk import every_expert
 
@@ -36,8 +36,8 @@ class MassFloor(RoutingPolicy):
   tau: float | int
 
   def __post_init__(self) -> None:
-    remedy = "give the share of its own routed mass that every token keeps, such as 0.9"
-    object.__setattr__(self, "tau", positive_number("MassFloor", "tau", self.tau, most=1.0, remedy=remedy))
+    remedy = "it is the share of its own routed mass that every token keeps, such as 0.9"
+    number_fields(self, "tau", above=0, most=1, remedy=remedy)
 
   def keep_set(self, scores: Scores) -> ExpertMask:
     """Experts added by descending gain until no valid row is short of its floor."""
@@ -58,22 +58,22 @@ class Budget(RoutingPolicy):
   max_active: int
 
   def __post_init__(self) -> None:
-    if not isinstance(self.policy, RoutingPolicy):
-      raise ValueError(f"Budget.policy = {self.policy!r} is not a RoutingPolicy; give one, such as TopK()")
-    remedy = "give the most experts that a batch may read"
-    max_active = whole_number("Budget", "max_active", self.max_active, least=1, remedy=remedy)
-    object.__setattr__(self, "max_active", max_active)
+    require(isinstance(self.policy, RoutingPolicy), "Budget.policy", self.policy, "a policy", "give one such as TopK()")
+    whole_fields(self, "max_active", least=1, most=MOST, remedy="it is the most experts that a batch may read")
 
   def experts_per_token(self, top_k: int) -> int:
-    """What the inner policy says; ValueError if `max_active` is less."""
-    experts_per_token = self.policy.experts_per_token(top_k)
-    require_room("Budget", "max_active", self.max_active, experts_per_token)
-    return experts_per_token
+    """What the inner policy says."""
+    return self.policy.experts_per_token(top_k)
+
+  def check_sizes(self, experts: int, top_k: int) -> None:
+    """ValueError if `max_active` is less than one token runs, or more than there are experts."""
+    self.policy.check_sizes(experts, top_k)
+    check_kept("Budget.max_active", self.max_active, experts, self.policy.experts_per_token(top_k))
 
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The inner policy's set if it fits, else the `max_active` of its experts that retain most mass."""
     keep = self.policy.keep_set(scores)
-    fits = jnp.sum(keep) <= self.max_active
+    fits = jnp.sum(keep, dtype=jnp.int32) <= self.max_active
     cover = greedy_cover(scores, keep, tau=1.0, limit=jnp.where(fits, 0, self.max_active))
     return jnp.where(fits, keep, cover)
 
@@ -94,14 +94,14 @@ def greedy_cover(scores: Scores, candidates: ExpertMask, tau: float, limit: int 
   its floor here meets it in float32, and the sums of gains do not depend on the order of rows.
   """
   fixed_TE = jnp.floor(scores.worth * UNIT).astype(jnp.int32)
-  own_T = jnp.sum(jnp.take_along_axis(fixed_TE, scores.ids, axis=-1), axis=-1)
+  own_T = jnp.sum(jnp.take_along_axis(fixed_TE, scores.ids, axis=-1), axis=-1, dtype=jnp.int32)
   slack_T = jnp.floor((1.0 - tau) * own_T.astype(jnp.float32)).astype(jnp.int32)
   floor_T = jnp.where(scores.valid, own_T - slack_T, 0)
   # Gains of T rows add up in an int32 after this shift; rounded up, so that a gain never vanishes.
   shift = (len(floor_T) - 1).bit_length()
 
   def short(cover: _Cover) -> Array:
-    return jnp.any(cover.deficit > 0) & (jnp.sum(cover.taken) < limit)
+    return jnp.any(cover.deficit > 0) & (jnp.sum(cover.taken, dtype=jnp.int32) < limit)
 
   def take_best(cover: _Cover) -> _Cover:
     worst_T = jnp.min(cover.best, axis=-1)
@@ -112,7 +112,7 @@ def greedy_cover(scores: Scores, candidates: ExpertMask, tau: float, limit: int 
     replaced_TK = jnp.arange(cover.best.shape[1])[None, :] == slot_T[:, None]
     best_TK = jnp.where(replaced_TK, jnp.maximum(worst_T, fixed_TE[:, expert])[:, None], cover.best)
     taken_E = cover.taken | (jnp.arange(scores.num_experts) == expert)
-    return _Cover(taken_E, best_TK, jnp.maximum(floor_T - jnp.sum(best_TK, axis=-1), 0))
+    return _Cover(taken_E, best_TK, jnp.maximum(floor_T - jnp.sum(best_TK, axis=-1, dtype=jnp.int32), 0))
 
   nothing = _Cover(jnp.zeros_like(candidates), jnp.zeros_like(scores.ids), floor_T)
   return jax.lax.while_loop(short, take_best, nothing).taken

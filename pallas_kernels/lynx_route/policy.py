@@ -4,10 +4,13 @@ import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from pallas_kernels.checks import refusal, require
 from pallas_kernels.dims import ExpertIds, ExpertMask, ExpertWeights
 from pallas_kernels.expert_ffn.tiles import Tiles
 from pallas_kernels.lynx_route.scores import Scores
 
+# The largest size that a knob may have: sizes become int32.
+MOST = 2**31 - 1
 # Policies that have a text form, by name.
 POLICIES: dict[str, type["RoutingPolicy"]] = {}
 
@@ -45,12 +48,26 @@ class RoutingPolicy(abc.ABC):
   batch_aware: ClassVar[bool] = True
 
   def experts_per_token(self, top_k: int) -> int:
-    """Experts that one token runs where the model's own rule runs `top_k`; ValueError if it cannot work."""
+    """Experts that one token runs where the model's own rule runs `top_k`."""
     return top_k
+
+  def check_sizes(self, experts: int, top_k: int) -> None:  # noqa: B027 (most policies have nothing to check)
+    """ValueError if a knob cannot work, or does nothing, in a layer with `experts` experts, `top_k` a token."""
 
   @abc.abstractmethod
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The experts [E] that rows may use. If they are too few for one row, the remap adds more."""
+
+
+def check_kept(knob: str, size: int, experts: int, experts_per_token: int) -> None:
+  """ValueError unless a set of `size` experts can hold what one token runs, and there are that many experts."""
+  expected = f"from {experts_per_token}, the experts that every token runs, to {experts}, all experts of a layer"
+  require(experts_per_token <= size <= experts, knob, size, expected)
+
+
+def check_chosen(knob: str, k0: int, top_k: int) -> None:
+  """ValueError if `k0` of a token's own experts are more than the `top_k` that it runs."""
+  require(k0 <= top_k, knob, k0, f"at most top_k = {top_k}, the experts that a token runs", "more would do nothing")
 
 
 _Policy = TypeVar("_Policy", bound=type[RoutingPolicy])
@@ -66,16 +83,15 @@ def named_policy(name: str) -> Callable[[_Policy], _Policy]:
   Raises:
     ValueError: `name` is not a lower-case identifier, or another class has it.
   """
-  if not (isinstance(name, str) and name.isidentifier() and name == name.lower()):
-    raise ValueError(f"named_policy: name = {name!r} is not a lower-case identifier; give one such as 'my_policy'")
+  ok = isinstance(name, str) and name.isidentifier() and name == name.lower()
+  require(ok, "name of a policy", name, "a lower-case identifier", "give one such as 'my_policy'")
 
   def register(cls: _Policy) -> _Policy:
     other = POLICIES.get(name)
     # The same class may come again: from a module that is reloaded, or a notebook's cell that runs twice.
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-      raise ValueError(
-        f"named_policy: name = {name!r} belongs to {other.__module__}.{other.__qualname__}; take another"
-      )
+      expected = f"a name that {other.__module__}.{other.__qualname__} does not have"
+      raise refusal("name of a policy", name, expected, "take another")
     POLICIES[name] = cls
     return cls
 

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from pallas_kernels.checks import whole_fields
 from pallas_kernels.dims import ExpertMask
 from pallas_kernels.lynx_route.expert_sets import chosen_by_row, grow, largest, union_of_rows
-from pallas_kernels.lynx_route.knobs import require_room, whole_number
-from pallas_kernels.lynx_route.policy import RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.policy import MOST, RoutingPolicy, check_chosen, check_kept, named_policy
 from pallas_kernels.lynx_route.scores import Scores
 from pallas_kernels.lynx_route.topk import every_expert
 
@@ -22,15 +22,18 @@ class Prune(RoutingPolicy):
   policies: they sum to 1, or to the gate probability of the model's own top k.
 
   Attributes:
-    k0: experts per token; at or above the model's top_k, nothing changes.
+    k0: experts per token, at most the model's top_k, where nothing changes.
   """
 
   k0: int
   batch_aware: ClassVar[bool] = False
 
   def __post_init__(self) -> None:
-    k0 = whole_number("Prune", "k0", self.k0, least=1, remedy="give the number of experts that a token runs")
-    object.__setattr__(self, "k0", k0)
+    whole_fields(self, "k0", least=1, most=MOST, remedy="it is the number of experts that a token runs")
+
+  def check_sizes(self, experts: int, top_k: int) -> None:
+    """ValueError if `k0` is more than the model runs."""
+    check_chosen("Prune.k0", self.k0, top_k)
 
   def experts_per_token(self, top_k: int) -> int:
     """`k0`, or `top_k` where that is less."""
@@ -53,13 +56,11 @@ class CountVote(RoutingPolicy):
   keep: int
 
   def __post_init__(self) -> None:
-    keep = whole_number("CountVote", "keep", self.keep, least=1, remedy="give how many experts to keep")
-    object.__setattr__(self, "keep", keep)
+    whole_fields(self, "keep", least=1, most=MOST, remedy="it is the number of experts to keep")
 
-  def experts_per_token(self, top_k: int) -> int:
-    """`top_k`; ValueError if `keep` is less."""
-    require_room("CountVote", "keep", self.keep, top_k)
-    return top_k
+  def check_sizes(self, experts: int, top_k: int) -> None:
+    """ValueError if `keep` is less than one token runs, or more than there are experts."""
+    check_kept("CountVote.keep", self.keep, experts, top_k)
 
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The `keep` experts that are in the own top k of most valid rows, ties to the lowest index."""
@@ -75,14 +76,17 @@ class OEA(RoutingPolicy):
   arXiv 2511.02237, in its recommended form (p = 1, kmax = top_k, maxP = all experts).
 
   Attributes:
-    k0: experts that each token insists on.
+    k0: experts that each token insists on, at most the model's top_k, where nothing changes.
   """
 
   k0: int
 
   def __post_init__(self) -> None:
-    remedy = "give the number of experts that each token insists on"
-    object.__setattr__(self, "k0", whole_number("OEA", "k0", self.k0, least=1, remedy=remedy))
+    whole_fields(self, "k0", least=1, most=MOST, remedy="it is the number of experts that each token insists on")
+
+  def check_sizes(self, experts: int, top_k: int) -> None:
+    """ValueError if `k0` is more than the model runs."""
+    check_chosen("OEA.k0", self.k0, top_k)
 
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The union of the valid rows' top k0."""
@@ -96,22 +100,20 @@ class XShare(RoutingPolicy):
 
   Attributes:
     budget: how many experts to keep, at least the model's top_k; protected experts may exceed it.
-    k0: experts of each token that are kept whatever the budget.
+    k0: experts of each token that are kept whatever the budget, at most the model's top_k.
   """
 
   budget: int
   k0: int = 1
 
   def __post_init__(self) -> None:
-    budget = whole_number("XShare", "budget", self.budget, least=1, remedy="give how many experts to keep")
-    k0 = whole_number("XShare", "k0", self.k0, least=1, remedy="the published value is 1")
-    object.__setattr__(self, "budget", budget)
-    object.__setattr__(self, "k0", k0)
+    whole_fields(self, "budget", least=1, most=MOST, remedy="it is the number of experts to keep")
+    whole_fields(self, "k0", least=1, most=MOST, remedy="the published value is 1")
 
-  def experts_per_token(self, top_k: int) -> int:
-    """`top_k`; ValueError if `budget` is less."""
-    require_room("XShare", "budget", self.budget, top_k)
-    return top_k
+  def check_sizes(self, experts: int, top_k: int) -> None:
+    """ValueError if `budget` is less than one token runs or more than there are experts, or `k0` exceeds top_k."""
+    check_kept("XShare.budget", self.budget, experts, top_k)
+    check_chosen("XShare.k0", self.k0, top_k)
 
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The protected experts, and the next by gate probability summed over valid rows."""

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32
 
+from pallas_kernels.checks import number_fields, refusal, require, whole_fields
 from pallas_kernels.dims import Array, ExpertIds, ExpertMask, ExpertWeights
-from pallas_kernels.lynx_route.knobs import positive_number, whole_number
 
 SCORINGS = ("softmax", "sigmoid", "sparsemixer")
 GROUP_SCORES = ("max", "top2_sum")
@@ -59,39 +59,34 @@ class Router:
 
   def __post_init__(self) -> None:
     for field, supported in (("scoring", SCORINGS), ("group_score", GROUP_SCORES)):
-      if getattr(self, field) not in supported:
-        raise ValueError(f"Router.{field} = {getattr(self, field)!r} is not supported; use one of {supported}")
+      value = getattr(self, field)
+      require(value in supported, f"Router.{field}", value, f"one of {', '.join(supported)}")
     for field in ("renormalize", "unit_weights"):
-      if not isinstance(getattr(self, field), bool):
-        raise ValueError(f"Router.{field} = {getattr(self, field)!r} is not a bool; give True or False")
-    remedy = "1 leaves weights as they are"
-    object.__setattr__(self, "scale", positive_number("Router", "scale", self.scale, most=1e6, remedy=remedy))
-    for field, remedy in (("groups", "1 is no groups"), ("groups_kept", "give how many groups a token may use")):
-      object.__setattr__(self, field, whole_number("Router", field, getattr(self, field), least=1, remedy=remedy))
+      value = getattr(self, field)
+      require(isinstance(value, bool), f"Router.{field}", value, "True or False")
+    number_fields(self, "scale", above=0, most=1e6, remedy="1 leaves weights as they are")
+    whole_fields(self, "groups", least=1, remedy="1 is no groups")
+    whole_fields(self, "groups_kept", least=1, most=self.groups, remedy="it is the number of groups a token may use")
     self._check_together()
 
   def _check_together(self) -> None:
-    if self.groups_kept > self.groups:
-      raise ValueError(f"Router.groups_kept = {self.groups_kept} is more than Router.groups = {self.groups}")
     if self.unit_weights and self.scale != 1:
-      raise ValueError(f"Router.scale = {self.scale} does not go with unit_weights; leave one of them out")
+      raise refusal("Router.scale", self.scale, "1 where unit_weights is True", "leave one of them out")
     if self.scoring == "sparsemixer" and (self.renormalize or self.unit_weights or self.groups > 1):
-      raise ValueError(
-        f"Router.scoring = 'sparsemixer' has weights of its own and no groups: {self}; give renormalize=False alone"
-      )
+      raise refusal(
+        "Router", self, "no other setting with scoring='sparsemixer', which has weights of its own and no groups",
+        "give renormalize=False alone",
+      )  # fmt: skip
 
   def check_sizes(self, experts: int, top_k: int) -> None:
     """ValueError unless a token can choose `top_k` of `experts` experts by this rule."""
     size = experts // self.groups
     if size * self.groups != experts or size < (2 if self.group_score == "top2_sum" else 1):
-      raise ValueError(
-        f"Router.groups = {self.groups} does not cut {experts} experts into groups whose score is {self.group_score!r}"
-      )
+      expected = f"a number that cuts {experts} experts into groups whose score is {self.group_score!r}"
+      raise refusal("Router.groups", self.groups, expected)
     if top_k > size * self.groups_kept:
-      raise ValueError(
-        f"Router.groups_kept = {self.groups_kept} leaves a token {size * self.groups_kept} of {experts} experts, "
-        f"and it runs top_k = {top_k}; keep more groups"
-      )
+      expected = f"enough groups for the {top_k} experts that a token runs; these hold {size * self.groups_kept}"
+      raise refusal("Router.groups_kept", self.groups_kept, expected, "keep more groups")
 
 
 def gates(logits_TE: Float32[Array, "T E"], router: Router) -> Float32[Array, "T E"]:
@@ -119,7 +114,7 @@ def in_best_groups(
     gates_TE = choice_TE if biased else gates(logits_TE, router)
     score_TG = jnp.sum(jax.lax.top_k(by_group(gates_TE), 2)[0], axis=-1)
   _, kept = jax.lax.top_k(score_TG, router.groups_kept)
-  kept_TG = jnp.any(kept[:, :, None] == jnp.arange(router.groups)[None, None, :], axis=1)
+  kept_TG = jnp.any(kept[:, :, None] == jnp.arange(router.groups, dtype=jnp.int32)[None, None, :], axis=1)
   return jnp.repeat(kept_TG, experts // router.groups, axis=1)
 
 

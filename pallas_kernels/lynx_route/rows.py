@@ -1,8 +1,8 @@
 """A block of rows in registers: read, scored by the router, ranked and weighed.
 
 A row's best experts are taken one a round, by (key, lowest index); `place` [T, E] holds the round in which an expert
-was taken, and `count` where it was not. Rows and experts are padded to powers of two; of a router with groups each
-group is, so that a group is a run of a whole axis.
+was taken, and the number of rounds where it was not. Rows and experts are padded to powers of two. If the router has
+groups, each group is padded, so that a group is a run of a whole axis.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Batch:
 
   def each(self, body: Callable[[Any, Any], Any], start: Any) -> Any:
     """Folds `body(block, carry)` over the blocks of rows."""
-    return body(0, start) if self.blocks == 1 else jax.lax.fori_loop(0, self.blocks, body, start)
+    return body(0, start) if self.blocks == 1 else each_index(self.blocks, body, start)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +117,32 @@ def _in_best_groups(batch: Batch, scored: jax.Array, router: Router) -> jax.Arra
   score = jnp.max(by_group, axis=2)
   if router.group_score == "top2_sum":
     member = jnp.arange(by_group.shape[2], dtype=jnp.int32)[None, None, :]
-    first = jnp.argmax(by_group, axis=2)[:, :, None]
+    first = largest_at(by_group, 2)[:, :, None]
     score += jnp.max(jnp.where(member == first, -jnp.inf, by_group), axis=2)
   taken = best((score,), None, router.groups_kept)
   return jnp.broadcast_to(taken[:, :, None], by_group.shape).reshape(scored.shape) < router.groups_kept
 
 
-def best(keys: tuple[jax.Array, ...], allowed: jax.Array | None, count: int) -> jax.Array:
+def count(flags: jax.Array, axis: int | None = None) -> jax.Array:
+  """How many are set, along an axis or in all; int32 also where `jax_enable_x64` makes sums int64."""
+  return jnp.sum(flags.astype(jnp.int32), axis=axis, dtype=jnp.int32)
+
+
+def largest_at(values: jax.Array, axis: int) -> jax.Array:
+  """The place of the largest value along an axis, as int32."""
+  return jax.lax.argmax(values, axis, jnp.int32)
+
+
+def each_index(length: int, body: Callable[[jax.Array, Any], Any], start: Any) -> Any:
+  """Folds `body(index, carry)` over the indices below `length`, with an int32 index."""
+
+  def narrow(index: jax.Array, carry: Any) -> Any:
+    return body(jax.lax.convert_element_type(index, jnp.int32), carry)
+
+  return jax.lax.fori_loop(0, length, narrow, start)
+
+
+def best(keys: tuple[jax.Array, ...], allowed: jax.Array | None, rounds: int) -> jax.Array:
   """The round in which each row takes each allowed expert, by the largest keys, then the lowest index."""
   # A warp finds the largest of its integers in one instruction; of floats, or of pairs, it takes ten.
   keys = tuple(_ordered(key) for key in keys)
@@ -131,7 +150,7 @@ def best(keys: tuple[jax.Array, ...], allowed: jax.Array | None, count: int) -> 
   expert = jnp.arange(shape[1], dtype=jnp.int32)[None, :]
 
   def take(index: Any, place: jax.Array) -> jax.Array:
-    open_ = place == count
+    open_ = place == rounds
     if allowed is not None:
       open_ &= allowed[None, :]
     for key in keys:
@@ -140,7 +159,7 @@ def best(keys: tuple[jax.Array, ...], allowed: jax.Array | None, count: int) -> 
     first = jnp.min(jnp.where(open_, expert, shape[1]), axis=1)
     return jnp.where(expert == first[:, None], index, place)
 
-  return jax.lax.fori_loop(0, count, take, jnp.full(shape, count, jnp.int32))
+  return each_index(rounds, take, jnp.full(shape, rounds, jnp.int32))
 
 
 def _ordered(key: jax.Array) -> jax.Array:
@@ -153,7 +172,7 @@ def _ordered(key: jax.Array) -> jax.Array:
 
 def rows_with(rows: Rows, flags: jax.Array) -> jax.Array:
   """How many valid rows have each flag, [E]."""
-  return jnp.sum((flags & rows.valid[:, None]).astype(jnp.int32), axis=0)
+  return count(flags & rows.valid[:, None], axis=0)
 
 
 def own_places(rows: Rows, top_k: int) -> jax.Array:
@@ -171,7 +190,7 @@ def chosen_places(rows: Rows, router: Router, kept: jax.Array | None, experts: i
   allowed = rows.own != -jnp.inf
   if rows.bias is None:
     # A masked expert is no better than one of another group, but where all are kept: rows run their own.
-    allowed &= (jnp.sum(kept.astype(jnp.int32)) == experts) | (rows.logits > -LARGEST)
+    allowed &= (count(kept) == experts) | (rows.logits > -LARGEST)
   return best((allowed.astype(jnp.int32), rows.choice), kept, run)
 
 
@@ -181,7 +200,7 @@ def affinity(batch: Batch, rows: Rows, router: Router) -> jax.Array:
   With a selection bias, the logits of gates that all have the bias of the row's first expert, [T, E].
   """
   if rows.bias is not None:
-    first = batch.place()[None, :] == jnp.argmax(rows.own, axis=1)[:, None]
+    first = batch.place()[None, :] == largest_at(rows.own, 1)[:, None]
     shift = jnp.sum(jnp.where(first, rows.bias[None, :], 0.0), axis=1)
     inside = jnp.minimum(jnp.maximum(rows.own - shift[:, None], SMALLEST_GATE), LARGEST_GATE)
     return jnp.where(rows.own == -jnp.inf, -LARGEST, jnp.log(inside) - jnp.log1p(-inside))
@@ -231,7 +250,7 @@ def _capped(batch: Batch, rows: Rows, worth: jax.Array, top_k: int) -> jax.Array
     preferred = (other > rows.own) | ((other == rows.own) & (index < place))
     return jnp.where(preferred, jnp.minimum(cap, jnp.sum(jnp.where(here, worth, 0.0), axis=1)[:, None]), cap)
 
-  cap = jax.lax.fori_loop(0, batch.padded, lower, worth)
+  cap = each_index(batch.padded, lower, worth)
   return jnp.where(own_places(rows, top_k) < top_k, worth, cap)
 
 
@@ -282,7 +301,7 @@ def _unscaled(
   return shares * mass[:, None]
 
 
-def _sparse_mixer(rows: Rows, place: jax.Array, kept: jax.Array | None, count: int) -> jax.Array:
+def _sparse_mixer(rows: Rows, place: jax.Array, kept: jax.Array | None, run: int) -> jax.Array:
   """Each expert's softmax among those of `kept` that are not taken before it and close to it, zero of others."""
 
   def weigh(index: Any, weights: jax.Array) -> jax.Array:
@@ -296,4 +315,4 @@ def _sparse_mixer(rows: Rows, place: jax.Array, kept: jax.Array | None, count: i
     weight = 1.0 / jnp.sum(jnp.exp(jnp.where(among, rows.logits - top, -jnp.inf)), axis=1)
     return jnp.where(here, weight[:, None], weights)
 
-  return jax.lax.fori_loop(0, count, weigh, jnp.zeros(place.shape, jnp.float32))
+  return each_index(run, weigh, jnp.zeros(place.shape, jnp.float32))

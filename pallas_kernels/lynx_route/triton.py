@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
@@ -29,6 +30,9 @@ from pallas_kernels.lynx_route.rows import (
   affinity,
   best,
   chosen_places,
+  count,
+  each_index,
+  largest_at,
   own_places,
   padded_experts,
   read,
@@ -128,38 +132,38 @@ def _kernel(*refs, inputs: int, batch: Batch, top_k: int, policy: RoutingPolicy,
   if batch.blocks == 1:
     choose = functools.cache(choose)
 
-  def count(block: Any, load: jax.Array) -> jax.Array:
+  def add_load(block: Any, load: jax.Array) -> jax.Array:
     rows, place = choose(block)
     return load + rows_with(rows, place < run)
 
-  load = batch.each(count, jnp.zeros((batch.padded,), jnp.int32))
+  load = batch.each(add_load, jnp.zeros((batch.padded,), jnp.int32))
   tiles = (load + (DECODE_TILE - 1)) // DECODE_TILE
   active = load > 0
   # Two running sums in one: no more than 512 experts are active.
   both = (tiles << 10) + active.astype(jnp.int32)
-  upto, total = jnp.cumsum(both), jnp.sum(both)
+  upto, total = jnp.cumsum(both, dtype=jnp.int32), jnp.sum(both, dtype=jnp.int32)
   first, in_use = (upto >> 10) - tiles, total >> 10
   # Rows that do not count point at experts that are read anyway, the others after those.
   idle = jnp.where(active, upto & 1023, (total & 1023) + expert + 1 - (upto & 1023)) - 1
   idle = jnp.where(expert < batch.experts, jnp.minimum(idle, run), run)
 
   # The interpreter stores old values where a mask is off: such places must lie outside of the array.
-  nowhere = expert_ref.shape[0]
+  nowhere, tile_size = expert_ref.shape[0], np.int32(DECODE_TILE)
 
   def write(block: Any, before: jax.Array) -> jax.Array:
     rows, place = choose(block)
     chosen = (place < run) & rows.valid[:, None]
     taken = chosen.astype(jnp.int32)
-    at = (first * DECODE_TILE + before)[None, :] + jnp.cumsum(taken, axis=0) - taken
+    at = (first * DECODE_TILE + before)[None, :] + jnp.cumsum(taken, axis=0, dtype=jnp.int32) - taken
     row = jnp.broadcast_to(rows.index[:, None], place.shape)
-    tile = jnp.where(chosen, jax.lax.div(at, DECODE_TILE), nowhere)
-    plgpu.store(slot_ref.at[tile, jax.lax.rem(at, DECODE_TILE)], row * run + place, mask=chosen)
+    tile = jnp.where(chosen, jax.lax.div(at, tile_size), nowhere)
+    plgpu.store(slot_ref.at[tile, jax.lax.rem(at, tile_size)], row * run + place, mask=chosen)
     weight = jnp.where(chosen, weigh(rows, place, kept, router), 0.0)
     place = jnp.where(rows.valid[:, None], place, idle[None, :])
     written = (place < run) & (rows.index < batch.rows)[:, None]
     plgpu.store(ids_ref.at[row, place], jnp.broadcast_to(expert[None, :], place.shape), mask=written)
     plgpu.store(weights_ref.at[row, place], weight, mask=written)
-    return before + jnp.sum(taken, axis=0)
+    return before + count(taken, axis=0)
 
   batch.each(write, jnp.zeros((batch.padded,), jnp.int32))
   plgpu.store(active_ref.at[expert], active.astype(jnp.int32), mask=expert < batch.experts)
@@ -172,10 +176,6 @@ def _kernel(*refs, inputs: int, batch: Batch, top_k: int, policy: RoutingPolicy,
   last = jnp.where(left, (first + tiles - 1)[:, None], nowhere)
   none = jnp.full(left.shape, batch.rows * run, jnp.int32)
   plgpu.store(slot_ref.at[last, jnp.broadcast_to(spot, left.shape)], none, mask=left)
-
-
-def _size(experts: jax.Array) -> jax.Array:
-  return jnp.sum(experts.astype(jnp.int32))
 
 
 def _kept(
@@ -207,13 +207,13 @@ def _kept(
     rows = read(0)
     of_row = own_places(rows, top_k) < top_k
     if isinstance(policy, Auto):
-      greedy = _worth_reading(batch, rows, of_row, _size(own), top_k, policy.share, router)
+      greedy = _worth_reading(batch, rows, of_row, count(own), top_k, policy.share, router)
     elif isinstance(policy, MassFloor):
       greedy = _cover(batch, rows, of_row, top_k, policy.tau, router)
     else:
       raise NotImplementedError(f"there is no kernel for {policy}")
     kept = _filled(batch, read, greedy, top_k, router)
-  return kept | ((_size(kept) >= _size(own)) & (batch.expert() < batch.experts))
+  return kept | ((count(kept) >= count(own)) & (batch.expert() < batch.experts))
 
 
 def _kept_by_bins(batch: Batch, read: Callable[[Any], Rows], top_k: int, policy: Lynx, router: Router) -> jax.Array:
@@ -268,29 +268,29 @@ def _filled(batch: Batch, read: Callable[[Any], Rows], kept: jax.Array, top_k: i
     rows = read(block)
     worth, total = worths(batch, rows, router, top_k)
     fixed = jnp.floor(worth / total[:, None] * unit + 0.5).astype(jnp.int32)
-    return sums + jnp.sum(jnp.where(rows.valid[:, None], fixed, 0), axis=0)
+    return sums + jnp.sum(jnp.where(rows.valid[:, None], fixed, 0), axis=0, dtype=jnp.int32)
 
   def fill(kept: jax.Array) -> jax.Array:
     sums = batch.each(add, jnp.where(batch.expert() < batch.experts, 0, -2))
 
     def grow(_: Any, kept: jax.Array) -> jax.Array:
-      best = jnp.argmax(jnp.where(kept != 0, -1, sums), axis=0)
-      return jnp.where((place == best) & (jnp.sum(kept) < top_k), 1, kept)
+      best = largest_at(jnp.where(kept != 0, -1, sums), 0)
+      return jnp.where((place == best) & (count(kept) < top_k), 1, kept)
 
-    return jax.lax.fori_loop(0, top_k, grow, kept)
+    return each_index(top_k, grow, kept)
 
   kept = kept.astype(jnp.int32)
   if not batch.biased:
     return fill(kept) != 0
   # What experts are worth under a bias takes a round for each expert, and few sets need filling.
-  return jax.lax.cond(jnp.sum(kept) < top_k, fill, lambda kept: kept, kept) != 0
+  return jax.lax.cond(count(kept) < top_k, fill, lambda kept: kept, kept) != 0
 
 
 def _cover(batch: Batch, rows: Rows, own: jax.Array, top_k: int, tau: float, router: Router) -> jax.Array:
   """Experts added by descending gain until each valid row has `tau` of its own mass, in fixed point."""
   worth, total = worths(batch, rows, router, top_k)
   fixed = jnp.floor(worth / total[:, None] * _UNIT).astype(jnp.int32)
-  own_mass = jnp.sum(jnp.where(own, fixed, 0), axis=1)
+  own_mass = jnp.sum(jnp.where(own, fixed, 0), axis=1, dtype=jnp.int32)
   slack = jnp.floor((1.0 - tau) * own_mass.astype(jnp.float32)).astype(jnp.int32)
   floor = jnp.where(rows.valid, own_mass - slack, 0)
   shift = (batch.rows - 1).bit_length()
@@ -299,18 +299,18 @@ def _cover(batch: Batch, rows: Rows, own: jax.Array, top_k: int, tau: float, rou
   unused = jnp.where(place < top_k, 0, _UNIT)
 
   def short(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-    return (jnp.max(carry[2]) > 0) & (jnp.sum(carry[0]) < batch.experts)
+    return (jnp.max(carry[2]) > 0) & (count(carry[0]) < batch.experts)
 
   def take_best(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
     taken, best, deficit = carry
     least = jnp.min(best + unused, axis=1)
     added = jnp.minimum(jnp.maximum(fixed - least[:, None], 0), deficit[:, None])
-    gain = jnp.sum((added + ((1 << shift) - 1)) >> shift, axis=0)
-    pick = jnp.argmax(jnp.where((taken != 0) | outside, -1, gain), axis=0)
-    mass = jnp.sum(jnp.where((at == pick)[None, :], fixed, 0), axis=1)
-    replaced = place == jnp.argmin(best + unused, axis=1)[:, None]
+    gain = jnp.sum((added + ((1 << shift) - 1)) >> shift, axis=0, dtype=jnp.int32)
+    pick = largest_at(jnp.where((taken != 0) | outside, -1, gain), 0)
+    mass = jnp.sum(jnp.where((at == pick)[None, :], fixed, 0), axis=1, dtype=jnp.int32)
+    replaced = place == jax.lax.argmin(best + unused, 1, jnp.int32)[:, None]
     best = jnp.where(replaced, jnp.maximum(least, mass)[:, None], best)
-    return jnp.where(at == pick, 1, taken), best, jnp.maximum(floor - jnp.sum(best, axis=1), 0)
+    return jnp.where(at == pick, 1, taken), best, jnp.maximum(floor - jnp.sum(best, axis=1, dtype=jnp.int32), 0)
 
   none = jnp.zeros((batch.padded,), jnp.int32), jnp.zeros((batch.block, place.shape[1]), jnp.int32), floor
   return jax.lax.while_loop(short, take_best, none)[0] != 0
@@ -327,9 +327,10 @@ def _worth_reading(
   unit = float(1 << (29 - (batch.rows - 1).bit_length()))
 
   def total(saved: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.floor(saved * unit + 0.5).astype(jnp.int32), axis=0)
+    return jnp.sum(jnp.floor(saved * unit + 0.5).astype(jnp.int32), axis=0, dtype=jnp.int32)
 
-  price = share * jnp.sum(total(squared)).astype(jnp.float32) / jnp.maximum(own_experts, 1).astype(jnp.float32)
+  all_squares = jnp.sum(total(squared), dtype=jnp.int32).astype(jnp.float32)
+  price = share * all_squares / jnp.maximum(own_experts, 1).astype(jnp.float32)
   outside, at = batch.expert() >= batch.experts, batch.place()
   place = jnp.arange(pl.next_power_of_2(top_k), dtype=jnp.int32)[None, :]
   unused = jnp.where(place < top_k, 0.0, 2.0)
@@ -343,10 +344,10 @@ def _worth_reading(
     left = lost[:, None] - jnp.maximum(weight - least[:, None], 0.0)
     saved = jnp.where(rows.valid[:, None], squared + (lost * lost)[:, None] - left * left, 0.0)
     gain = jnp.where((taken != 0) | outside, -1, total(saved))
-    most, pick = jnp.max(gain), jnp.argmax(gain, axis=0)
+    most, pick = jnp.max(gain), largest_at(gain, 0)
     worth = (most > 0) & (most.astype(jnp.float32) >= price)
     gained = jnp.sum(jnp.where((at == pick)[None, :], weight, 0.0), axis=1)
-    replaced = (place == jnp.argmin(best + unused, axis=1)[:, None]) & worth
+    replaced = (place == jax.lax.argmin(best + unused, 1, jnp.int32)[:, None]) & worth
     best = jnp.where(replaced, jnp.maximum(least, gained)[:, None], best)
     return jnp.where((at == pick) & worth, 1, taken), best, worth.astype(jnp.int32)
 

@@ -119,19 +119,20 @@ def test_masked_experts_of_own_groups(implementation, policy):
 
 
 def test_routers_that_cannot_be_are_named():
-  with pytest.raises(ValueError, match=r"Router.groups = 3 does not cut 8 experts into groups"):
+  with pytest.raises(ValueError, match=r"Router.groups is 3: expected a number that cuts 8 experts into groups"):
     lynx_route(jnp.zeros((2, 8)), 2, router=Router(groups=3))
   with pytest.raises(
-    ValueError, match=r"groups_kept = 1 leaves a token 2 of 8 experts, and it runs top_k = 3; keep more"
+    ValueError,
+    match=r"Router.groups_kept is 1: expected enough groups for the 3 experts that a token runs; these hold 2",
   ):
     lynx_route(jnp.zeros((2, 8)), 3, router=Router(groups=4))
-  with pytest.raises(ValueError, match="selection_bias goes with sigmoid gates"):
+  with pytest.raises(ValueError, match=r"selection_bias is .*: expected None with .*it goes with sigmoid gates"):
     lynx_route(jnp.zeros((2, 8)), 2, selection_bias=jnp.zeros(8))
-  with pytest.raises(ValueError, match=r"Router.scoring = 'tanh' is not supported"):
+  with pytest.raises(ValueError, match=r"Router.scoring is 'tanh': expected one of"):
     Router("tanh")
-  with pytest.raises(ValueError, match=r"Router.groups_kept = 3 is more than Router.groups = 2"):
+  with pytest.raises(ValueError, match=r"Router.groups_kept is 3: expected a whole number from 1 to 2"):
     Router(groups=2, groups_kept=3)
-  with pytest.raises(ValueError, match="'sparsemixer' has weights of its own and no groups"):
+  with pytest.raises(ValueError, match="scoring='sparsemixer', which has weights of its own and no groups"):
     Router("sparsemixer")
 
 

@@ -69,7 +69,7 @@ def test_numbers_are_written_short():
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("lnyx:alpha=3,beta=2", r"unknown policy 'lnyx'.*did you mean 'lynx'\?.*auto, budget, .*topk, xshare"),
+    ("lnyx:alpha=3,beta=2", r"unknown policy 'lnyx'.*did you mean 'lynx'\?.*auto, budget, .*topk, .*xshare"),
     ("TopK", r"unknown policy 'TopK'.*did you mean 'topk'\?"),
     ("", r"unknown policy ''.*There are: auto"),
     ("lynx:alhpa=3,beta=2", r"unknown field 'alhpa' of policy 'lynx'.*did you mean 'alpha'\?.*alpha, beta"),
@@ -80,14 +80,18 @@ def test_numbers_are_written_short():
     ("lynx:alpha,beta=2", r"field 'alpha' has no value"),
     ("lynx:alpha=3,alpha=4,beta=2", r"field 'alpha' is given twice"),
     ("lynx:alpha=much,beta=2", r"cannot read 'much', the value of 'alpha'.*give a number"),
-    ("lynx:alpha=-3,beta=2", r"Lynx.alpha = -3 is not a number above 0"),
-    ("lynx:alpha=nan,beta=2", r"Lynx.alpha = nan is not a number above 0"),
+    ("lynx:alpha=-3,beta=2", r"Lynx.alpha is -3: expected a number above 0"),
+    ("lynx:alpha=nan,beta=2", r"Lynx.alpha is nan: expected a number above 0"),
     ("budget:max_active=4,policy=(lynx:alpha=3,beta=2", r"brackets do not pair up"),
     ("budget:max_active=4,policy=lynx:alpha=3)", r"brackets do not pair up"),
     ("budget:max_active=4,policy=(oae:k0=2)", r"unknown policy 'oae'.*did you mean 'oea'\?"),
-    ("budget:max_active=4,policy=3", r"Budget.policy = 3 is not a RoutingPolicy"),
-    ("prune:k0=2.5", r"Prune.k0 = 2.5 is not a whole number"),
-    ("prune:k0=none", r"Prune.k0 = None is not a whole number"),
+    ("budget:max_active=4,policy=3", r"Budget.policy is 3: expected a policy"),
+    ("prune:k0=2.5", r"Prune.k0 is 2.5: expected a whole number"),
+    ("prune:k0=none", r"Prune.k0 is None: expected a whole number"),
+    ("count_vote:keep=99999999999999999999", r"CountVote.keep is 9+: expected a whole number from 1 to 2147483647"),
+    (None, r"text of a policy is None: expected text; such as 'auto'"),
+    (Auto(), r"text of a policy is Auto\(share=0.5\): expected text"),
+    ("budget:max_active=4,policy=(" * 1200 + "topk" + ")" * 1200, r"policies are nested more than 8 deep in 'budget"),
   ],
 )
 @pytest.mark.usefixtures("own_errors")

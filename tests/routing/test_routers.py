@@ -37,7 +37,7 @@ from tests.routing.routing_cases import (
 
 POLICIES = (
   TopK(),
-  Prune(2),
+  Prune(1),
   Lynx(3, 2),
   Lynx(1, None),
   CountVote(4),

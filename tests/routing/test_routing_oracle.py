@@ -53,7 +53,7 @@ def test_lynx_with_every_knob_and_batch_size(alpha, beta):
     TopK(),
     Prune(2),
     CountVote(6),
-    CountVote(40),
+    CountVote(32),
     OEA(1),
     OEA(2),
     XShare(8),

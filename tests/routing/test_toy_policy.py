@@ -49,8 +49,10 @@ def test_the_engine_generates_with_it():
 
 @pytest.mark.usefixtures("own_errors")
 def test_a_name_is_taken_once():
-  with pytest.raises(ValueError, match=r"name = 'lynx' belongs to pallas_kernels.lynx_route.lynx.Lynx; take another"):
+  with pytest.raises(
+    ValueError, match=r"is 'lynx': expected a name that pallas_kernels.lynx_route.lynx.Lynx does not have; take"
+  ):
     named_policy("lynx")(Toy)
-  with pytest.raises(ValueError, match="name = 'My Policy' is not a lower-case identifier"):
+  with pytest.raises(ValueError, match="is 'My Policy': expected a lower-case identifier"):
     named_policy("My Policy")
   assert named_policy("toy")(Toy) is Toy

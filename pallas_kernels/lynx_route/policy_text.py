@@ -9,7 +9,35 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from pallas_kernels.lynx_route import POLICIES, RoutingPolicy
+from pallas_kernels.checks import refusal, require, shown
+from pallas_kernels.lynx_route.policy import POLICIES, RoutingPolicy
+from pallas_kernels.lynx_route.topk import TopK
+
+# Policies inside policies. Each level costs a pass over the text and a level of Python's stack.
+_DEEPEST = 8
+
+
+def as_policy(policy: RoutingPolicy | str | None) -> RoutingPolicy:
+  """A policy, from itself, from its text, or from None, which is the model's own routing.
+
+  Raises:
+    ValueError: it is something else, or a text that `parse_policy` cannot read.
+  """
+  if policy is None:
+    return TopK()
+  if isinstance(policy, str):
+    return parse_policy(policy)
+  if isinstance(policy, type) and issubclass(policy, RoutingPolicy):
+    name = policy.__name__
+    raise ValueError(f"policy is the class {name}: expected an instance; give one such as {name}(...)")
+  expected = "a policy, its text, or None"
+  require(isinstance(policy, RoutingPolicy), "policy", policy, expected, "such as Auto() or 'lynx:alpha=3,beta=2'")
+  try:
+    hash(policy)
+  except TypeError:
+    expected = "a frozen dataclass, because jit takes it as a static argument"
+    raise refusal("policy", policy, expected, "decorate its class with dataclass(frozen=True)") from None
+  return policy
 
 
 def parse_policy(text: str) -> RoutingPolicy:
@@ -18,23 +46,29 @@ def parse_policy(text: str) -> RoutingPolicy:
   Raises:
     ValueError: names the part that cannot be read, the nearest name that exists, and all that exist.
   """
+  require(isinstance(text, str), "text of a policy", text, "text", "such as 'auto' or 'lynx:alpha=3,beta=2'")
+  _check_brackets(text)
+  return _parse(text)
+
+
+def _parse(text: str) -> RoutingPolicy:
   name, colon, knobs_text = (part.strip() for part in text.partition(":"))
   if name not in POLICIES:
-    raise ValueError(f"unknown policy {name!r} in {text!r}{_instead(name, sorted(POLICIES))}")
+    raise ValueError(f"unknown policy {shown(name)} in {shown(text)}{_instead(name, sorted(POLICIES))}")
   fields = {field.name: field for field in dataclasses.fields(POLICIES[name])}
   knobs: dict[str, Any] = {}
   for assignment in _split_outside_brackets(knobs_text) if colon else ():
     key, equals, value = (part.strip() for part in assignment.partition("="))
     if key not in fields:
-      raise ValueError(f"unknown field {key!r} of policy {name!r} in {text!r}{_instead(key, fields)}")
+      raise ValueError(f"unknown field {shown(key)} of policy {name!r} in {shown(text)}{_instead(key, fields)}")
     if not equals or key in knobs:
       problem = "is given twice" if equals else "has no value"
-      raise ValueError(f"field {key!r} {problem} in {text!r}; write {key}=VALUE once")
+      raise ValueError(f"field {shown(key)} {problem} in {shown(text)}; write {key}=VALUE once")
     knobs[key] = _parse_value(value, key, text)
   missing = [key for key, field in fields.items() if key not in knobs and field.default is dataclasses.MISSING]
   if missing:
     example = ",".join(f"{key}=VALUE" for key in fields)
-    raise ValueError(f"policy {name!r} in {text!r} lacks {', '.join(missing)}; write {name}:{example}")
+    raise ValueError(f"policy {name!r} in {shown(text)} lacks {', '.join(missing)}; write {name}:{example}")
   return POLICIES[name](**knobs)
 
 
@@ -50,7 +84,7 @@ def format_policy(policy: RoutingPolicy) -> str:
 
 def _parse_value(value: str, key: str, text: str) -> RoutingPolicy | float | int | None:
   if value.startswith("(") and value.endswith(")"):
-    return parse_policy(value[1:-1])
+    return _parse(value[1:-1])
   if value == "none":
     return None
   for number in (int, float):
@@ -58,7 +92,9 @@ def _parse_value(value: str, key: str, text: str) -> RoutingPolicy | float | int
       return number(value)
     except ValueError:
       continue
-  raise ValueError(f"cannot read {value!r}, the value of {key!r} in {text!r}: give a number, none or (a policy)")
+  raise ValueError(
+    f"cannot read {shown(value)}, the value of {shown(key)} in {shown(text)}: give a number, none or (a policy)"
+  )
 
 
 def _format_value(value: RoutingPolicy | float | int | None) -> str:
@@ -68,19 +104,28 @@ def _format_value(value: RoutingPolicy | float | int | None) -> str:
 
 
 def _split_outside_brackets(text: str) -> list[str]:
-  """Split at the commas that no bracket encloses; ValueError where brackets do not pair up."""
+  """Split at the commas that no bracket encloses."""
   parts, depth = [""], 0
   for char in text:
     depth += {"(": 1, ")": -1}.get(char, 0)
-    if depth < 0:
-      break
     if char == "," and depth == 0:
       parts.append("")
     else:
       parts[-1] += char
-  if depth != 0:
-    raise ValueError(f"brackets do not pair up in {text!r}; write policy=(NAME:FIELD=VALUE)")
   return parts
+
+
+def _check_brackets(text: str) -> None:
+  """ValueError where brackets do not pair up, or policies are nested too deep."""
+  depth = 0
+  for char in text:
+    depth += {"(": 1, ")": -1}.get(char, 0)
+    if depth < 0:
+      break
+    if depth > _DEEPEST:
+      raise ValueError(f"policies are nested more than {_DEEPEST} deep in {shown(text)}; write fewer, one is enough")
+  if depth != 0:
+    raise ValueError(f"brackets do not pair up in {shown(text)}; write policy=(NAME:FIELD=VALUE)")
 
 
 def _instead(word: str, known: Iterable[str]) -> str:
