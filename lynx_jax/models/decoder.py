@@ -1,7 +1,7 @@
 """The one decoder that serves every family: assembled from its spec, run with a choice of attention and routing."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ class Decoder(nnx.Module):
   @property
   def moe_parts(self) -> tuple[MoE, ...]:
     """The feed-forward parts that have experts, in the order of `DecoderSpec.moe_layers`."""
-    return tuple(self.layers[index].ffn for index in self.spec.moe_layers)
+    return tuple(cast(MoE, self.layers[index].ffn) for index in self.spec.moe_layers)
 
   @property
   def dtype(self) -> jnp.dtype:

@@ -1,6 +1,7 @@
 """The Mixture-of-Experts feed-forward part: its spec, its router and its experts."""
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +131,8 @@ class MoE(nnx.Module):
     elif held := held_as(gate_up) or held_as(down):
       raise ValueError(f"{held} experts cannot be trained: load them without weights='int8', in float32")
     else:
-      y, dropped = capacity_ffn(x_TD, ids, weights, gate_up, down, expert_capacity, **more)
+      arrays = cast(tuple[jax.Array, jax.Array], (gate_up, down))
+      y, dropped = capacity_ffn(x_TD, ids, weights, *arrays, expert_capacity, **more)
     return y.reshape(rows, top_k, -1).sum(axis=1) if self.spec.scale_input else y, dropped
 
   def _shared(self, shared: Dense, x_TD: jax.Array, norm: Norm) -> jax.Array:

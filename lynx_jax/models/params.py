@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.spec import DecoderSpec
@@ -62,7 +63,7 @@ class Params:
   def tree_unflatten(cls, beside: _Beside, children: tuple[Any, ...]) -> "Params":
     """Puts both together; a traced decoder gets no tokenizer, because its program may run for another model."""
     params = object.__new__(cls)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(children))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(children))
     object.__setattr__(params, "decoder", children[0])
     object.__setattr__(params, "tokenizer", None if traced else beside.tokenizer)
     return params

@@ -83,7 +83,7 @@ def is_exact(weight: Any) -> bool:
 
 def dequantize(weight: Weight, dtype: DTypeLike = jnp.float32) -> Num[Array, "*shape"]:
   """The whole weight as a plain array of `dtype`; for checks."""
-  return weight.dequantize(dtype) if isinstance(weight, HeldWeight) else jnp.asarray(weight).astype(dtype)
+  return weight.dequantize(dtype) if isinstance(weight, HeldWeight) else jnp.asarray(weight).astype(np.dtype(dtype))
 
 
 def factor(weight: Weight, dtype: DTypeLike) -> Num[Array, "*shape"]:

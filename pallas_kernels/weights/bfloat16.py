@@ -43,7 +43,7 @@ class BFloat16Bits(HeldWeight):
 
   def dequantize(self, dtype: DTypeLike | None = None) -> Num[Array, "*shape"]:
     """The weight's numbers, in bfloat16 unless `dtype` says otherwise."""
-    return from_bits(jnp.asarray(self.bits)).astype(self.dtype if dtype is None else dtype)
+    return from_bits(jnp.asarray(self.bits)).astype(self.dtype if dtype is None else np.dtype(dtype))
 
   def on_host(self) -> Num[np.ndarray, "*shape"]:
     """The weight's numbers; no copy where the bits lie in host memory."""

@@ -52,11 +52,11 @@ class Int8Weight(HeldWeight):
   def dequantize(self, dtype: DTypeLike | None = None) -> Float[Array, "*stack O I"]:
     """The whole weight: values times scales, in float32 before it is rounded to `dtype`."""
     wide = jnp.asarray(self.values).astype(jnp.float32) * jnp.asarray(self.scales)[..., None]
-    return wide.astype(self.dtype if dtype is None else dtype)
+    return wide.astype(self.dtype if dtype is None else np.dtype(dtype))
 
   def factor(self, dtype: DTypeLike) -> Num[Array, "*stack O I"]:
     """The values in `dtype`, which holds them exactly."""
-    return self.values.astype(dtype)
+    return self.values.astype(np.dtype(dtype))
 
   def scaled(self, y: Float32[Array, "*rows"]) -> Float32[Array, "*rows"]:
     """Products [..., *stack, out] with the values, times the scales."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lynx_jax.engine.steps import prefill
-from lynx_jax.models.attention import KeyValueCache
+from lynx_jax.models.attention import KeyValueCache, KeyValueSpec
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.mla import LatentCache
 from lynx_jax.models.sizes import bytes_of
@@ -40,5 +40,5 @@ def test_prefill_fills_the_caches_that_the_spec_names(family):
 
 
 def test_a_window_is_part_of_the_kind():
-  windows = [layer.attention.cache_spec("float32").window for layer in spec_from_config(TINY["gpt_oss"]).layers]
-  assert windows == [8, None]
+  kinds = [layer.attention.cache_spec("float32") for layer in spec_from_config(TINY["gpt_oss"]).layers]
+  assert kinds == [KeyValueSpec(heads=2, width=16, window=window, dtype=np.dtype("float32")) for window in (8, None)]

@@ -35,7 +35,9 @@ def test_a_loop_makes_no_second_table():
       body = lambda step, sums: sums + take(table, (ids + step) % 1000).astype(jnp.float32)  # noqa: E731
       return jax.lax.fori_loop(0, 8, body, jnp.zeros((4, 64)))
 
-    return jax.jit(loop).lower(table, start).compile().memory_analysis().temp_size_in_bytes
+    analysis = jax.jit(loop).lower(table, start).compile().memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
 
   assert temporary_bytes(take_rows) < table.size
   if jax.__version_info__ < (0, 11):
