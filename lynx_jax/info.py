@@ -15,7 +15,7 @@ from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
-from lynx_jax.models.sizes import counts, weight_bytes
+from lynx_jax.models.sizes import cache_bytes, counts, weight_bytes
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.placement import abstract, check_weights
 from pallas_kernels.cpu import describe as native_code
@@ -58,7 +58,7 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
     ("weights", f"{_bytes(held.total)}, of which experts {_bytes(held.experts)}"),
     ("read per token alone", _bytes(held.active - held.embedding)),
     ("read per step, all experts", _bytes(held.total - held.embedding)),
-    ("KV cache per token", f"{size.kv_per_token * dtype.itemsize} bytes"),
+    ("KV cache per token", f"{cache_bytes(spec, dtype)} bytes"),
     ("policies", _policies(spec)),
     ("on this CPU", native_code()),
   ]

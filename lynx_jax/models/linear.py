@@ -17,7 +17,7 @@ def array_of(param: nnx.Param | None) -> jax.Array | None:
 
 
 def weight(param: nnx.Param) -> Weight:
-  """The parameter's array, or its int8 values and scales."""
+  """The parameter's weight: a plain array, or an array type that stands for one."""
   return param.get_value()
 
 
@@ -29,7 +29,7 @@ def normed_matmuls(
   *,
   dtype: str | None = None,
 ) -> tuple[Float[Array, "T _"], ...]:
-  """norm(x) @ weight.T + bias for each weight [O, D]; a root mean square goes into the products' own launch."""
+  """norm(x) @ weight.T + bias for each weight [O, D]; an `RMSNorm` is computed in the products' own launch."""
   arrays = [weight(param) for param in weights]
   added = None if biases is None else [array_of(param) for param in biases]
   if isinstance(norm, RMSNorm):

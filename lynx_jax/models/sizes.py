@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import DTypeLike
 
 from lynx_jax.models.decoder import Decoder, abstract_decoder
 from lynx_jax.models.spec import DecoderSpec
@@ -54,6 +55,11 @@ def counts(spec: DecoderSpec) -> Counts:
 def weight_bytes(decoder: Decoder) -> Sizes:
   """Bytes of a decoder's weights as it holds them, scales of int8 weights included; it may be abstract."""
   return _sizes(decoder, bytes_of)
+
+
+def cache_bytes(spec: DecoderSpec, dtype: DTypeLike) -> int:
+  """Bytes that the caches of all layers hold for one position, in a model of `dtype`."""
+  return sum(layer.attention.cache_spec(dtype).bytes_per_position for layer in spec.layers)
 
 
 def expert_bytes(decoder: Decoder) -> tuple[int, ...]:
