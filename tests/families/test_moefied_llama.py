@@ -7,6 +7,7 @@ import pytest
 import lynx_jax
 from lynx_jax.models.families import moefied_llama, spec_from_config
 from lynx_jax.models.moe import MoE
+from lynx_jax.models.parts import ExpertChoice
 from lynx_jax.testing.random_checkpoint import random_checkpoint
 from lynx_jax.testing.tiny_configs import TINY
 from tests.small_models import small_spec
@@ -46,6 +47,6 @@ def test_a_layer_adds_its_best_experts_with_weight_one_to_the_part_that_always_r
   for row, experts in enumerate(np.argsort(-logits, axis=1)[:, : CONFIG["num_experts_per_tok"]]):
     for expert in experts:
       expected[row] += network(normed[row], ffn.gate_up[...][expert], ffn.down[...][expert])
-  found, trace = ffn(jnp.asarray(x), layer.ffn_norm, jnp.ones(6, bool))
+  found, trace = ffn.feed(jnp.asarray(x), layer.ffn_norm, ExpertChoice(jnp.ones(6, bool)))
   np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5 * np.abs(expected).max())
   assert np.asarray(trace.routing.weights).tolist() == [[1.0, 1.0]] * 6
