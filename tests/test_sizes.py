@@ -13,7 +13,7 @@ MOST_KERNEL_LINES = 600
 MOST_FUNCTION_LINES = 60
 
 # What is still too long. An entry that is no longer needed fails, so the lists only shrink.
-LONG_FILES = frozenset({"pallas_kernels/cpu/src/products.cc"})
+LONG_FILES: frozenset[str] = frozenset()
 LONG_FUNCTIONS = frozenset({"pallas_kernels/decode_attention/triton.py:_attend_kernel"})
 
 

@@ -5,7 +5,8 @@
 namespace lynx {
 namespace {
 
-// One row of `count` heads, read, normed, clipped and turned as models do it: each step's result rounded to its dtype.
+// One row of heads, which is read, normed, clipped and rotated as models do it: the norm's result is rounded to the
+// row's dtype.
 class HeadsRow {
  public:
   HeadsRow(const InstructionSet& set, const AppendHeads& op, const Rows& from, int64_t row, int64_t heads,
@@ -17,13 +18,13 @@ class HeadsRow {
   void norm(const void* scale) {
     if (scale != nullptr && op_.norm_projection) norm_each(size_, scale);
     if (op_.clip > 0) {
-      // std::clamp, like these comparisons, leaves NaN as it is.
+      // std::clamp leaves NaN as it is.
       for (int64_t i = 0; i < size_; ++i) values_[i] = std::clamp(values_[i], -op_.clip, op_.clip);
     }
     if (scale != nullptr && !op_.norm_projection) norm_each(op_.head_dim, scale);
   }
 
-  void turn(const float* cosines, const float* sines) { set_.turn(cosines, sines, op_.head_dim, size_, values_); }
+  void rotate(const float* cosines, const float* sines) { set_.rotate(cosines, sines, op_.head_dim, size_, values_); }
 
  private:
   void norm_each(int64_t width, const void* scale) {
@@ -49,8 +50,8 @@ class HeadsRow {
   float* values_;
 };
 
-// Asks for what will be written: stores that miss wait for one another.
-void fetch(const Rows& cache, int64_t at, int64_t count) {
+// Prefetches memory that will be written. Stores that miss the caches wait for one another.
+void prefetch(const Rows& cache, int64_t at, int64_t count) {
   char* lines = static_cast<char*>(cache.data) + at * cache.bytes();
   for (int64_t byte = 0; byte < count * cache.bytes(); byte += 64) __builtin_prefetch(lines + byte, 1);
 }
@@ -61,15 +62,15 @@ void append_token(const InstructionSet& set, const AppendHeads& op, int64_t toke
   const bool inside = position >= 0 && position < op.capacity;
   const auto at = [&](int64_t g) { return ((row * op.groups + g) * op.capacity + position) * op.head_dim; };
   for (int64_t g = 0; inside && g < op.groups; ++g) {
-    fetch(op.cache_key, at(g), op.head_dim);
-    fetch(op.cache_value, at(g), op.head_dim);
+    prefetch(op.cache_key, at(g), op.head_dim);
+    prefetch(op.cache_value, at(g), op.head_dim);
   }
   static thread_local Scratch scratch;
   float* values = scratch.get<float>(std::max(op.heads, op.groups) * op.head_dim);
   const float *cosines = op.cosines + token * half, *sines = op.sines + token * half;
   HeadsRow query(set, op, op.query, token, op.heads, values);
   query.norm(op.query_norm);
-  query.turn(cosines, sines);
+  query.rotate(cosines, sines);
   for (int64_t head = 0; head < op.heads; ++head) {
     const int64_t to = ((row * op.heads + head) * op.length + place) * op.head_dim;
     op.new_query.write(set, to, op.head_dim, values + head * op.head_dim);
@@ -80,7 +81,7 @@ void append_token(const InstructionSet& set, const AppendHeads& op, int64_t toke
   };
   HeadsRow key(set, op, op.key, token, op.groups, values);
   key.norm(op.key_norm);
-  key.turn(cosines, sines);
+  key.rotate(cosines, sines);
   keep(op.cache_key);
   HeadsRow(set, op, op.value, token, op.groups, values).norm(nullptr);
   keep(op.cache_value);

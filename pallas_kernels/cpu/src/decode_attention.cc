@@ -5,16 +5,16 @@
 namespace lynx {
 namespace {
 
-// Rows' groups of keys that a thread takes at a time.
+// An item is one key/value head of one row, with the queries that share it. A thread takes this many at once.
 constexpr int64_t kGrain = 4;
-// Positions between which the next group's keys, then its values, are asked for: in one go they would fill the buffers
-// of what is missed, and the products would wait.
+// Positions that are computed between two prefetches of the next item's keys or values. To prefetch all of them at once
+// would fill the processor's buffers for cache misses, and the products would wait.
 constexpr int64_t kStride = 8;
-// Of a group's keys, and of its values, what is asked for before they are needed: the rest of more comes in the order
-// of its addresses, which the hardware foresees.
+// Bytes of an item's keys, and of its values, that are prefetched at most. The rest is read in the order of addresses,
+// which the hardware prefetches.
 constexpr int64_t kMostAhead = 16384;
 
-// What the queries of one row that share a group of keys see of the cache.
+// The positions of the cache that an item's queries see.
 struct Seen {
   int64_t count;
   const char *keys, *values;
@@ -29,13 +29,13 @@ Seen seen_by(const DecodeAttention& op, int64_t item) {
   return {end - first, static_cast<const char*>(op.key.data) + at, static_cast<const char*>(op.value.data) + at};
 }
 
-// Asks for rows [from, to) of a group, of those that are seen.
-void fetch(const char* rows, const Seen& seen, int64_t row_bytes, int64_t from, int64_t to) {
+// Prefetches rows [from, to) of an item's keys or values, as far as its queries see them.
+void prefetch(const char* rows, const Seen& seen, int64_t row_bytes, int64_t from, int64_t to) {
   const int64_t end = std::min({to * row_bytes, seen.count * row_bytes, kMostAhead});
   for (int64_t at = from * row_bytes; at < end; at += 64) __builtin_prefetch(rows + at);
 }
 
-// Keys are the rows of a weight, and queries the packed rows.
+// Attention of one item. The scores are a product in which the keys are the weight and the queries are the packed rows.
 void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, const Seen& seen, const Seen& next) {
   const int64_t width = op.head_dim, rest = op.heads / op.groups, count = seen.count;
   const int64_t group = item % op.groups, first_head = item * rest;
@@ -55,10 +55,10 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, 
   const int64_t row_bytes = width * op.key.bytes();
   for (int64_t c = 0; c < count; c += kStride) {
     const int64_t some = std::min(kStride, count - c);
-    fetch(next.keys, next, row_bytes, c, c + kStride);
+    prefetch(next.keys, next, row_bytes, c, c + kStride);
     products.multiply(seen.keys + c * row_bytes, some, nullptr, queries, rest, width, scores + c, count, nullptr);
   }
-  fetch(next.keys, next, row_bytes, (count + kStride - 1) / kStride * kStride, next.count);
+  prefetch(next.keys, next, row_bytes, (count + kStride - 1) / kStride * kStride, next.count);
   for (int64_t r = 0; r < rest; ++r) {
     float* own = scores + r * count;
     const float sink = op.sinks == nullptr ? -INFINITY : op.sinks[group * rest + r];
@@ -67,13 +67,13 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, 
     if (op.sinks != nullptr) total += std::exp(sink - top);
     std::memset(values, 0, 4 * width);
     for (int64_t c = 0; c < count; c += kStride) {
-      if (r == 0) fetch(next.values, next, row_bytes, c, c + kStride);
+      if (r == 0) prefetch(next.values, next, row_bytes, c, c + kStride);
       set.add_rows(seen.values + c * row_bytes, op.value.narrow, std::min(kStride, count - c), width, own + c, values);
     }
     for (int64_t i = 0; i < width; ++i) values[i] /= total;
     op.mixed.write(set, (first_head + r) * width, width, values);
   }
-  fetch(next.values, next, row_bytes, (count + kStride - 1) / kStride * kStride, next.count);
+  prefetch(next.values, next, row_bytes, (count + kStride - 1) / kStride * kStride, next.count);
 }
 
 }  // namespace
@@ -81,12 +81,12 @@ void attend(const InstructionSet& set, const DecodeAttention& op, int64_t item, 
 void decode_attention(const InstructionSet& set, const DecodeAttention& op) {
   const int64_t items = op.batch * op.groups, row_bytes = op.head_dim * op.key.bytes();
   parallel((items + kGrain - 1) / kGrain, [&](int64_t chunk, int64_t following) {
-    // The keys that this thread asked for last, while it computed what came before.
-    static thread_local const char* asked = nullptr;
+    // The keys that this thread prefetched last, while it computed the item before.
+    static thread_local const char* prefetched = nullptr;
     Seen seen = seen_by(op, chunk * kGrain);
-    if (seen.keys != asked) {
-      fetch(seen.keys, seen, row_bytes, 0, seen.count);
-      fetch(seen.values, seen, row_bytes, 0, seen.count);
+    if (seen.keys != prefetched) {
+      prefetch(seen.keys, seen, row_bytes, 0, seen.count);
+      prefetch(seen.values, seen, row_bytes, 0, seen.count);
     }
     for (int64_t item = chunk * kGrain, end = std::min(items, item + kGrain); item < end; ++item) {
       const int64_t then = item + 1 < end ? item + 1 : following * kGrain;
@@ -94,7 +94,7 @@ void decode_attention(const InstructionSet& set, const DecodeAttention& op) {
       attend(set, op, item, seen, next);
       seen = next;
     }
-    asked = seen.keys;
+    prefetched = seen.keys;
   });
 }
 

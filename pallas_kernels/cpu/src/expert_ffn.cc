@@ -7,15 +7,18 @@
 namespace lynx {
 namespace {
 
-// Assignments taken at a time, and bytes of their gates, so that scratch memory does not follow the length of a prompt.
+// Assignments of rows to experts that are computed together, at most, and bytes of their gates. The bounds keep scratch
+// memory independent of the length of a prompt.
 constexpr int64_t kMostSlots = 8192, kMostBytes = 1 << 28;
 
+// An expert that some row chose.
 struct Live {
-  int64_t expert, first, count;  // its assignments, as places in the sorted order
-  int64_t room;                  // where they are packed as tiles, in rows
+  int64_t expert, first, count;  // its assignments are places [first, first + count) of the sorted order
+  int64_t room;                  // the first of its packed rows, where rows are packed as AMX tiles
 };
 
-// One block of rows. Assignments are sorted by expert, in row order; place_of[t * top_k + k] is where one went, or -1.
+// One block of rows. Its assignments are sorted by expert, and by row within an expert. place_of[t * top_k + k] is the
+// place of one in this order, or -1 if the row is not valid.
 class Block {
  public:
   Block(const InstructionSet& set, const ExpertFfn& op, int64_t first_row, int64_t rows)
@@ -96,7 +99,7 @@ class Block {
     for (int64_t s = 0; s < slots_; ++s) packed_[s] = memory_ + row_of_[s] * bytes;
   }
 
-  // y[s, o] of each assignment: its packed row times an output of its expert.
+  // y[s, o] = packed row of assignment s times output o of its expert, plus the output's bias.
   void multiply_all(const Weight& weight, int64_t all, int64_t inner, const void* bias, float* y) {
     const int64_t chunk = chunk_outs(products_, live() * all, inner * weight_bytes(weight.type));
     const int64_t chunks = (all + chunk - 1) / chunk;
@@ -156,7 +159,7 @@ class Block {
     return tiled() ? products_.tiled_row_bytes(inner) : products_.packed_bytes(inner);
   }
 
-  // Packs an expert's assignments together, a tile of rows at a time: rows_from(slot, count) gives those.
+  // Packs each expert's assignments together, one tile at a time. rows_from(slot, count) returns the rows of a tile.
   template <class Function>
   void pack_tiled(int64_t inner, const Function& rows_from) {
     for_each(static_cast<int64_t>(groups_.size()), 1, [&](int64_t group) {
@@ -167,7 +170,7 @@ class Block {
     });
   }
 
-  // Outputs [at, at + outs) of `rows` of an expert's assignments, from the one at `place` on.
+  // Products of outputs [at, at + outs) of all experts' with `rows` assignments of one expert, from its `place`-th on.
   void multiply(const Weight& weight, int64_t at, int64_t outs, const Live& of, int64_t place, int64_t rows,
                 int64_t inner, float* y, int64_t stride, const void* next) {
     const char* from = weight.row(at, inner);
@@ -185,9 +188,9 @@ class Block {
   const int64_t first_row_, rows_;
   int64_t slots_ = 0, room_ = 0;
   std::vector<Live> live_;
-  std::vector<std::pair<const Live*, int64_t>> groups_;  // the tiles of rows: whose, and from which assignment on
+  std::vector<std::pair<const Live*, int64_t>> groups_;  // of each tile of rows, the expert and its first assignment
   std::vector<int64_t> row_of_, place_of_;
-  char* memory_ = nullptr;  // packed rows; by assignment and expert where there are tiles
+  char* memory_ = nullptr;  // packed rows; in the order of assignments where they are AMX tiles
   std::vector<const void*> packed_;
   float* gate_up_ = nullptr;
   float* results_ = nullptr;

@@ -4,8 +4,8 @@
 
 namespace lynx {
 
-// y[t] = sum over k of weights[t, k] * down[e] @ activation(gate[e] @ x[t], up[e] @ x[t]), e = ids[t, k], in order of
-// k. Rows that are not valid give zeros; weights of an expert that no valid row chose are not read.
+// y[t] = sum over k, in order, of weights[t, k] * down[e] @ activation(gate[e] @ x[t], up[e] @ x[t]) with e = ids[t,
+// k]. Rows that are not valid give zeros. The weights of an expert that no valid row chose are not read.
 struct ExpertFfn {
   int64_t rows, width, experts, expert_width, top_k;
   Rows x, y;                 // [rows, width]
@@ -14,7 +14,7 @@ struct ExpertFfn {
   const bool* valid;         // [rows]
   Weight gate_up, down;      // [experts, 2 * expert_width, width], [experts, width, expert_width]
   const void* gate_up_bias;  // [experts, 2 * expert_width] in x's dtype, or null
-  const void* down_bias;     // [experts, width] likewise
+  const void* down_bias;     // [experts, width] in x's dtype, or null
   Activation activation;
 };
 

@@ -4,7 +4,8 @@
 
 namespace lynx {
 
-// The lowest place of each row's largest logit, any where the row holds NaN; and whether all of them are finite.
+// For each row, the lowest place of its largest logit, and whether all its logits are finite. If some are NaN, the
+// place is any.
 struct GreedyToken {
   int64_t rows, vocabulary;
   const float* logits;  // [rows, vocabulary]

@@ -1,4 +1,4 @@
-// The library's C interface: XLA's custom calls, and a few functions for Python.
+// The library's C interface: handlers of XLA's custom calls, and a few functions that Python calls.
 #include <atomic>
 #include <exception>
 
@@ -20,7 +20,7 @@ namespace {
 
 Rows rows_of(const ffi::Buffer& buffer) { return {buffer.data, buffer.dtype == ffi::kBfloat16}; }
 
-// An int8 weight is followed by its scales among a call's arguments.
+// The weight at argument `next`. The scales of an int8 weight are the argument after it.
 Weight weight_of(const ffi::Call& call, int64_t& next) {
   const ffi::Buffer& buffer = call.arg(next++);
   if (buffer.dtype == ffi::kInt8) return {buffer.data, WeightType::kInt8, call.data<float>(next++)};
@@ -32,7 +32,7 @@ const void* optional(const ffi::Call& call, const char* name, int64_t& next) {
   return call.attribute<int64_t>(name, 0) ? call.arg(next++).data : nullptr;
 }
 
-// Runs body(instruction set), and turns what it throws into XLA's error.
+// Runs body(call, instruction set), and turns an exception into XLA's error.
 template <class Body>
 ffi::Error* run(ffi::CallFrame* frame, const Body& body) {
   return ffi::handle(frame, [&](const ffi::Call& call) -> ffi::Error* {
@@ -47,7 +47,7 @@ ffi::Error* run(ffi::CallFrame* frame, const Body& body) {
   });
 }
 
-// Projections are a call's first arguments; cosines, sines and norms follow from `next` on.
+// The projections are a call's first three arguments. Cosines, sines and norms are the arguments from `next` on.
 AppendHeads heads_of(const ffi::Call& call, int64_t next) {
   AppendHeads op{};
   op.query = rows_of(call.arg(0));
@@ -113,7 +113,7 @@ LYNX_EXPORT lynx::ffi::Error* lynx_row_matmul(lynx::ffi::CallFrame* frame) {
     int64_t next = 1;
     op.norm_scale = optional(call, "norm", next);
     op.residual = optional(call, "residual", next);
-    // One bit a product.
+    // Bit i says whether product i has a bias.
     const int64_t biases = call.attribute<int64_t>("biases", 0);
     for (int64_t i = 0; i < call.results(); ++i) {
       const ffi::Buffer& y = call.result(i);
@@ -128,7 +128,7 @@ LYNX_EXPORT lynx::ffi::Error* lynx_row_matmul(lynx::ffi::CallFrame* frame) {
 LYNX_EXPORT lynx::ffi::Error* lynx_append_heads(lynx::ffi::CallFrame* frame) {
   using namespace lynx;
   return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
-    // The caches are arguments 3 and 4 as well: the results have their memory.
+    // The caches are arguments 3 and 4 as well as results, in the same memory.
     AppendHeads op = heads_of(call, 6);
     op.length = 1;
     op.positions = call.data<int32_t>(5);
@@ -236,7 +236,7 @@ LYNX_EXPORT lynx::ffi::Error* lynx_take_rows(lynx::ffi::CallFrame* frame) {
   });
 }
 
-// What the build was given: `fingerprint` of build.py.
+// `fingerprint` of build.py, at the time of the build.
 LYNX_EXPORT unsigned lynx_sources() { return LYNX_SOURCES; }
 
 LYNX_EXPORT double lynx_read_bandwidth(int64_t bytes, int passes) { return lynx::read_bandwidth(bytes, passes); }
@@ -255,7 +255,7 @@ LYNX_EXPORT int lynx_thread_count() { return lynx::thread_count(); }
 
 LYNX_EXPORT void lynx_set_thread_count(int count) { lynx::set_thread_count(count); }
 
-// 1 where loops over the threads run each of their items once, in runs that are as short as was asked for.
+// Returns 1 if loops on all threads run each item once, in runs no longer than allowed.
 LYNX_EXPORT int lynx_self_test() {
   for (const int64_t most : {1, 7, 2000}) {
     int64_t items[1000] = {};

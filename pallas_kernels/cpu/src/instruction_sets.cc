@@ -8,7 +8,7 @@
 
 namespace lynx {
 
-// products.cc is built once for each of these names.
+// Each is the table of one compilation of products.cc.
 #if defined(__x86_64__)
 extern const InstructionSet amx_bf16, avx512_bf16, avx512, avx2;
 #endif
@@ -22,8 +22,8 @@ constexpr bool kEmulated = true;
 constexpr bool kEmulated = false;
 #endif
 
-// Whether the processor has tiles of bfloat16 and the system lets this process use them: it keeps no room for what they
-// hold, eight kilobytes a thread, until it is asked.
+// Whether the processor has AMX tiles for bfloat16 and the operating system lets this process use them. Linux saves the
+// eight kilobytes of tile registers of a thread only for processes that ask for it.
 bool has_tiles() {
 #if defined(__x86_64__) && defined(__linux__)
   constexpr unsigned kTiles = 1u << 24, kTilesOfBfloat16 = 1u << 22;

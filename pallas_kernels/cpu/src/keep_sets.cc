@@ -9,10 +9,10 @@
 namespace lynx {
 namespace {
 
-// A probability of 1 in the cover's fixed point: sums over a row's experts still fit an int32.
+// A probability of 1 in the fixed point of `cover`. A sum over a row's experts still fits an int32.
 constexpr int32_t kUnit = 1 << 30;
 
-// Bits of the largest place in a batch of `rows`.
+// The number of bits of the largest place in a batch of `rows` rows.
 int bits_of(int64_t rows) {
   int bits = 0;
   while ((rows - 1) >> bits) ++bits;
@@ -27,7 +27,8 @@ void first_choices(const Scores& scores, int64_t first, bool* kept) {
   }
 }
 
-// Counts of rows by expert and bin, as digits of words from the best bin on: words compare as the counts do.
+// Counts of rows for each expert and bin. The counts of one expert are the digits of a number, from the best bin on, so
+// that comparing the numbers compares the counts.
 class Votes {
  public:
   Votes(int64_t experts, int64_t bins, int64_t rows) : bins_(bins) {
@@ -59,14 +60,14 @@ class Votes {
   uint64_t* words_;
 };
 
-// Every row's best experts by bin, then by the batch's votes: counts of rows a bin, compared from the best bin on. They
-// rank experts as the sums of B**bin do, since what one of B rows adds in a bin outweighs all that they can add below
-// it.
+// Keeps every row's best experts by their bin, and by the batch's votes within a bin. Votes are the counts of rows in
+// each bin, compared from the best bin on. This ranks experts as the sum over B rows of B^bin does, because one row in
+// a bin outweighs all rows in the bins below it.
 void affinity_bins(const Router& router, const KeepRule& rule, const Scores& scores, bool* kept) {
   static thread_local Scratch key_scratch, order_scratch;
   const int64_t experts = scores.experts;
   const float* affinity = affinities(router, scores);
-  // Bins times experts plus a rank below that: whole numbers below 2**24.
+  // A key is the bin times the number of experts, plus a rank less than that number: a whole number below 2^24.
   float* keys = key_scratch.get<float>((scores.rows + 1) * experts);
   float* popularity = keys + scores.rows * experts;
   Votes votes(experts, rule.votes, scores.rows);
@@ -76,7 +77,7 @@ void affinity_bins(const Router& router, const KeepRule& rule, const Scores& sco
     for (int64_t e = 0; e < experts; ++e) {
       const float bins = -std::ceil(rule.alpha * (of_row[e] - top));
       int64_t depth = bins < static_cast<float>(rule.lowest) ? static_cast<int64_t>(bins) : rule.lowest;
-      // What a row may not choose lies below its lowest bin, and votes as that.
+      // An expert that the row may not choose lies one bin below the lowest, where no votes are counted.
       if (of_row[e] <= kLowest) depth = rule.lowest + 1;
       votes.add(e, depth);
       keys[row * experts + e] = static_cast<float>(-depth * experts);
@@ -97,8 +98,8 @@ void affinity_bins(const Router& router, const KeepRule& rule, const Scores& sco
   }
 }
 
-// What a greedy rule knows of a batch: the best `top_k` values of each row among the experts taken so far, and what
-// each expert would add, by row and in all. Rows that a taken expert does not change keep what they would add.
+// The state of a greedy rule: each row's best `top_k` values among the experts taken so far, and the gain of each other
+// expert, by row and in all. Taking an expert recomputes the gains only of the rows that it changes.
 template <class T>
 class Greedy {
  public:
@@ -115,7 +116,7 @@ class Greedy {
   T least(int64_t row) const { return *place(row); }
   T sum(int64_t row) const { return std::accumulate(bests_ + row * top_k_, bests_ + (row + 1) * top_k_, T{0}); }
 
-  // fill(row, gains) computes what each expert would add to a row.
+  // fill(row, gains) computes the gain of each expert in one row.
   template <class Fill>
   void update(int64_t row, const Fill& fill) {
     int32_t* gains = gains_ + row * experts_;
@@ -124,8 +125,8 @@ class Greedy {
     for (int64_t e = 0; e < experts_; ++e) total_[e] += gains[e];
   }
 
-  // The candidate outside of `kept` that adds most, ties to the lowest, and what it adds; candidates may be null, for
-  // all.
+  // The candidate outside of `kept` with the largest gain, and that gain. Ties go to the lowest expert. If `candidates`
+  // is null, all experts are candidates.
   std::pair<int64_t, int32_t> most(const bool* kept, const bool* candidates) const {
     std::pair<int64_t, int32_t> best{0, -1};
     for (int64_t e = 0; e < experts_; ++e) {
@@ -153,8 +154,8 @@ class Greedy {
   int32_t *gains_, *total_;
 };
 
-// Candidates by descending gain until no row has less than its own mass but for a share `slack`, or `most` are kept, in
-// fixed point.
+// Keeps candidates by descending gain until every row has its own mass less a share `slack` of it, or `most` are kept.
+// Masses are in fixed point.
 void cover(const float* worth, float slack, const Scores& scores, int64_t rows, const bool* candidates, int64_t most,
            bool* kept) {
   static thread_local Scratch fixed_scratch, floor_scratch;
@@ -163,7 +164,7 @@ void cover(const float* worth, float slack, const Scores& scores, int64_t rows, 
   int32_t* floors = floor_scratch.get<int32_t>(scores.rows);
   for (int64_t at = 0; at < scores.rows * experts; ++at) fixed[at] = static_cast<int32_t>(worth[at] * kUnit);
   Greedy<int32_t> greedy(fixed, scores);
-  // Rounded up, so that a gain never vanishes.
+  // Gains are rounded up, so that none vanishes.
   const int shift = bits_of(rows), up = (1 << shift) - 1;
   int64_t short_rows = 0;
   const auto gain = [&](int64_t row, int32_t* gains) {
@@ -188,8 +189,8 @@ void cover(const float* worth, float slack, const Scores& scores, int64_t rows, 
   }
 }
 
-// What each expert would save a row, in fixed point, to the nearest whole number: its own square, and of the square of
-// the mass that the row has lost, what `lost` shrinks by where the expert is better than the row's `least`.
+// The saving of each expert in one row, in fixed point, rounded to the nearest. It is the expert's own `squares`, plus
+// the decrease of lost^2 where the expert's weight replaces the smaller `least`.
 void savings(const float* squares, const float* weights, int64_t experts, float least, float lost, float unit,
              int32_t* saved) {
   for (int64_t e = 0; e < experts; ++e) {
@@ -200,12 +201,12 @@ void savings(const float* squares, const float* weights, int64_t experts, float 
   }
 }
 
-// Experts by descending saving while the next saves the price; savings of rows are added up in fixed point.
+// Keeps experts by descending saving while the next one saves at least the price. Savings are in fixed point.
 void worth_reading(const float* worth, const KeepRule& rule, const Scores& scores, int64_t rows, int64_t own_experts,
                    bool* kept) {
   static thread_local Scratch scratch, fixed_scratch;
   const int64_t experts = scores.experts, top_k = scores.top_k;
-  // A row saves at most 2, and the sum over rows fits an int32.
+  // One row's saving is at most 2, so that the sum over the rows fits an int32.
   const float unit = static_cast<float>(1 << (29 - bits_of(rows)));
   float* weights = scratch.get<float>(2 * scores.rows * experts);
   float* squares = weights + scores.rows * experts;
@@ -226,7 +227,7 @@ void worth_reading(const float* worth, const KeepRule& rule, const Scores& score
       const int64_t at = row * experts + own[k];
       squares[at] = weights[at] * weights[at];
     }
-    // Of a row that nothing more could be saved of: the squares alone.
+    // With infinite `least`, a saving is the square alone.
     savings(squares + row * experts, weights + row * experts, experts, INFINITY, 0, unit, fixed);
     total = std::accumulate(fixed, fixed + experts, total);
     greedy.update(row, saving);
@@ -234,18 +235,18 @@ void worth_reading(const float* worth, const KeepRule& rule, const Scores& score
   const float price = rule.share * static_cast<float>(total) / static_cast<float>(std::max<int64_t>(own_experts, 1));
   for (int64_t taken = 0; taken < experts; ++taken) {
     const auto [expert, saved] = greedy.most(kept, nullptr);
-    // A saving of nothing is never worth reading an expert for, however small the price.
+    // An expert that saves nothing is not read, however small the price.
     if (saved <= 0 || static_cast<float>(saved) < price) return;
     kept[expert] = true;
     greedy.take(expert, saving);
   }
 }
 
-// Adds experts by descending summed probability until `kept` holds what one row runs.
+// Adds experts by descending sum of their worths over the rows, until `kept` holds as many as one row runs.
 void fill_up(const float* worth, const Scores& scores, int64_t rows, bool* kept) {
   static thread_local Scratch scratch;
   const int64_t experts = scores.experts;
-  // The largest power of two of which `rows` fit an int32.
+  // The largest power of two such that the sum of `rows` of them fits an int32.
   int bits = 30;
   while (rows << bits > INT32_MAX) --bits;
   int64_t missing = scores.top_k - size_of(kept, experts);

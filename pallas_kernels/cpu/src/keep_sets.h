@@ -4,19 +4,19 @@
 
 namespace lynx {
 
-// Which experts a batch may use: the rules of select_experts, in rules.py.
+// The rule by which a batch keeps experts.
 struct KeepRule {
   enum class Kind { kOwn, kFirstChoices, kAffinityBins, kMassFloor, kWorthReading } kind;
-  int64_t first;          // kFirstChoices: of each row's experts
-  float alpha;            // kAffinityBins: bins a nat,
-  int64_t lowest, votes;  // the lowest bin is -lowest, and so many bins from the best on are counted
+  int64_t first;          // kFirstChoices: each row keeps so many of its own experts
+  float alpha;            // kAffinityBins: bins per nat
+  int64_t lowest, votes;  // kAffinityBins: the lowest bin is -lowest, and votes are counted in the best `votes` bins
   float slack;            // kMassFloor: the share of its own mass that a row may lose
-  float share;            // kWorthReading: of what an expert saves on average
-  int64_t most;           // of the experts kept, by any rule
+  float share;            // kWorthReading: the price of an expert, as a share of an expert's average saving
+  int64_t most;           // any rule: experts kept at most
 };
 
-// Marks in `kept` [experts] those that the batch of `rows` may use; returns false where that is no fewer than its valid
-// rows' own best touch.
+// Marks in `kept` [experts] the experts that a batch of `rows` rows may use. Returns false if they are no fewer than
+// the experts that its valid rows would choose themselves.
 bool keep_experts(const InstructionSet& set, const Router& router, const KeepRule& rule, const Scores& scores,
                   int64_t rows, bool* kept);
 

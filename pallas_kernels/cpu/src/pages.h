@@ -12,7 +12,7 @@
 
 namespace lynx {
 
-// Memory in pages of 2 MB where the system has them, filled, so that each page is there.
+// Memory in pages of 2 MB, where the system has such pages. It is filled, so that every page has been allocated.
 class Pages {
  public:
   explicit Pages(int64_t bytes) {
@@ -23,22 +23,22 @@ class Pages {
 #if defined(MADV_HUGEPAGE)
     madvise(data_, static_cast<size_t>(pages * kHugePage), MADV_HUGEPAGE);
 #endif
-    // A small number in every type of weight.
+    // These bytes are a small number in every type of weight.
     parallel(pages, [&](int64_t page, int64_t) { std::memset(data_ + page * kHugePage, 0x3c, kHugePage); });
   }
   ~Pages() { std::free(data_); }
   Pages(const Pages&) = delete;
   Pages& operator=(const Pages&) = delete;
 
-  // Null where there is no such memory.
+  // Null if the memory could not be allocated.
   char* data() const { return data_; }
 
  private:
   char* data_ = nullptr;
 };
 
-// At least `bytes` of them, for one measurement after another: they are kept until the process ends. Hosts take free
-// memory from their guests (a balloon), which would slow down whatever is measured next.
+// Pages of at least `bytes`, lent to one measurement at a time and kept until the process ends. The host of a virtual
+// machine takes back memory that its guest frees, and that would slow down the next measurement.
 class LentPages {
  public:
   explicit LentPages(int64_t bytes) : lock_(mutex_) {
@@ -48,7 +48,7 @@ class LentPages {
     size_ = kept_->data() == nullptr ? 0 : bytes;
   }
 
-  // Null where there is no such memory.
+  // Null if the memory could not be allocated.
   const char* data() const { return kept_ == nullptr ? nullptr : kept_->data(); }
 
  private:

@@ -14,7 +14,7 @@ double product_speed(const InstructionSet& set, WeightType type, int64_t rows, i
   const Products& products = set.products[static_cast<int>(type)];
   const int64_t row_bytes = inner * weight_bytes(type);
   const int64_t piece = chunk_outs(products, read / row_bytes, row_bytes);
-  // As long as operations take them at a time, or what `bytes` hold.
+  // A thread takes as many outputs at once as in the operations, or all that `bytes` hold.
   const int64_t pieces = std::clamp<int64_t>(bytes / (piece * row_bytes), 1, kMostChunk / piece), outs = pieces * piece;
   const int64_t chunks = std::max<int64_t>(1, bytes / (outs * row_bytes)), items = read / (outs * row_bytes);
   const LentPages weights(chunks * outs * row_bytes);

@@ -15,7 +15,7 @@ constexpr int64_t kPart = 1 << 20;
 
 typedef uint64_t Line __attribute__((vector_size(64)));
 
-// Memory is asked for `Ahead` bytes ahead, or, where that is 0, by the hardware's own foresight.
+// Prefetches memory `Ahead` bytes ahead. If that is 0, only the hardware prefetches.
 template <int64_t Ahead>
 uint64_t sum_of(const char* part) {
   Line sums[4] = {};
@@ -45,11 +45,11 @@ double read_bandwidth(int64_t bytes, int passes) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     best = std::max(best, static_cast<double>(parts * kPart) / seconds.count());
   };
-  // Which way is the fastest differs between processors.
+  // The fastest distance differs between processors.
   for (int pass = 0; pass < passes; ++pass) {
     for (const auto sum : {sum_of<0>, sum_of<1024>, sum_of<4096>, sum_of<16384>}) read(sum);
   }
-  // Depends on what was read, so that reading cannot be left out.
+  // The result depends on the sums, so that the compiler cannot leave the reading out.
   return used == 1 ? 0 : best;
 }
 

@@ -4,7 +4,7 @@
 
 namespace lynx {
 
-// y[t, i] = x[t, i] * scale[i] / sqrt(mean of x[t]'s squares + eps), computed in float32.
+// y[t, i] = x[t, i] * scale[i] / sqrt(mean over j of x[t, j]^2 + eps), computed in float32.
 struct RmsNorm {
   int64_t rows, width;
   Rows x, y;          // [rows, width]
@@ -14,7 +14,7 @@ struct RmsNorm {
 
 void rms_norm(const InstructionSet& set, const RmsNorm& op);
 
-// One row of float32, in place.
+// Norms one row of float32 in place.
 void norm_row(const InstructionSet& set, const Rows& scale, int64_t width, float eps, float* row);
 
 }  // namespace lynx

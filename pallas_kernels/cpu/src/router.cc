@@ -8,9 +8,10 @@
 namespace lynx {
 namespace {
 
-// Beside a sum of sigmoids, which may all vanish.
+// Added to a sum of sigmoids, because all of them may be 0.
 constexpr float kSigmoidGuard = 1e-20f;
-// SparseMixer's (arXiv 2409.12136): a logit further than twice this share of the larger one is far.
+// SparseMixer (arXiv 2409.12136): a logit is far from the largest if their difference is more than twice this share of
+// it.
 constexpr float kSparseMixerEps = 0.01f;
 
 float sigmoid(float logit) { return 1 / (1 + std::exp(-logit)); }
@@ -20,7 +21,7 @@ float log_gate(const Router& router, float logit) {
   return std::fmin(logit, 0.0f) - std::log1p(std::exp(-std::fabs(logit)));
 }
 
-// A group's score: its largest value, or the sum of its two largest gates.
+// A group's score: the largest of its values, or the sum of the two largest.
 float group_score(const Router& router, const float* values, int64_t size) {
   if (!router.two_best) return *std::max_element(values, values + size);
   float first = std::fmax(values[0], values[1]), second = std::fmin(values[0], values[1]);
@@ -31,7 +32,7 @@ float group_score(const Router& router, const float* values, int64_t size) {
   return first + second;
 }
 
-// Gates of one row, where its groups are scored by them.
+// The gates of one row, by which its groups are scored.
 void gates_of_row(const Router& router, const float* logits, int64_t experts, float* gates) {
   const float top = *std::max_element(logits, logits + experts);
   float total = 0;
@@ -43,6 +44,7 @@ void gates_of_row(const Router& router, const float* logits, int64_t experts, fl
   for (int64_t e = 0; e < experts; ++e) gates[e] /= total;
 }
 
+// Copies `choice` to `open`, with minus infinity in the groups that the row may not use.
 void close_groups(const Router& router, const float* logits, const float* choice, int64_t experts, float* open) {
   static thread_local Scratch scratch, ids_scratch;
   float* spare = scratch.get<float>(experts + router.groups);
@@ -60,7 +62,8 @@ void close_groups(const Router& router, const float* logits, const float* choice
   for (int64_t i = 0; i < router.groups_kept; ++i) std::copy_n(choice + best[i] * size, size, open + best[i] * size);
 }
 
-// Each expert's softmax among those of `kept` that are not taken before it and close to it.
+// The weight of each chosen expert: its softmax among the experts of `kept` (all if null) that were not chosen before
+// it and whose logits are close to its own.
 void sparse_mixer(const float* logits, int64_t experts, const int32_t* ids, int64_t count, const bool* kept,
                   float* weights) {
   for (int64_t k = 0; k < count; ++k) {
@@ -76,7 +79,7 @@ void sparse_mixer(const float* logits, int64_t experts, const int32_t* ids, int6
   }
 }
 
-// The weights that the model gives its own best experts; returns their sum.
+// The weights that the model gives the row's own experts. Returns their sum.
 float own_weights(const InstructionSet& set, const Router& router, const Scores& scores, int64_t row, float* weights) {
   const float* logits = scores.logits + row * scores.experts;
   const int32_t* own = scores.own + row * scores.top_k;
@@ -87,7 +90,7 @@ float own_weights(const InstructionSet& set, const Router& router, const Scores&
   } else {
     float top = logits[own[0]];
     if (!sigmoids && !router.renormalize) {
-      // In another group may lie a larger one.
+      // The largest logit may lie in a group that the row may not use.
       if (router.groups > 1) top = *std::max_element(logits, logits + scores.experts);
       static thread_local Scratch scratch;
       float* spare = scratch.get<float>(scores.experts);
@@ -108,7 +111,8 @@ float own_weights(const InstructionSet& set, const Router& router, const Scores&
   return sum * router.scale;
 }
 
-// Under a bias: none but the own ones' above that of an expert that the row prefers.
+// With a selection bias, the worth of an expert that is not the row's own is at most that of any expert that the row
+// prefers to it.
 void cap_by_preferred(const Scores& scores, int64_t row, float* worth) {
   static thread_local Scratch scratch;
   int32_t* order = scratch.get<int32_t>(scores.experts);
@@ -147,7 +151,7 @@ Scores score(const Router& router, const float* logits, const bool* valid, int64
   for (int64_t row = 0; row < count; ++row) {
     const float* from = logits + places[row] * experts;
     for (int64_t e = 0; e < experts; ++e) {
-      // The sum has no -0.0.
+      // Adding 0.0 turns -0.0 into 0.0.
       clean[row * experts + e] = std::clamp(from[e], kLowest, -kLowest) + 0.0f;
     }
   }
@@ -176,7 +180,7 @@ const float* affinities(const Router& router, const Scores& scores) {
   static thread_local Scratch scratch;
   float* affinity = scratch.get<float>(scores.rows * scores.experts);
   for (int64_t row = 0; row < scores.rows; ++row) {
-    // The logit of a gate that had the bias of the row's first expert.
+    // The logit of the gate which, with the bias of the row's first expert, would give this choice.
     const float shift = router.bias == nullptr ? 0 : router.bias[scores.own[row * scores.top_k]];
     for (int64_t e = 0, at = row * scores.experts; e < scores.experts; ++e, ++at) {
       if (scores.open[at] == -INFINITY) {
@@ -216,7 +220,7 @@ void best_of_kept(const Router& router, const Scores& scores, const float* affin
   float* values = scratch.get<float>(scores.experts);
   const int64_t first = row * scores.experts;
   int64_t found = 0;
-  // A second time among those that the row may not use, where the others do not suffice.
+  // A second pass takes experts that the row may not use, if too few others are kept.
   for (const bool usable : {true, false}) {
     int64_t some = 0;
     for (int64_t e = 0; e < scores.experts; ++e) {

@@ -6,49 +6,52 @@
 
 namespace lynx {
 
-// How a model's router turns a row's logits into a choice of experts and their weights: `Router` of select_experts.
+// How a model's router turns the logits of a row into experts and their weights.
 struct Router {
   enum class Scoring { kSoftmax, kSigmoid, kSparseMixer } scoring;
   bool renormalize, unit_weights;
   float scale;
   int64_t groups, groups_kept;
-  bool two_best;      // a group's score is the sum of its two largest gates, not its largest
-  const float* bias;  // [experts], added to sigmoid gates where experts are chosen; or null
+  bool two_best;      // a group's score is the sum of its two largest gates, instead of the largest
+  const float* bias;  // [experts], added to sigmoid gates when experts are chosen, or null
 };
 
-// Of a logit: so that the difference of any two is finite. What a row may not choose has it, or less.
+// The lowest logit. The difference of any two logits is finite. An expert that a row may not choose has this logit or
+// less.
 constexpr float kLowest = -FLT_MAX / 2;
 
-// Rows of a batch under a router, those that do not count left out. Arrays are [rows, experts] except where it says
-// otherwise, in memory of the calling thread that the next call of `score` takes back.
+// The valid rows of a batch, scored by a router. Arrays are [rows, experts] unless stated otherwise. Their memory
+// belongs to the calling thread, and its next call of `score` overwrites them.
 struct Scores {
   int64_t rows, experts, top_k;
-  const int32_t* places;  // [rows], in the batch
-  const float* logits;    // finite, no -0.0
-  const float* choice;    // what experts are chosen by
-  const float* open;      // the same, minus infinity in groups that the row may not use
-  const int32_t* own;     // [rows, top_k], the experts that the model chooses, best first
+  const int32_t* places;  // [rows], the row's place in the batch
+  const float* logits;    // finite, without -0.0
+  const float* choice;    // the score by which experts are chosen
+  const float* open;      // the same, but minus infinity in groups that the row may not use
+  const int32_t* own;     // [rows, top_k], the experts that the model itself chooses, best first
 };
 
 Scores score(const Router& router, const float* logits, const bool* valid, int64_t rows, int64_t experts,
              int64_t top_k);
 
-// How far apart experts lie in the order of the choice, in nats; kLowest or less of those that a row may not choose.
+// [rows, experts]: scores in the order of `choice`, whose differences are in nats. kLowest or less for an expert that
+// the row may not choose.
 const float* affinities(const Router& router, const Scores& scores);
 
-// What experts are worth to a row: gates as shares of all, none outside of its groups, and under a bias none but the
-// own ones' above that of an expert that the row prefers.
+// [rows, experts]: each expert's gate divided by the sum of all gates, and 0 outside of the row's groups. With a
+// selection bias, the worth of an expert that is not the row's own is at most that of any expert that the row prefers
+// to it.
 const float* worths(const InstructionSet& set, const Router& router, const Scores& scores);
 
-// The `count` experts of a row among `kept`, by descending choice; those that it may not use after all others.
+// The `count` best experts of a row among `kept`, by descending choice. Experts that the row may not use come last.
 void best_of_kept(const Router& router, const Scores& scores, const float* affinity, const bool* kept, int64_t row,
                   int64_t count, int32_t* ids);
 
-// Weights of `count` experts of a row. `kept` is null where these are the model's own first.
+// The weights of `count` experts of a row. `kept` is null if these are the first of the model's own experts.
 void weigh(const InstructionSet& set, const Router& router, const Scores& scores, int64_t row, const int32_t* ids,
            int64_t count, const bool* kept, float* weights);
 
-// The places of the `count` largest, descending; ties to the lowest place.
+// The places of the `count` largest values, in descending order. Ties go to the lowest place.
 void best_places(const float* values, int64_t size, int64_t count, int32_t* places);
 
 }  // namespace lynx

@@ -5,6 +5,7 @@
 namespace lynx {
 namespace {
 
+// Consecutive outputs of one product.
 struct Chunk {
   const RowMatmul::Product* product;
   int64_t first, outs;
@@ -12,16 +13,16 @@ struct Chunk {
 
 struct Chunks {
   std::vector<Chunk> all;
-  int64_t most;  // how many are taken at a time
+  int64_t most;  // how many a thread takes at once
 
-  // Those of one product that lie one after the other, as one.
+  // Consecutive chunks of one product, joined to one chunk.
   Chunk joined(Run part) const {
     Chunk chunk = all[part.begin];
     for (int64_t i = part.begin + 1; i < part.end; ++i) chunk.outs += all[i].outs;
     return chunk;
   }
 
-  // body(part, following) for the parts of `run` that are of one product each.
+  // Divides `run` into parts of one product each and calls body(part, following) for each part.
   template <class Function>
   void split(Run run, int64_t following, const Function& body) const {
     for (Run part{run.begin, 0}; part.begin < run.end; part.begin = part.end) {
@@ -32,7 +33,7 @@ struct Chunks {
   }
 };
 
-Chunks cut(const RowMatmul& op, const Products& products) {
+Chunks chunks_of(const RowMatmul& op, const Products& products) {
   int64_t total = 0;
   for (const auto& product : op.products) total += product.outs;
   const int64_t size = chunk_outs(products, total, op.inner * weight_bytes(op.products[0].weight.type));
@@ -45,7 +46,7 @@ Chunks cut(const RowMatmul& op, const Products& products) {
   return chunks;
 }
 
-// Rows [first, first + count), in one tile where there are tiles.
+// Norms and packs rows [first, first + count). In an instruction set with AMX tiles they belong to one tile.
 void pack_rows(const InstructionSet& set, const RowMatmul& op, const Products& products, int64_t first, int64_t count,
                int64_t bytes, char* packed) {
   static thread_local Scratch scratch;
@@ -63,6 +64,7 @@ void pack_rows(const InstructionSet& set, const RowMatmul& op, const Products& p
   }
 }
 
+// Writes the outputs of one chunk for row `t`, with bias and residual added.
 void write(const InstructionSet& set, const RowMatmul& op, const Chunk& chunk, int64_t t, const float* sums) {
   const RowMatmul::Product& product = *chunk.product;
   const int64_t at = t * product.outs + chunk.first, bytes = op.x.bytes();
@@ -81,14 +83,14 @@ void row_matmul(const InstructionSet& set, const RowMatmul& op) {
   const int64_t bytes = tiled ? products.tiled_row_bytes(op.inner) : products.packed_bytes(op.inner);
   static thread_local Scratch scratch;
   char* packed = scratch.get<char>((tiled ? tile_room(op.rows) : op.rows) * bytes);
-  // Rows of a tile share lines of memory; of a few rows, all threads pack some all the same.
+  // One thread packs the rows of a tile, because they share cache lines. But a few rows are packed by all threads.
   const int64_t grain = tiled && op.rows > kTileRows ? kTileRows : 4;
   parallel((op.rows + grain - 1) / grain, [&](int64_t item, int64_t) {
     pack_rows(set, op, products, item * grain, std::min(grain, op.rows - item * grain), bytes, packed);
   });
   std::vector<const void*> rows(op.rows);
   for (int64_t t = 0; t < op.rows; ++t) rows[t] = packed + t * bytes;
-  const Chunks chunks = cut(op, products);
+  const Chunks chunks = chunks_of(op, products);
   const auto weights = [&](const Chunk& chunk) { return chunk.product->weight.row(chunk.first, op.inner); };
   parallel_runs(static_cast<int64_t>(chunks.all.size()), chunks.most, [&](Run run, int64_t following) {
     chunks.split(run, following, [&](Run part, int64_t then) {

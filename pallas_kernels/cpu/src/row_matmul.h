@@ -6,7 +6,8 @@
 
 namespace lynx {
 
-// y = norm(x) @ weight.T + bias + residual, for each of several weights. A normed row is rounded as it is packed.
+// y = norm(x) @ weight.T + bias + residual, for each of several weights. A normed row is rounded only once, when it is
+// packed.
 struct RowMatmul {
   struct Product {
     Weight weight;  // [outs, inner]

@@ -1,4 +1,5 @@
-// What the operations share: scratch memory, rows in and out of their dtypes, and how a weight's outputs are cut up.
+// Shared by the operations: scratch memory, rows of either dtype, and how the outputs of a weight are divided among
+// threads.
 #pragma once
 
 #include <algorithm>
@@ -12,11 +13,12 @@
 
 namespace lynx {
 
-// Rows of a product that stay in the second-level cache while weights pass.
+// Rows that are multiplied together. Packed, they stay in the second-level cache while the weights pass.
 constexpr int64_t kRowBlock = 96;
+// Outputs that a thread takes at once, at most.
 constexpr int64_t kMostChunk = 128;
 
-// A buffer that keeps its memory from call to call, one a thread and purpose.
+// A buffer that keeps its memory from call to call. Each use has one for each thread.
 class Scratch {
  public:
   ~Scratch() { std::free(memory_); }
@@ -41,7 +43,7 @@ class Scratch {
 // Rows of float32 or bfloat16.
 struct Rows {
   void* data;
-  bool narrow;
+  bool narrow;  // bfloat16
 
   int64_t bytes() const { return narrow ? 2 : 4; }
   void read(const InstructionSet& set, int64_t at, int64_t count, float* out) const {
@@ -54,8 +56,8 @@ struct Rows {
   }
 };
 
-// y[t * stride + o] += bias[at + o] for t in [0, rows) and o in [0, outs), outs at most kMostChunk; none where it is
-// null.
+// y[t * stride + o] += bias[at + o] for t in [0, rows) and o in [0, outs). `outs` is at most kMostChunk, and `bias` may
+// be null.
 inline void add_bias(const InstructionSet& set, const void* bias, bool narrow, int64_t at, int64_t rows, int64_t outs,
                      float* y, int64_t stride) {
   if (bias == nullptr) return;
@@ -64,10 +66,11 @@ inline void add_bias(const InstructionSet& set, const void* bias, bool narrow, i
   for (int64_t t = 0; t < rows; ++t) set.add_scaled(1.0f, added, outs, y + t * stride);
 }
 
+// A matrix [out, in].
 struct Weight {
   const void* data;
   WeightType type;
-  const float* scales;  // one an output; null unless int8
+  const float* scales;  // one for each output of an int8 weight, otherwise null
 
   const char* row(int64_t row, int64_t inner) const {
     return static_cast<const char*>(data) + row * inner * weight_bytes(type);
@@ -75,9 +78,9 @@ struct Weight {
   const float* scale(int64_t row) const { return scales == nullptr ? nullptr : scales + row; }
 };
 
-// Outputs of the smallest piece of work: about 32 KB of weights, or 128 in tiles, fewer where that would leave threads
-// idle. A thread takes many of them at once, kMostChunk outputs at most, as memory is read the fastest in long
-// stretches.
+// The outputs of a chunk, the smallest piece of work: about 32 KB of weights, or 128 KB for AMX tiles, and less if that
+// would leave threads idle. A thread takes several chunks at once, up to kMostChunk outputs, because memory is read
+// fastest in long stretches.
 inline int64_t chunk_outs(const Products& products, int64_t outs, int64_t row_bytes) {
   const bool tiled = products.multiply_tiled != nullptr;
   const int64_t least = tiled ? 16 : 4;
@@ -86,7 +89,7 @@ inline int64_t chunk_outs(const Products& products, int64_t outs, int64_t row_by
   return std::clamp<int64_t>(std::min(by_size, by_threads) / least * least, least, kMostChunk / 2);
 }
 
-// body(part, following) for the parts of `run` that multiples of `size` bound.
+// Divides `run` at the multiples of `size` and calls body(part, following) for each part.
 template <class Function>
 void split(Run run, int64_t size, int64_t following, const Function& body) {
   for (Run part{run.begin, 0}; part.begin < run.end; part.begin = part.end) {
@@ -95,7 +98,7 @@ void split(Run run, int64_t size, int64_t following, const Function& body) {
   }
 }
 
-// body(i) for i in [0, count), in parallel once there are more than `grain`.
+// Calls body(i) for each i in [0, count), on several threads if there are more than `grain`.
 template <class Function>
 void for_each(int64_t count, int64_t grain, const Function& body) {
   parallel((count + grain - 1) / grain, [&](int64_t item, int64_t) {

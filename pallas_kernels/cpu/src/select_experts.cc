@@ -19,7 +19,7 @@ void select_experts(const InstructionSet& set, const SelectExperts& op) {
           op.weights + scores.places[row] * op.run);
     for (int64_t k = 0; k < op.run; ++k) op.active[ids[k]] = true;
   }
-  // A row that does not count repeats experts that are read anyway.
+  // A row that is not valid gets experts that other rows read anyway, and weights of 0.
   int32_t* order = order_scratch.get<int32_t>(op.experts);
   int64_t found = 0;
   for (const bool wanted : {true, false}) {

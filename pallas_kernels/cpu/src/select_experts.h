@@ -4,10 +4,10 @@
 
 namespace lynx {
 
-// Every valid row's best experts among those that the batch keeps, and their weights.
+// Chooses every valid row's best experts among those that the batch keeps, and their weights.
 struct SelectExperts {
   int64_t rows, experts, top_k;
-  int64_t run;          // experts that a row runs, at most `top_k`: they carry the weight of all `top_k`
+  int64_t run;          // experts that a row runs, at most top_k; they carry the weight of top_k
   const float* logits;  // [rows, experts]
   const bool* valid;    // [rows]
   Router router;

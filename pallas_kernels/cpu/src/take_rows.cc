@@ -5,7 +5,7 @@
 namespace lynx {
 
 void take_rows(const TakeRows& op) {
-  // A decode step takes less time for its few rows than another thread to begin.
+  // Copying the few rows of a decode step takes less time than waking another thread.
   constexpr int64_t kGrain = 64;
   for_each(op.count, kGrain, [&](int64_t i) {
     const int64_t id = std::clamp<int64_t>(op.ids[i], 0, op.rows - 1);

@@ -4,12 +4,12 @@
 
 namespace lynx {
 
-// Rows of a table, copied; an id outside of it takes the row nearest to it.
+// Copies rows of a table. An id outside of the table takes the first or the last row.
 struct TakeRows {
   int64_t rows, row_bytes, count;
-  const void* table;   // [rows] of row_bytes each
+  const void* table;   // [rows], row_bytes each
   const int32_t* ids;  // [count]
-  void* taken;         // [count] of row_bytes each
+  void* taken;         // [count], row_bytes each
 };
 
 void take_rows(const TakeRows& op);

@@ -14,7 +14,8 @@
 namespace lynx {
 namespace {
 
-// Between two loops of a decode step lie some tens of microseconds of other work; waking a sleeper costs as much.
+// How long a worker waits for the next loop before it sleeps. Between two loops of a decode step there are some tens of
+// microseconds of other work, and waking a sleeping thread costs as much.
 constexpr int kSpins = 2000;
 
 void pause() {
@@ -36,19 +37,19 @@ int allowed_processors() {
 
 std::atomic<int> chosen_count{0};
 
-// The items that one thread has before it, in order, and from whose end others take when they have none.
+// The items that one thread has left, in order. Threads that have none left take items from its end.
 class alignas(64) Range {
  public:
   void set(Run run) { both_ = packed(run); }
 
   Run left() const { return unpacked(both_); }
 
-  // The first of those that are left, `most` at once, and fewer towards the end; none if there are none.
+  // Takes the first items that are left: at most `most`, and fewer towards the end. The run is empty if none are left.
   Run take(int64_t most) {
     return cut([&](Run left) { return left.begin + std::min(most, (left.size() + kTakes - 1) / kTakes); }, true);
   }
 
-  // Moves the second half, or the only item, to `thief`, which is empty.
+  // Moves the second half, or the only item, to the empty range `thief`.
   void halve(Range& thief) {
     thief.set(cut([](Run left) { return left.begin + left.size() / 2; }, false));
   }
@@ -56,7 +57,7 @@ class alignas(64) Range {
  private:
   static constexpr int64_t kTakes = 4;
 
-  // Takes what lies before the place that `at(left)` gives, or what lies behind it.
+  // Takes the items before the place at(left), or those from it on.
   template <class Place>
   Run cut(const Place& at, bool before) {
     uint64_t both = both_;
@@ -95,13 +96,13 @@ class Pool {
     most_ = most;
     body_ = body;
     context_ = context;
-    // Neighbouring items are mostly neighbours in memory, which is read the fastest in long stretches.
+    // Neighbouring items are mostly neighbours in memory, and memory is read fastest in long stretches.
     const int64_t threads = static_cast<int64_t>(ranges_.size());
     for (int64_t i = 0; i < threads; ++i) ranges_[i].set({count * i / threads, count * (i + 1) / threads});
     open_ = true;
     announce();
     take_runs(ranges_[0]);
-    // A worker joins by counting itself in and then looking whether the loop is open, so none can join after this.
+    // A worker first counts itself in and then looks whether the loop is open, so none can join after this.
     open_ = false;
     for (int spins = 0; joined_ != 0; ++spins) {
       if (spins < kSpins) pause();
@@ -162,7 +163,8 @@ class Pool {
     }
   }
 
-  // Sequentially consistent where not said otherwise: announce() and work() each write one and then read another.
+  // All accesses are sequentially consistent, because announce() and work() each write one of these and then read
+  // another.
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> sleepers_{0};
   alignas(64) std::atomic<int> joined_{0};
@@ -173,15 +175,15 @@ class Pool {
   const void* context_ = nullptr;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<Range> ranges_;  // the first is that of the thread that runs the loop
+  std::vector<Range> ranges_;  // the first belongs to the thread that runs the loop
   std::vector<std::thread> threads_;
 };
 
-// Both are never destroyed: other threads may still run loops while the process ends.
+// Neither is ever destroyed, because other threads may still run loops while the process ends.
 std::mutex* pool_mutex = new std::mutex;
 Pool* pool = nullptr;
 
-// A forked child has none of the threads, and perhaps a locked mutex: it starts over, and leaks what it inherited.
+// A forked child has none of the threads, and the mutex that it inherits may be locked. It starts anew, and leaks both.
 void forget_pool() {
   pool_mutex = new std::mutex;
   pool = nullptr;
@@ -212,7 +214,7 @@ void parallel_for(int64_t count, int64_t most, Body body, const void* context) {
       try {
         if (pool == nullptr) pool = new Pool(threads - 1);
       } catch (const std::exception&) {
-        // The process may have no more threads.
+        // The process may not start any more threads.
       }
       if (pool != nullptr) {
         pool->run(count, most, body, context);

@@ -1,6 +1,7 @@
-// The part of XLA's foreign function interface (a C ABI) that the handlers use, declared here so that building needs no
-// jaxlib. Structs carry their size and only ever grow at the end; tests/pallas_kernels/native compares every offset
-// with jaxlib's own header (xla/ffi/api/c_api.h).
+// The part of XLA's foreign function interface that the handlers use. jaxlib ships a header of all of it, but we
+// declare our own: `pip` builds the library in an environment without jaxlib, and one library serves every supported
+// jaxlib. The interface is a C ABI whose structs begin with their size and only grow at the end.
+// tests/pallas_kernels/cpu/abi.cc compares every offset with the installed jaxlib's header (xla/ffi/api/c_api.h).
 #pragma once
 
 #include <cstddef>
@@ -58,7 +59,7 @@ struct Scalar {
   void* value;
 };
 
-// Arguments and results have the same form.
+// Arguments and results have the same layout.
 struct Buffers {
   size_t struct_size;
   ExtensionBase* extension_start;
@@ -105,7 +106,7 @@ constexpr int32_t kScalarAttribute = 3;
 
 enum DataType : int32_t { kPred = 1, kInt8 = 2, kInt32 = 4, kUint16 = 7, kFloat32 = 11, kBfloat16 = 16 };
 
-// A call's buffers and attributes. Shapes are checked in Python, where the call is made.
+// The buffers and attributes of one call. Python checks the shapes before it makes the call.
 class Call {
  public:
   explicit Call(const CallFrame* frame) : frame_(frame) {}
@@ -120,7 +121,7 @@ class Call {
     return static_cast<const T*>(arg(index).data);
   }
 
-  // A scalar attribute, or `otherwise` where the call has none of that name.
+  // The scalar attribute of that name, or `otherwise` if the call has none.
   template <class T>
   T attribute(const char* name, T otherwise) const {
     const Attributes& all = frame_->attributes;
@@ -146,8 +147,9 @@ class Call {
   const CallFrame* frame_;
 };
 
-// Answers XLA's question for the interface's version, or runs `body(Call)`, which returns null or an error. The answer
-// is XLA's own minor version: what is used here is in all of them. Another major version is refused by XLA.
+// Handles one call of XLA. If it asks for the interface's version, the answer is XLA's own minor version, because all
+// minor versions have the parts used here. XLA refuses a library of another major version. Otherwise it runs
+// body(Call), which returns null or an error.
 template <class Body>
 Error* handle(CallFrame* frame, const Body& body) {
   const ExtensionBase* extension = frame->extension_start;

@@ -1,15 +1,18 @@
-// Products of bfloat16 weights in tile registers: 16 outputs meet up to 16 rows at once, weights where they lie in
-// memory. Part of products.cc.
+// Products of bfloat16 weights in AMX tiles: 16 outputs are multiplied by up to 16 rows at once. Weights are read where
+// they lie in memory.
 #pragma once
 
-#include "tiles.h"
+#include "amx_tiles.h"
+#include "products.h"
+#include "vectors.h"
 
 namespace lynx {
 namespace {
 
-// A weight's rows are those of a left tile. A right tile holds pairs of inputs of some rows, side by side: a group of
-// rows is packed as [inputs / 2][width][2], its last inputs filled up with zeros, and groups follow each other. Up to
-// 16 rows are one group as wide as they are; more are groups of 16, the last one filled up with rows of zeros.
+// The left tile of a product holds rows of the weight. The right tile holds pairs of inputs of several packed rows,
+// side by side. So a group of packed rows has the layout [inputs / 2][width][2], with zeros after its last inputs. Up
+// to 16 rows are one group, as wide as there are rows. More rows are consecutive groups of 16, the last one filled up
+// with rows of zeros.
 constexpr int64_t kTileOuts = 16, kTileInner = 32, kTileBytes = 64;
 
 int64_t tiled_row_bytes(int64_t inner) { return (inner + kTileInner - 1) / kTileInner * kTileBytes; }
@@ -17,7 +20,7 @@ int64_t tiled_row_bytes(int64_t inner) { return (inner + kTileInner - 1) / kTile
 void pack_tiled(const float* from, int64_t stride, int64_t count, int64_t inner, int64_t place, int64_t rows,
                 void* tiled) {
   const int64_t width = tile_width(rows), first = place / kTileRows * kTileRows;
-  // The last row comes with those that fill up its group.
+  // The rows of zeros that fill up the last group are written together with its last row.
   const int64_t zeros = place + count < rows ? 0 : tile_room(rows) - rows;
   char* to = static_cast<char*>(tiled) + first * tiled_row_bytes(inner) + 4 * (place - first);
   for (int64_t i = 0; i < inner; i += kTileInner) {
@@ -33,9 +36,11 @@ void pack_tiled(const float* from, int64_t stride, int64_t count, int64_t inner,
   }
 }
 
-// Registers: sums of up to two tiles of weights and two groups of rows; these weights; these rows.
+// The first register of each use: the sums of two tiles of weights by two groups of rows, two tiles of weights, and two
+// groups of rows.
 constexpr int kSums = 0, kWeights = 4, kRows = 6;
 
+// Sets the shapes of all registers for `outs` outputs and `groups` groups of `width` rows.
 inline void shape(int64_t outs, int64_t groups, int64_t width) {
   TileShapes shapes;
   for (int tile = 0; tile * kTileOuts < outs; ++tile) {
@@ -47,7 +52,7 @@ inline void shape(int64_t outs, int64_t groups, int64_t width) {
   shape_tiles(shapes);
 }
 
-// y[t * stride + o] of one tile's sums, which lie [outs][width].
+// Writes the sums of one tile, whose layout is [outs][width], to y[t * stride + o].
 template <int Tile>
 inline void write_sums(int64_t outs, int64_t rows, int64_t width, float* y, int64_t stride) {
   float sums[kTileOuts * kTileRows];
@@ -65,24 +70,19 @@ inline void write_sums(int64_t outs, int64_t rows, int64_t width, float* y, int6
   }
 }
 
-template <int I>
-struct Number {
-  static constexpr int value = I;
-};
-
-// body(Number<0>), ... body(Number<Count - 1>)
+// Runs body(Constant<0>()), ... body(Constant<Count - 1>()).
 template <int Count, class Body>
-LYNX_INLINE inline void numbered(const Body& body) {
-  if constexpr (Count > 1) numbered<Count - 1>(body);
-  body(Number<Count - 1>());
+LYNX_INLINE inline void for_constants(const Body& body) {
+  if constexpr (Count > 1) for_constants<Count - 1>(body);
+  body(Constant<Count - 1>());
 }
 
-// Memory to ask for while products are computed, some lines a step.
-struct Ask {
+// The memory to prefetch while products are computed: `lines` cache lines in each step.
+struct Prefetch {
   const char *next, *end;
   int64_t lines;
 
-  void some() {
+  void step() {
     constexpr int kSecondLevel = 2;
     for (int64_t line = 0; line < lines && next < end; ++line, next += kTileBytes) {
       __builtin_prefetch(next, 0, kSecondLevel);
@@ -90,6 +90,7 @@ struct Ask {
   }
 };
 
+// The operands of one pass over the inputs.
 struct TiledBlock {
   const char* weight;
   int64_t outs, inner;
@@ -99,33 +100,33 @@ struct TiledBlock {
   int64_t y_stride;
 };
 
-// `Tiles` tiles of outputs, the last of which may be smaller, meet `Groups` groups of rows.
+// Products of `Tiles` tiles of outputs, of which the last may be smaller, with `Groups` groups of rows.
 template <int Tiles, int Groups>
-inline void multiply_block(const TiledBlock& block, Ask& ask) {
+inline void multiply_block(const TiledBlock& block, Prefetch& prefetch) {
   const int64_t row_bytes = 2 * block.inner, steps = block.inner / kTileInner;
   const int64_t width = block.width, group_bytes = kTileRows * tiled_row_bytes(block.inner);
   const auto add = [&](const char* weight, int64_t stride, int64_t step) LYNX_INLINE {
-    numbered<Groups>([&](auto group) LYNX_INLINE {
+    for_constants<Groups>([&](auto group) LYNX_INLINE {
       constexpr int kGroup = decltype(group)::value;
       load_tile<kRows + kGroup>(block.groups + kGroup * group_bytes + step * width * kTileBytes, 4 * width);
     });
-    numbered<Tiles>([&](auto tile) LYNX_INLINE {
+    for_constants<Tiles>([&](auto tile) LYNX_INLINE {
       constexpr int kTile = decltype(tile)::value;
       load_tile<kWeights + kTile>(weight + kTile * kTileOuts * stride, stride);
-      numbered<Groups>([&](auto group) LYNX_INLINE {
+      for_constants<Groups>([&](auto group) LYNX_INLINE {
         constexpr int kGroup = decltype(group)::value;
         add_tile_product<kSums + 2 * kTile + kGroup, kWeights + kTile, kRows + kGroup>();
       });
     });
   };
   const auto each_sum = [](const auto& body) LYNX_INLINE {
-    numbered<Tiles>([&](auto tile)
-                        LYNX_INLINE { numbered<Groups>([&](auto group) LYNX_INLINE { body(tile, group); }); });
+    for_constants<Tiles>(
+        [&](auto tile) LYNX_INLINE { for_constants<Groups>([&](auto group) LYNX_INLINE { body(tile, group); }); });
   };
   each_sum([](auto tile, auto group)
                LYNX_INLINE { zero_tile<kSums + 2 * decltype(tile)::value + decltype(group)::value>(); });
   for (int64_t step = 0; step < steps; ++step) {
-    ask.some();
+    prefetch.step();
     add(block.weight + step * kTileBytes, row_bytes, step);
   }
   if (const int64_t rest = block.inner % kTileInner) {
@@ -144,17 +145,18 @@ inline void multiply_block(const TiledBlock& block, Ask& ask) {
   });
 }
 
-inline void multiply_block(const TiledBlock& block, Ask& ask) {
+inline void multiply_block(const TiledBlock& block, Prefetch& prefetch) {
   const bool tiles = block.outs > kTileOuts, groups = block.rows > kTileRows;
-  if (tiles && groups) multiply_block<2, 2>(block, ask);
-  else if (tiles) multiply_block<2, 1>(block, ask);
-  else if (groups) multiply_block<1, 2>(block, ask);
-  else multiply_block<1, 1>(block, ask);
+  if (tiles && groups) multiply_block<2, 2>(block, prefetch);
+  else if (tiles) multiply_block<2, 1>(block, prefetch);
+  else if (groups) multiply_block<1, 2>(block, prefetch);
+  else multiply_block<1, 1>(block, prefetch);
 }
 
 void multiply_tiled(const void* weight, int64_t outs, const void* tiled, int64_t width, int64_t rows, int64_t inner,
                     float* y, int64_t y_stride, const void* following) {
-  // Weights that meet one group alone wait for memory, which is best asked for in the small steps of single tiles.
+  // With a single group of rows, memory is the limit. Then outputs are taken one tile at a time, because prefetches
+  // work best in small steps.
   const int64_t most_groups = rows > kTileRows ? 2 : 1, most_outs = most_groups * kTileOuts;
   const int64_t most_rows = most_groups * kTileRows, passes = (rows + most_rows - 1) / most_rows;
   const int64_t row_bytes = 2 * inner;
@@ -164,11 +166,11 @@ void multiply_tiled(const void* weight, int64_t outs, const void* tiled, int64_t
     const char* here = static_cast<const char*>(weight) + o * row_bytes;
     const char* next =
         o + most_outs < outs || following == nullptr ? here + some * row_bytes : static_cast<const char*>(following);
-    Ask ask{next, next + some * row_bytes, (some + passes - 1) / passes};
+    Prefetch prefetch{next, next + some * row_bytes, (some + passes - 1) / passes};
     for (int64_t t = 0; t < rows; t += most_rows) {
       const int64_t part = rows - t < most_rows ? rows - t : most_rows;
       const char* groups = static_cast<const char*>(tiled) + t * tiled_row_bytes(inner);
-      multiply_block({here, some, inner, groups, width, part, y + t * y_stride + o, y_stride}, ask);
+      multiply_block({here, some, inner, groups, width, part, y + t * y_stride + o, y_stride}, prefetch);
     }
   }
   release_tiles();

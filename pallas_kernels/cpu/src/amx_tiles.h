@@ -1,5 +1,5 @@
-// A processor's tile registers (Intel's AMX): eight of up to 16 rows of 64 bytes. With LYNX_EMULATED_TILES the same in
-// plain C++, so that tests of what uses them run anywhere.
+// Intel's AMX: eight tile registers, each of up to 16 rows of 64 bytes. With LYNX_EMULATED_TILES they are emulated in
+// plain C++, so that the tests of products in tiles run on any processor.
 #pragma once
 
 #include <stdint.h>
@@ -8,7 +8,7 @@
 namespace lynx {
 namespace {
 
-// As the processor reads it: rows, and bytes of each row, of every register.
+// The shapes of all registers, in the layout that the processor reads: their rows, and the bytes of a row.
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {};
@@ -83,7 +83,7 @@ inline void add_tile_product() {
 
 #else
 
-// Assembly, as the compiler's intrinsics take register numbers that are written out only.
+// Assembly, because the compiler's intrinsics take register numbers as literals only.
 inline void shape_tiles(const TileShapes& shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes)); }
 inline void release_tiles() { asm volatile("tilerelease"); }
 
