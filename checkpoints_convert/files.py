@@ -13,12 +13,31 @@ from checkpoints_convert.errors import CheckpointError
 def read_json(path: Path) -> dict[str, Any]:
   """A JSON file that holds an object; CheckpointError, naming the file, where it does not."""
   try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    value = json.loads(read_text(path))
+  except (json.JSONDecodeError, RecursionError) as error:
     raise CheckpointError(f"{path} is not valid JSON ({error}): download it again") from error
   if not isinstance(value, dict):
     raise CheckpointError(f"{path} holds a {type(value).__name__}, expected an object: download it again")
   return value
+
+
+def read_text(path: Path) -> str:
+  """A text file in UTF-8; CheckpointError, naming the file, where it is none."""
+  try:
+    return path.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise CheckpointError(f"{path} is not UTF-8 text ({error}): download it again") from error
+
+
+def check_writable(path: Path) -> None:
+  """Raises OSError now where `write_text` could not write later, at the end of long work."""
+  folder = path.parent
+  if path.is_dir():
+    raise IsADirectoryError(f"cannot write {path}: it is a directory; give the name of a file")
+  if not folder.is_dir():
+    raise FileNotFoundError(f"cannot write {path}: there is no directory {folder}; make it first")
+  if not os.access(folder, os.W_OK):
+    raise PermissionError(f"cannot write {path}: {folder} is not writable; choose another place")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -27,9 +46,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes `text` in UTF-8; the file appears whole or not at all."""
-  with replacing(path) as temporary:
-    temporary.write_text(text, encoding="utf-8")
+  """Writes `text` in UTF-8; the file appears whole or not at all.
+
+  Raises:
+    OSError: the file cannot be written, such as on a full disk; the message names it.
+  """
+  try:
+    with replacing(path) as temporary:
+      temporary.write_text(text, encoding="utf-8")
+  except OSError as error:
+    raise OSError(f"cannot write {path}: {error.strerror}; free some space or choose another place") from error
 
 
 @contextlib.contextmanager

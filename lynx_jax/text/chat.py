@@ -1,14 +1,15 @@
 """Conversations as prompts, by the model's own chat template."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 from lynx_jax.text.tokenizer import Tokenizer
+from pallas_kernels.checks import shown
 
 Message: TypeAlias = Mapping[str, Any]
-"""`role` (system, user, assistant, ...) and `content`, and whatever else the template knows, such as `tool_calls`."""
+"""`role` (such as system, user or assistant), `content`, and what else the template knows, such as `tool_calls`."""
 Chats: TypeAlias = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]
-"""A user's message or several, each its own conversation; or the messages of one conversation or of several."""
+"""A user's message, or several that are a conversation each; the messages of one conversation, or of several."""
 
 
 def chat_prompts(tokenizer: Tokenizer | None, chats: Chats, variables: Mapping[str, Any]) -> list[list[int]]:
@@ -34,6 +35,10 @@ def chat_prompts(tokenizer: Tokenizer | None, chats: Chats, variables: Mapping[s
 
 def conversations(chats: Chats) -> list[list[Message]]:
   """One list of messages a conversation; TypeError, naming the prompt, for anything else."""
+  if isinstance(chats, Mapping):
+    raise TypeError(f"prompts is {shown(chats)}: with chat, expected messages; put it in a list, as one message")
+  if isinstance(chats, bytes | bytearray | Set) or not isinstance(chats, Iterable):
+    raise TypeError(f"prompts is {shown(chats)}: with chat, expected strings or lists of messages")
   several: list[Any] = [chats] if isinstance(chats, str) else list(chats)
   if several and all(isinstance(chat, Mapping) for chat in several):
     several = [several]
@@ -43,11 +48,12 @@ def conversations(chats: Chats) -> list[list[Message]]:
 def _messages(index: int, chat: object) -> list[Message]:
   if isinstance(chat, str):
     return [{"role": "user", "content": chat}]
-  if not isinstance(chat, Sequence):
-    raise TypeError(f"prompt {index} is a {type(chat).__name__}: with chat, expected a string or a list of messages")
+  if not isinstance(chat, Sequence) or isinstance(chat, bytes | bytearray):
+    raise TypeError(f"prompt {index} is {shown(chat)}: with chat, expected a string or a list of messages")
   for message in chat:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
       raise TypeError(
-        f"prompt {index} holds {message!r}: with chat, expected messages such as {{'role': 'user', 'content': 'Hi'}}"
+        f"prompt {index} holds {shown(message)}: with chat, expected messages such as "
+        "{'role': 'user', 'content': 'Hi'}"
       )
   return list(chat)

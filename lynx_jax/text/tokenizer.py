@@ -1,20 +1,16 @@
 """A checkpoint's tokenizer and chat template: immutable, and equal by content."""
 
 import dataclasses
-import datetime
-import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tokenizers
 
-from checkpoints_convert.files import read_json
-
-if TYPE_CHECKING:
-  import jinja2
+from checkpoints_convert.files import read_json, read_text
+from pallas_kernels.checks import refusal
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # tiktoken's, Mistral's, and byte-level BPE before tokenizer.json.
@@ -28,10 +24,13 @@ class Tokenizer:
   Attributes:
     fingerprint: SHA-256, in hex, of all that decides the results; tokenizers of one fingerprint are equal.
     chat_template: Jinja source, or None.
+    open_ids: ids of the tokens after which the text before may still change. SentencePiece's byte tokens are decoded
+      in runs, and special tokens, which text leaves out, do not end a run. Empty for other tokenizers.
   """
 
   fingerprint: str
   chat_template: str | None = dataclasses.field(compare=False)
+  open_ids: frozenset[int] = dataclasses.field(compare=False)
   _named_tokens: tuple[tuple[str, str], ...] = dataclasses.field(compare=False)
   _backend: tokenizers.Tokenizer = dataclasses.field(compare=False)
 
@@ -42,21 +41,23 @@ class Tokenizer:
     Without tokenizer.json, a SentencePiece tokenizer.model is converted by transformers (extra `tokenizers`).
     """
     source = path / "tokenizer.json"
-    text = source.read_text(encoding="utf-8") if source.is_file() else _converted(path)
+    text = read_text(source) if source.is_file() else _converted(path)
     if text is None:
       return None
     config = _read_config(path)
-    named = {name: _content(config[name]) for name in _NAMED_TOKENS if config.get(name) is not None}
+    named = {name: _content(config[name], path, name) for name in _NAMED_TOKENS if config.get(name) is not None}
     template = _read_template(path, config)
     try:
       backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
       raise ValueError(f"{source} is not a tokenizer ({error}): download it again") from error
-    _prepare(backend, config, named)
-    decisive = json.dumps([text, backend.to_str(), named, template])
+    _prepare(backend, config, named, path)
+    saved = backend.to_str()
+    decisive = json.dumps([text, saved, named, template])
     return cls(
       fingerprint=hashlib.sha256(decisive.encode()).hexdigest(),
       chat_template=template,
+      open_ids=_open_ids(backend, saved),
       _named_tokens=tuple(named.items()),
       _backend=backend,
     )
@@ -100,8 +101,16 @@ class Tokenizer:
   def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
     """Token ids of `text`, with the beginning-of-text token where the tokenizer itself adds it.
 
-    Give `add_special_tokens=False` for the result of `apply_chat`, which has its special tokens already.
+    Give `add_special_tokens=False` for the result of `apply_chat`, which has its special tokens already. Raises
+    ValueError for text with a lone surrogate, which no tokenizer can read.
     """
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(
+        f"character {error.start} of the text is {text[error.start]!r}, which is not valid Unicode: decode the text "
+        f"from its own encoding first"
+      ) from error
     return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -116,8 +125,6 @@ class Tokenizer:
     `variables` are what the template knows besides, such as `tools` or `enable_thinking`. Raises ValueError
     where there is no template, no message, or the template refuses the messages.
     """
-    import jinja2
-
     if self.chat_template is None:
       raise ValueError(
         "this tokenizer has no chat template (neither chat_template.jinja nor a chat_template in "
@@ -125,14 +132,21 @@ class Tokenizer:
       )
     if not messages:
       raise ValueError("messages is empty: give at least one message")
+    from lynx_jax.text.template import render
+
     # A missing key is what templates expect of clients that send `null`.
     given = [{key: value for key, value in message.items() if value is not None} for message in messages]
     known = {"tools": None, "documents": None, **self.named_tokens, **variables}
-    try:
-      template = _compile(self.chat_template)
-      return template.render(messages=given, add_generation_prompt=add_generation_prompt, **known)
-    except jinja2.TemplateError as error:
-      raise ValueError(f"the chat template refuses these messages: {error}") from error
+    return render(self.chat_template, given, {"add_generation_prompt": add_generation_prompt, **known})
+
+
+def _open_ids(backend: tokenizers.Tokenizer, saved: str) -> frozenset[int]:
+  """`Tokenizer.open_ids` of a backend; `saved` is the backend as JSON."""
+  if "ByteFallback" not in json.dumps(json.loads(saved)["decoder"]):
+    return frozenset()
+  special = (token for token, added in backend.get_added_tokens_decoder().items() if added.special)
+  single = (backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+  return frozenset({*special, *single} - {None})
 
 
 def _converted(path: Path) -> str | None:
@@ -173,21 +187,33 @@ def _read_object(path: Path) -> dict[str, Any]:
   return read_json(path) if path.is_file() else {}
 
 
-def _content(token: str | Mapping[str, Any]) -> str:
-  return token if isinstance(token, str) else token["content"]
+def _broken(path: Path, field: str, value: object, expected: str) -> ValueError:
+  """The error that names a field of the tokenizer's configuration."""
+  return refusal(f"{path / 'tokenizer_config.json'}: {field}", value, expected, "download it again")
+
+
+def _content(token: Any, path: Path, field: str) -> str:
+  """The text of a token, which is text or an object with its text as `content`."""
+  text = token.get("content") if isinstance(token, Mapping) else token
+  if not isinstance(text, str):
+    raise _broken(path, field, token, "a token, as text or as an object with content")
+  return text
 
 
 def _read_template(path: Path, config: Mapping[str, Any]) -> str | None:
   file = path / "chat_template.jinja"
   if file.is_file():
-    return file.read_text(encoding="utf-8")
+    return read_text(file)
   template = config.get("chat_template")
   if isinstance(template, list):
-    template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+    named = [entry for entry in template if isinstance(entry, Mapping) and entry.get("name") == "default"]
+    template = named[0].get("template") if named else None
+  if not isinstance(template, str | None):
+    raise _broken(path, "chat_template", template, "Jinja source, or a list of templates with name and template")
   return template
 
 
-def _prepare(backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Mapping[str, str]) -> None:
+def _prepare(backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Mapping[str, str], path: Path) -> None:
   """Applies what tokenizer_config.json adds to tokenizer.json, as transformers does at load.
 
   Its `add_bos_token` is not among that: the post-processor of tokenizer.json says already how a text begins.
@@ -196,56 +222,27 @@ def _prepare(backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: Ma
   backend.no_padding()
   backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
   present = {token.content for token in backend.get_added_tokens_decoder().values()}
-  for token in _configured_tokens(config, named):
+  for token in _configured_tokens(config, named, path):
     if token.content not in present:
       present.add(token.content)
       backend.add_tokens([token])
 
 
-def _configured_tokens(config: Mapping[str, Any], named: Mapping[str, str]) -> Iterator[tokenizers.AddedToken]:
-  listed = config.get("added_tokens_decoder") or {}
+def _configured_tokens(
+  config: Mapping[str, Any], named: Mapping[str, str], path: Path
+) -> Iterator[tokenizers.AddedToken]:
+  field, listed = "added_tokens_decoder", config.get("added_tokens_decoder") or {}
+  if not isinstance(listed, Mapping) or not all(index.isdecimal() for index in listed):
+    raise _broken(path, field, listed, "an object whose keys are token ids")
   for index in sorted(listed, key=int):
-    entry = dict(listed[index])
-    special = entry.pop("special", False) or entry["content"] in named.values()
-    yield tokenizers.AddedToken(**entry, special=special)
+    entry = listed[index]
+    _content(entry, path, f"{field}.{index}")
+    options = dict(entry) if isinstance(entry, Mapping) else {"content": entry}
+    special = options.pop("special", False) or options["content"] in named.values()
+    try:
+      yield tokenizers.AddedToken(**options, special=special)
+    except TypeError as error:
+      raise _broken(path, f"{field}.{index}", entry, f"an added token ({error})") from error
   extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
   for token in [*named.values(), *(extra.values() if isinstance(extra, dict) else extra)]:
-    yield tokenizers.AddedToken(_content(token), special=True)
-
-
-@functools.lru_cache(maxsize=8)
-def _compile(source: str) -> "jinja2.Template":
-  """Compiles a chat template in the environment that transformers gives it; the source is not trusted."""
-  import jinja2
-  import jinja2.ext
-  import jinja2.sandbox
-
-  class Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks an assistant's turn for training; here it renders what it encloses."""
-
-    tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
-
-    def parse(self, parser: Any) -> Any:
-      next(parser.stream)
-      return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-  def raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-  def tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: Any = None,
-    separators: Any = None,
-    sort_keys: bool = False,
-  ) -> str:
-    # Jinja's own filter escapes HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-  )
-  environment.filters["tojson"] = tojson
-  environment.globals["raise_exception"] = raise_exception
-  environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-  return environment.from_string(source)
+    yield tokenizers.AddedToken(_content(token, path, "extra_special_tokens"), special=True)

@@ -162,7 +162,12 @@ def test_several_chats_are_messages_or_lists_of_them():
   ("chats", "message"),
   [
     ([[5, 6]], "prompt 0 holds 5: with chat, expected messages such as"),
-    (["a", 7], "prompt 1 is a int: with chat, expected a string or a list of messages"),
+    (["a", 7], "prompt 1 is 7: with chat, expected a string or a list of messages"),
+    ({"role": "user", "content": "hi"}, "prompts is {'role.*: with chat, expected messages; put it in a list"),
+    (None, "prompts is None: with chat, expected strings or lists of messages"),
+    (b"hi", "prompts is b'hi': with chat, expected strings"),
+    ([b"hi"], "prompt 0 is b'hi': with chat, expected a string or a list of messages"),
+    ({"a", "b"}, "with chat, expected strings or lists of messages"),
     ([{"content": "a"}], r"prompt 0 holds \{'content': 'a'\}: with chat"),
     ([[{"role": 3, "content": "a"}]], "with chat, expected messages"),
   ],

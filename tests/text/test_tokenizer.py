@@ -257,10 +257,33 @@ def test_a_directory_without_a_tokenizer_has_none(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
-@pytest.mark.parametrize("content", ["{", "[1, 2]"])
-def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str):
-  path = with_files(tmp_path, {name: content})
+@pytest.mark.parametrize("content", [b"{", b"[1, 2]", b"\xff\x00\x01"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes):
+  path = with_files(tmp_path, {})
+  (path / name).write_bytes(content)
   with pytest.raises(ValueError, match=f"{name} .*: download it again"):
+    Tokenizer.from_directory(path)
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ({"eos_token": 5}, "tokenizer_config.json: eos_token is 5: expected a token, as text or as an object with content"),
+    (
+      {"added_tokens_decoder": {"x": {"content": "a"}}},
+      "added_tokens_decoder is {'x'.*: expected an object whose keys",
+    ),
+    ({"added_tokens_decoder": [1]}, r"added_tokens_decoder is \[1\]: expected an object whose keys are token ids"),
+    ({"added_tokens_decoder": {"7": {"text": "a"}}}, "added_tokens_decoder.7 is {'text'.*: expected a token"),
+    ({"added_tokens_decoder": {"7": {"content": "a", "lstrip": "x"}}}, "added_tokens_decoder.7 is .*: expected an"),
+    ({"chat_template": {"a": 1}}, "chat_template is {'a': 1}: expected Jinja source"),
+    ({"chat_template": [{"name": "default", "template": 3}]}, "chat_template is 3: expected Jinja source"),
+    ({"additional_special_tokens": [3]}, "extra_special_tokens is 3: expected a token"),
+  ],
+)
+def test_a_damaged_field_is_named(tmp_path: Path, config: dict[str, Any], message: str):
+  path = with_files(tmp_path, {"tokenizer_config.json": json.dumps(config)})
+  with pytest.raises(ValueError, match=f"{message}.*; download it again"):
     Tokenizer.from_directory(path)
 
 
