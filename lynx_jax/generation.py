@@ -9,18 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from lynx_jax.engine.buckets import bucket
+from lynx_jax.engine.memory import out_of_memory_explained
 from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill
+from lynx_jax.engine.prompts import Prompts, encode_prompts
 from lynx_jax.engine.report import RoutingReport, report
 from lynx_jax.engine.sampling import Sampling, samplers
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.routing import RoutingPolicy
-from lynx_jax.text.chat import Chats, chat_prompts
+from lynx_jax.routing import RoutingPolicy, as_policy
+from lynx_jax.text.chat import Chats
 from lynx_jax.text.detokenizer import TextRow
+from pallas_kernels.checks import shown, whole_number
 
 FinishReason = Literal["stop", "length"]
-Prompts = str | Sequence[str] | Sequence[Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def generate(
   prompts: Prompts | Chats,
   *,
   max_new_tokens: int | Sequence[int] = 64,
-  policy: RoutingPolicy | None = None,
+  policy: RoutingPolicy | str | None = None,
   sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
   stop: str | Sequence[str] = (),
   stats: bool = False,
@@ -77,8 +79,8 @@ def generate(
     prompts: a string, strings, or lists of token ids; with `chat`, users' messages, or lists of messages with `role`
       and `content` (one list is one conversation).
     max_new_tokens: tokens to add at most, for all rows or one number a prompt.
-    policy: which experts decode steps run; None is the model's own routing. With a batch-aware policy a row's
-      text depends on the rows that it shares the batch with.
+    policy: which experts decode steps run, as a policy or as text such as "lynx:alpha=3,beta=2"; None is the model's
+      own routing. With a batch-aware policy a row's text depends on the rows that it shares the batch with.
     sampling: for all rows (each with its own random stream), or one a prompt.
     stop: strings that end a row; they are not part of the text.
     stats: whether to report distinct experts, retained mass and bytes (`Completion.stats`, one report a batch).
@@ -90,7 +92,9 @@ def generate(
 
   Raises:
     ValueError: an empty or too long prompt, a token id outside the vocabulary, a string without a tokenizer, `chat`
-      without a template, a policy that keeps fewer experts than a token runs.
+      without a template, a policy that keeps fewer experts than a token runs. The message names the prompt.
+    TypeError: an argument of another kind.
+    OutOfMemoryError: a MemoryError that says how much the batch takes and what to lower.
     FloatingPointError: the model produced NaN logits.
   """
   batch = _Batch(params, prompts, max_new_tokens, policy, sampling, stop, stats, chat)
@@ -107,7 +111,7 @@ def stream(
   prompts: Prompts | Chats,
   *,
   max_new_tokens: int | Sequence[int] = 64,
-  policy: RoutingPolicy | None = None,
+  policy: RoutingPolicy | str | None = None,
   sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
   stop: str | Sequence[str] = (),
   stats: bool = False,
@@ -125,36 +129,33 @@ class _Batch:
     params: Params,
     prompts: Prompts | Chats,
     max_new_tokens: int | Sequence[int],
-    policy: RoutingPolicy | None,
+    policy: RoutingPolicy | str | None,
     sampling: Sampling | Sequence[Sampling],
     stop: str | Sequence[str],
     stats: bool,
     chat: bool | Mapping[str, Any],
   ):
-    self.params = params
-    self.policy = _checked(policy, params.spec)
+    self.params = _model(params)
+    self.policy = _policy(policy, params.spec)
     self.stops = _stops(params, stop)
-    self.prompts = encode_prompts(params, _chat(params, prompts, chat))
-    count = len(self.prompts)
-    self.limits = _one_a_row("max_new_tokens", max_new_tokens, count)
-    for limit in self.limits:
-      if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"max_new_tokens is {limit!r}: expected a whole number of at least 1")
-    self.sampling = sampling if isinstance(sampling, Sampling) else _one_a_row("sampling", sampling, count)
+    self.prompts = encode_prompts(params, prompts, chat)
+    self.limits = _limits(max_new_tokens, len(self.prompts))
+    self.sampling = _sampling(sampling, len(self.prompts))
     self.stats = stats
     self.rows = [TextRow(params.tokenizer, self.stops) for _ in self.prompts]
     self.totals: RoutingTotals | None = None
 
   def run(self, steps: int) -> Iterator[None]:
     """Decodes `steps` steps at a time, updating `rows` after each."""
-    state = self._start()
-    while True:
-      state = self._collect(state)
-      self.totals = state.totals
-      yield
-      if all(row.finish_reason for row in self.rows):
-        return
-      state = compiled_decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(steps))
+    with out_of_memory_explained(self.params, *self._size()):
+      state = self._start()
+      while True:
+        state = self._collect(state)
+        self.totals = state.totals
+        yield
+        if all(row.finish_reason for row in self.rows):
+          return
+        state = compiled_decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(steps))
 
   def pieces(self) -> Iterator[Piece]:
     """One piece a row and step, while the row runs."""
@@ -171,11 +172,19 @@ class _Batch:
     """The routing statistics of the whole decode."""
     return None if self.totals is None else report(self.totals, self.params.decoder)
 
-  def _start(self) -> DecodeState:
-    rows = bucket(len(self.prompts), step=64)
-    length = bucket(max(map(len, self.prompts)), least=16)
+  def _size(self) -> tuple[int, int]:
+    """Rows of the batch and positions of its cache, each rounded up so that few programs are compiled."""
     need = max(len(prompt) + limit for prompt, limit in zip(self.prompts, self.limits, strict=True))
-    capacity = max(length, bucket(min(need, self.params.spec.context), least=16))
+    positions = bucket(min(need, self.params.spec.context), least=16)
+    return bucket(len(self.prompts), step=64), max(self._length(), positions)
+
+  def _length(self) -> int:
+    """Positions of the prompts, rounded up."""
+    return bucket(max(map(len, self.prompts)), least=16)
+
+  def _start(self) -> DecodeState:
+    """Reads the prompts."""
+    (rows, capacity), length = self._size(), self._length()
     tokens = np.zeros((rows, length), np.int32)
     lengths, limits = np.zeros((rows,), np.int32), np.ones((rows,), np.int32)
     for index, prompt in enumerate(self.prompts):
@@ -193,7 +202,10 @@ class _Batch:
 
   def _collect(self, state: DecodeState) -> DecodeState:
     """Takes over what was decoded; ends rows whose text reached a stop string."""
-    output, generated, finish = jax.device_get((state.output, state.generated, state.finish))
+    newest, generated, finish = jax.device_get((state.token, state.generated, state.finish))
+    # After one step the newest tokens are all that is new; the whole output is as wide as the context.
+    known = np.array([len(row.token_ids) for row in self.rows])
+    output = jax.device_get(state.output) if (generated[: known.size] > known + 1).any() else None
     stopped = finish.copy()
     for index, row in enumerate(self.rows):
       if row.finish_reason is not None:
@@ -203,7 +215,8 @@ class _Batch:
           f"prompt {index}: the model's logits are not finite at new token {generated[index] - 1}: "
           f"the weights are damaged, or overflow in their dtype"
         )
-      row.extend(output[index, len(row.token_ids) : generated[index]].tolist(), _REASONS.get(finish[index]))
+      tokens = newest[index : index + 1] if output is None else output[index, known[index] : generated[index]]
+      row.extend(tokens.tolist(), _REASONS.get(finish[index]))
       if row.finish_reason == "stop":
         stopped[index] = Finish.STOP
     return state if (stopped == finish).all() else dataclasses.replace(state, finish=jnp.asarray(stopped))
@@ -212,69 +225,53 @@ class _Batch:
 _REASONS: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length"}
 
 
-def _chat(params: Params, prompts: Any, chat: bool | Mapping[str, Any]) -> Prompts:
-  """`prompts`, as token ids where they are conversations; an empty mapping asks for `chat` too."""
-  if chat is False:
-    return prompts
-  return chat_prompts(params.tokenizer, prompts, {} if chat is True else chat)
-
-
-def encode_prompts(params: Params, prompts: Prompts) -> list[list[int]]:
-  """Token ids of each prompt, checked against the vocabulary and the context."""
-  several = [prompts] if isinstance(prompts, str) else list(prompts)
-  if not several:
-    raise ValueError("prompts is empty: give at least one prompt")
-  return [_encode(params, index, prompt) for index, prompt in enumerate(several)]
-
-
-def _encode(params: Params, index: int, prompt: object) -> list[int]:
-  spec: DecoderSpec = params.spec
-  if isinstance(prompt, str):
-    if params.tokenizer is None:
-      raise ValueError(f"prompt {index} is text, but this checkpoint has no tokenizer: give lists of token ids")
-    ids = params.tokenizer.encode(prompt)
-  elif isinstance(prompt, Sequence | np.ndarray | jax.Array):
-    ids = [_token_id(index, token, spec.vocab) for token in prompt]
-  else:
-    raise TypeError(f"prompt {index} is a {type(prompt).__name__}: expected a string or a list of token ids")
-  if not ids:
-    raise ValueError(f"prompt {index} is empty: give it at least one token")
-  if len(ids) >= spec.context:
-    raise ValueError(
-      f"prompt {index} has {len(ids)} tokens, which leaves no room in the model's context of {spec.context}: shorten it"
-    )
-  return ids
-
-
-def _token_id(index: int, token: object, vocab: int) -> int:
-  if isinstance(token, bool) or not isinstance(token, int | np.integer | jax.Array):
-    raise TypeError(f"prompt {index} holds {token!r}: expected token ids, as whole numbers")
-  value = int(token)
-  if not 0 <= value < vocab:
-    raise ValueError(f"prompt {index} holds token id {value}: the vocabulary has ids 0 to {vocab - 1}")
-  return value
-
-
-def _checked(policy: RoutingPolicy | None, spec: DecoderSpec) -> RoutingPolicy | None:
-  """`policy`, once every layer's `top_k` has been shown to it: one that cannot work says so here, not in a trace."""
-  if policy is not None:
-    for moe in spec.moe_specs:
-      policy.check_sizes(moe.experts, moe.top_k)
+def _policy(policy: RoutingPolicy | str | None, spec: DecoderSpec) -> RoutingPolicy | None:
+  """The policy, read if it is text. Raises now if it cannot serve some layer, instead of while tracing."""
+  if policy is None:
+    return None
+  policy = as_policy(policy)
+  for moe in spec.moe_specs:
+    policy.check_sizes(moe.experts, moe.top_k)
   return policy
 
 
+def _model(params: Params) -> Params:
+  if not isinstance(params, Params):
+    raise TypeError(f"params is {shown(params)}: expected a loaded model, such as lynx_jax.load('model directory')")
+  return params
+
+
+def _limits(max_new_tokens: int | Sequence[int], count: int) -> list[int]:
+  """How many tokens each row may add."""
+  each = _one_a_row("max_new_tokens", max_new_tokens, count)
+  return [whole_number("max_new_tokens", limit, least=1, most=np.iinfo(np.int32).max) for limit in each]
+
+
+def _sampling(sampling: Sampling | Sequence[Sampling], count: int) -> Sampling | list[Sampling]:
+  each = [sampling] if isinstance(sampling, Sampling) else _one_a_row("sampling", sampling, count)
+  for one in each:
+    if not isinstance(one, Sampling):
+      raise TypeError(
+        f"sampling is {shown(one)}: expected a Sampling, such as Sampling(temperature=0.7), or one a prompt"
+      )
+  return sampling if isinstance(sampling, Sampling) else each
+
+
 def _stops(params: Params, stop: str | Sequence[str]) -> tuple[str, ...]:
-  stops = (stop,) if isinstance(stop, str) else tuple(stop)
-  if any(not isinstance(text, str) or not text for text in stops):
-    raise ValueError(f"stop is {stop!r}: expected a string, or strings, none empty")
-  if stops and params.tokenizer is None:
+  given = (stop,) if isinstance(stop, str) else stop
+  if not isinstance(given, Sequence) or any(not isinstance(text, str) or not text for text in given):
+    raise ValueError(f"stop is {shown(stop)}: expected a string, or strings, none empty; () is none")
+  if given and params.tokenizer is None:
     raise ValueError("stop strings need a tokenizer, and this checkpoint has none")
-  return stops
+  return tuple(given)
 
 
-def _one_a_row(name: str, values: object, count: int) -> list:
+def _one_a_row(name: str, values: Any, count: int) -> list[Any]:
   """`values` as a list with one entry a prompt."""
-  several = list(values) if isinstance(values, Sequence | np.ndarray) else [values] * count
+  array = isinstance(values, np.ndarray | jax.Array) and values.ndim > 0
+  if not array and (isinstance(values, str) or not isinstance(values, Sequence)):
+    return [values] * count
+  several = list(values)
   if len(several) != count:
     raise ValueError(f"{name} has {len(several)} entries for {count} prompts: give one for all, or one each")
   return several

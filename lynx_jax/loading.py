@@ -11,9 +11,11 @@ from checkpoints_convert.dtypes import as_dtype
 from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.params import Params
+from lynx_jax.models.released import RELEASED
 from lynx_jax.placement import Role, check_weights, place
 from lynx_jax.text.tokenizer import Tokenizer
 from pallas_kernels import Weight
+from pallas_kernels.checks import require
 
 
 def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weights: str | None = None) -> Params:
@@ -40,6 +42,11 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
       the setting or the tensor, and the remedy.
   """
   directory = checkpoint_directory(path)
+  if str(path) in RELEASED and not directory.exists():
+    raise FileNotFoundError(
+      f"no directory {str(path)!r} here: the model's configuration is known (lynx-jax info {path}), but its weights "
+      f"must be downloaded first: hf download ORGANISATION/{path} --local-dir DIR, then give DIR"
+    )
   wanted = None if dtype is None else as_dtype(dtype)
   check_weights(weights)
   with open_model(directory) as (spec, checkpoint):
@@ -53,6 +60,7 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
 def checkpoint_directory(path: str | os.PathLike[str] | None) -> Path:
   """`path`, or where the embedded model lies; FileNotFoundError where the installation has none."""
   if path is not None:
+    require(os.fspath(path) != "", "path", path, "a model directory", "None is the embedded model")
     return Path(path)
   directory = Path(str(resources.files("lynx_jax"))) / "embedded"
   if not (directory / "config.json").is_file():

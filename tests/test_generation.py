@@ -120,6 +120,17 @@ def test_a_longer_prompt_than_the_longest_bucket_still_equals_forward():
     ([[1.5]], TypeError, "prompt 0 holds 1.5: expected token ids"),
     ([[1] * 128], ValueError, "prompt 0 has 128 tokens, which leaves no room in the model's context of 128"),
     ("text", ValueError, "prompt 0 is text, but this checkpoint has no tokenizer"),
+    ([[1], [2], [VOCAB]], ValueError, "prompt 2 holds token id"),
+    ([1, 2, 3], TypeError, r"prompts is \[1, 2, 3\]: expected prompts, and these are token ids; put them in a list"),
+    (np.array([1, 2]), TypeError, "these are token ids; put them in a list"),
+    (None, TypeError, "prompts is None: expected prompts; give a string, a list of strings"),
+    (b"text", TypeError, r"prompts is b'text': expected prompts; decode bytes to a string first"),
+    ([b"text"], TypeError, r"prompt 0 is b'text': expected a string or a list of token ids; decode bytes to a string"),
+    ([bytearray(b"text")], TypeError, "prompt 0 is bytearray.*decode bytes to a string"),
+    ({"role": "user", "content": "hi"}, TypeError, "prompts is {'role.*a mapping is no prompt; put messages in a list"),
+    ([{"role": "user", "content": "hi"}], TypeError, "prompt 0 is {'role.*give chat=True"),
+    ({"a", "b"}, TypeError, "a set has no order; give a list"),
+    ([{1, 2}], TypeError, "prompt 0 is {1, 2}.*a set has no order; give a list"),
   ],
 )
 @pytest.mark.usefixtures("own_errors")
@@ -131,18 +142,78 @@ def test_bad_prompts_are_named(prompts, error, message):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"max_new_tokens": 0}, "max_new_tokens is 0: expected a whole number of at least 1"),
+    ({"max_new_tokens": 0}, "max_new_tokens is 0: expected a whole number from 1 to 2147483647"),
     ({"max_new_tokens": [1, 2, 3]}, "max_new_tokens has 3 entries for 1 prompts"),
     ({"sampling": [Sampling(), Sampling()]}, "sampling has 2 entries for 1 prompts"),
     ({"stop": ["x", ""]}, "stop is .* none empty"),
     ({"stop": "x"}, "stop strings need a tokenizer"),
     ({"policy": lynx_jax.CountVote(keep=1)}, "keep"),
+    ({"policy": "lynz:alpha=3"}, "unknown policy 'lynz'"),
+    ({"policy": lynx_jax.Auto}, r"policy is the class Auto: expected an instance; give one such as Auto\(...\)"),
+    ({"policy": [lynx_jax.Auto(), None]}, r"policy is \[Auto.*: expected a policy, its text, or None"),
+    ({"policy": 3}, "policy is 3: expected a policy, its text, or None"),
+    ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5: expected a whole number from 1 to 2147483647"),
+    ({"max_new_tokens": 2**31}, "max_new_tokens is 2147483648: expected a whole number from 1 to 2147483647"),
+    ({"max_new_tokens": None}, "max_new_tokens is None: expected a whole number"),
+    (
+      {"sampling": {"temperature": 1.0}},
+      r"sampling is {'temperature': 1.0}: expected a Sampling, such as Sampling\(temp",
+    ),
+    ({"sampling": None}, "sampling is None: expected a Sampling"),
+    ({"stop": None}, r"stop is None: expected a string, or strings, none empty; \(\) is none"),
+    ({"chat": "yes"}, "chat is 'yes': expected True, False, or a mapping of the chat template's variables"),
+    ({"chat": None}, "chat is None: expected True, False"),
   ],
 )
 @pytest.mark.usefixtures("own_errors")
 def test_bad_options_are_named(options, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises((ValueError, TypeError), match=message):
     lynx_jax.generate(small_params(), [[1, 2]], **options)
+
+
+@pytest.mark.parametrize("params", ["qa/base", None])
+@pytest.mark.usefixtures("own_errors")
+def test_a_model_that_is_not_loaded_is_named(params):
+  with pytest.raises(TypeError, match=rf"params is {params!r}: expected a loaded model, such as lynx_jax.load"):
+    lynx_jax.generate(params, ["a"])
+
+
+@pytest.mark.usefixtures("own_errors")
+def test_numbers_may_be_numpys_and_a_policy_may_be_text():
+  params, prompts = small_params(), random_prompts([4, 5])
+  policy = Lynx(alpha=1, beta=1)
+  expected = lynx_jax.generate(params, prompts, max_new_tokens=[3, 4], policy=policy)
+  for limits in (np.array([3, 4]), [np.int64(3), 4.0], jnp.array([3, 4])):
+    assert lynx_jax.generate(params, prompts, max_new_tokens=limits, policy="lynx:alpha=1,beta=1") == expected
+  arrays = [np.array(prompts[0]), jnp.array(prompts[1])]
+  assert lynx_jax.generate(params, arrays, max_new_tokens=[3, 4], policy=policy) == expected
+  assert len(lynx_jax.generate(params, prompts, max_new_tokens=np.int64(3))[1].token_ids) == 3
+  pieces = lynx_jax.stream(params, prompts, max_new_tokens=3, policy="lynx:alpha=1,beta=1")
+  assert sum(len(piece.token_ids) for piece in pieces) == 6
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_tokenizer_of_another_model_is_named(embedded, chat):
+  params = dataclasses.replace(small_params(), tokenizer=embedded.tokenizer)
+  message = rf"prompt 1 becomes token id \d+, and the model's vocabulary has ids 0 to {VOCAB - 1}: the tokenizer does"
+  with pytest.raises(ValueError, match=message):
+    lynx_jax.generate(params, [[5]] * 1 + ["The man is standing"] if not chat else ["", "The man"], chat=chat)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_text_that_is_not_unicode_is_named(embedded, chat):
+  with pytest.raises(ValueError, match=r"is '\\ud800', which is not valid Unicode"):
+    lynx_jax.generate(embedded, ["a", "b\ud800"], chat=chat)
+
+
+def test_only_what_is_new_is_copied_from_the_device(monkeypatch):
+  params, prompts = small_params(), random_prompts([4, 5])
+  copied = []
+  real = jax.device_get
+  monkeypatch.setattr(jax, "device_get", lambda tree: copied.append(jax.tree.leaves(tree)) or real(tree))
+  pieces = list(lynx_jax.stream(params, prompts, max_new_tokens=6))
+  assert len(pieces) == 12
+  assert all(leaf.ndim == 1 for leaves in copied for leaf in leaves)
 
 
 def test_nan_logits_are_an_error_that_names_the_prompt():

@@ -101,6 +101,8 @@ def test_weights_come_without_a_copy_on_the_cpu():
   ("path", "kind", "message"),
   [
     ("/nowhere/at/all", FileNotFoundError, "/nowhere/at/all does not exist"),
+    ("", ValueError, "path is '': expected a model directory; None is the embedded model"),
+    ("Qwen3-30B-A3B", FileNotFoundError, "weights must be downloaded first: hf download ORGANISATION/Qwen3-30B-A3B"),
     ("mistralai/Mixtral-8x7B-v0.1", FileNotFoundError, "huggingface-cli download"),
     (__file__, NotADirectoryError, "is a file: give the directory"),
     (str(Path(__file__).parent), FileNotFoundError, r"has no config\.json"),

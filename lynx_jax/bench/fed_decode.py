@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lynx_jax.engine.buckets import bucket
+from lynx_jax.engine.memory import out_of_memory_explained
 from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill, graph_options
 from lynx_jax.engine.report import RoutingReport, report
 from lynx_jax.engine.sampling import Sampling, samplers
@@ -97,10 +98,11 @@ class FedDecode:
       compiled_decode_loop.lower(self.params, state, policy=self.policy, max_steps=jnp.int32(self.steps)).compile()
 
   def warm_up(self) -> RoutingReport | None:
-    """Compiles, and decodes once with statistics."""
-    counted = self._decode(self._prefilled(collect_totals=True))
-    self._start = self._prefilled(collect_totals=False)
-    self.seconds()
+    """Compiles, and decodes once with statistics; `OutOfMemoryError` where the batch does not fit."""
+    with out_of_memory_explained(self.params, self.prompts.shape[0], self.capacity):
+      counted = self._decode(self._prefilled(collect_totals=True))
+      self._start = self._prefilled(collect_totals=False)
+      self.seconds()
     return None if counted.totals is None else report(counted.totals, self.params.decoder)
 
   def prefill_seconds(self) -> float:

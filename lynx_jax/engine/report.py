@@ -11,7 +11,7 @@ from lynx_jax.models.sizes import expert_bytes
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingReport:
-  """What a policy did over the decode steps of a batch; tuples have one entry a MoE layer.
+  """What a policy did over the decode steps of a batch. Tuples have one entry for each MoE layer.
 
   Attributes:
     steps: decode steps counted.

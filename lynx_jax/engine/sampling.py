@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int32, UInt32
+from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from pallas_kernels import greedy_token
 from pallas_kernels.checks import number_fields, whole_fields
@@ -76,20 +77,37 @@ def samplers(settings: Sampling | Sequence[Sampling], rows: int) -> Samplers:
   )
 
 
-def sample(logits_BV: Float32[Array, "B V"], rows: Samplers, index_B: Int32[Array, "B"]) -> Int32[Array, "B"]:
-  """The next token of each row; `index_B` counts the tokens a row has drawn, and picks its random number.
+class Drawn(NamedTuple):
+  """The next token of each row.
+
+  Attributes:
+    ids: token ids.
+    finite: whether all of the row's logits are finite; where they are not, the id means nothing.
+  """
+
+  ids: Int32[Array, "B"]
+  finite: Bool[Array, "B"]
+
+
+def sample(logits_BV: Float32[Array, "B V"], rows: Samplers, index_B: Int32[Array, "B"]) -> Drawn:
+  """Draws the next token of each row.
 
   Rows at temperature 0 take the largest logit (the lowest id among equals). What one row asks for never changes
   another row's token.
+
+  Args:
+    logits_BV: scores of the next token.
+    rows: how each row draws.
+    index_B: tokens that each row has drawn before; it picks the row's random number.
   """
-  greedy = greedy_token(logits_BV).ids
+  greedy = greedy_token(logits_BV)
   warm = rows.temperature > 0
 
   def draw(_: None) -> jax.Array:
     scaled = logits_BV / jnp.where(warm, rows.temperature, 1.0)[:, None]
-    return jnp.where(warm, _draw(_filter(scaled, rows), rows.key, index_B), greedy)
+    return jnp.where(warm, _draw(_filter(scaled, rows), rows.key, index_B), greedy.ids)
 
-  return jax.lax.cond(jnp.any(warm), draw, lambda _: greedy, None)
+  return Drawn(jax.lax.cond(jnp.any(warm), draw, lambda _: greedy.ids, None), greedy.finite)
 
 
 def _filter(logits_BV: jax.Array, rows: Samplers) -> jax.Array:

@@ -14,7 +14,7 @@ from lynx_jax.models.params import Params
 from lynx_jax.models.parts import AttentionPart, ExpertTrace, LayerCache
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.routing import RoutingPolicy, route_by
-from pallas_kernels import greedy_token
+from pallas_kernels.checks import require
 from pallas_kernels.dims import ArrayLike
 
 
@@ -26,9 +26,13 @@ def forward(
   Args:
     params: a loaded model.
     token_ids: rows of tokens, padded on the right.
-    lengths: tokens of each row; None takes all. Logits at padding are meaningless.
+    lengths: tokens of each row; None takes all. Logits at padding are meaningless. Values are data, so lengths beyond L
+      and ids beyond the vocabulary cannot be refused: they give meaningless logits.
+
+  Raises:
+    ValueError: there is no row, or no position.
   """
-  token_ids = jnp.asarray(token_ids, jnp.int32)
+  token_ids = _tokens(token_ids)
   lengths = jnp.full(token_ids.shape[:1], token_ids.shape[1], jnp.int32) if lengths is None else jnp.asarray(lengths)
   hidden, _, _ = run_causal(params.decoder, token_ids, lengths)
   return params.decoder.logits(hidden)
@@ -52,8 +56,12 @@ def prefill(
     capacity: positions to make room for (static), at least L; a row ends when it is full.
     requests: what each row asks for; None is greedy until a stop id of the model's or a full cache.
     collect_totals: whether decode steps should add up routing statistics (static).
+
+  Raises:
+    ValueError: there is no row or no position, or `capacity` is smaller than L. Values are data, so lengths outside of
+      0 to L and ids beyond the vocabulary cannot be refused: their rows mean nothing.
   """
-  token_ids, lengths = jnp.asarray(token_ids, jnp.int32), jnp.asarray(lengths, jnp.int32)
+  token_ids, lengths = _tokens(token_ids), jnp.asarray(lengths, jnp.int32)
   rows, length = token_ids.shape
   if capacity < length:
     raise ValueError(
@@ -76,8 +84,14 @@ def prefill(
   return _take_token(state, params.decoder.logits(last), params.spec)
 
 
+def _tokens(token_ids: Int[ArrayLike, "B L"]) -> Int32[Array, "B L"]:
+  token_ids = jnp.asarray(token_ids, jnp.int32)
+  require(token_ids.size > 0, "token_ids.shape", token_ids.shape, "at least one row and one position")
+  return token_ids
+
+
 def next_logits(
-  params: Params, state: DecodeState, *, policy: RoutingPolicy | None = None
+  params: Params, state: DecodeState, *, policy: RoutingPolicy | str | None = None
 ) -> tuple[Float32[Array, "B V"], DecodeState]:
   """Feeds every running row its newest token: scores of the next one, and the state that has read it.
 
@@ -101,7 +115,7 @@ def next_logits(
   return params.decoder.logits(hidden[:, 0]), read
 
 
-def decode_step(params: Params, state: DecodeState, *, policy: RoutingPolicy | None = None) -> DecodeState:
+def decode_step(params: Params, state: DecodeState, *, policy: RoutingPolicy | str | None = None) -> DecodeState:
   """Feeds every running row its newest token and draws the next, with experts chosen under `policy` (static)."""
   logits, state = next_logits(params, state, policy=policy)
   return _take_token(state, logits, params.spec)
@@ -111,7 +125,7 @@ def decode_loop(
   params: Params,
   state: DecodeState,
   *,
-  policy: RoutingPolicy | None = None,
+  policy: RoutingPolicy | str | None = None,
   max_steps: int | Int32[Array, ""],
 ) -> DecodeState:
   """Decodes until every row has finished, or for `max_steps` more steps, in one `lax.while_loop`.
@@ -132,7 +146,7 @@ def decode_loop(
 def _take_token(state: DecodeState, logits_BV: jax.Array, spec: DecoderSpec) -> DecodeState:
   """Draws a token for each running row, stores it, and ends the rows that it completes."""
   running, requests = state.running, state.requests
-  token = sample(logits_BV, requests.samplers, state.generated)
+  token, finite = sample(logits_BV, requests.samplers, state.generated)
   rows = jnp.arange(token.shape[0])
   # Row indices past the batch are dropped, so rows that do not run keep what they have.
   output = state.output.at[jnp.where(running, rows, rows.size), state.generated].set(token, mode="drop")
@@ -140,7 +154,7 @@ def _take_token(state: DecodeState, logits_BV: jax.Array, spec: DecoderSpec) -> 
   full = state.lengths + 1 >= min(state.capacity, spec.context)
   finish = jnp.select(
     [
-      ~greedy_token(logits_BV).finite,
+      ~finite,
       (token[:, None] == requests.stop_ids).any(axis=-1),
       (generated >= requests.max_new_tokens) | full,
     ],

@@ -25,6 +25,6 @@ class Route(Protocol):
     ...
 
 
-def route_by(policy: RoutingPolicy | None) -> Route:
+def route_by(policy: RoutingPolicy | str | None) -> Route:
   """`lynx_route` under `policy`, with the rows grouped by expert for `expert_ffn`; None is the model's own routing."""
   return functools.partial(lynx_route, policy=policy, tiles=True)

@@ -11,6 +11,7 @@ import pytest
 from lynx_jax.engine.state import Finish, greedy_requests
 from lynx_jax.engine.steps import decode_loop, decode_step, forward, prefill
 from lynx_jax.routing import OEA, Lynx, TopK
+from pallas_kernels.cpu import unavailable
 from tests.small_models import VOCAB, random_prompts, small_params, small_spec
 
 CAPACITY, NEW = 48, 12
@@ -154,6 +155,22 @@ def test_one_logit_that_is_not_finite_ends_its_rows(prompts, value, token):
   head[...] = head[...].at[token].set(value)
   state = _prefill(params, *padded(prompts), CAPACITY)
   assert set(state.finish.tolist()) == {Finish.NOT_FINITE}
+
+
+@pytest.mark.skipif(unavailable() is not None, reason="counts calls of native code")
+def test_a_decode_step_looks_for_the_most_likely_token_once(prompts):
+  params = small_params()
+  state = _prefill(params, *padded(prompts), CAPACITY)
+  assert _decode_step.lower(params, state).as_text().count("custom_call @lynx_greedy_token") == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3)])
+def test_prompts_without_a_row_or_a_position_are_refused(shape):
+  nothing = jnp.ones(shape, jnp.int32)
+  with pytest.raises(ValueError, match=r"token_ids.shape is \(.*\): expected at least one row and one position"):
+    forward(small_params(), nothing)
+  with pytest.raises(ValueError, match=r"token_ids.shape is"):
+    prefill(small_params(), nothing, jnp.ones(shape[:1], jnp.int32), 8)
 
 
 def test_prefill_refuses_a_cache_smaller_than_the_prompts(prompts):
