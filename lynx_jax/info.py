@@ -69,7 +69,7 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
 
 
 def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str]:
-  """A spec, the dtype of its weights once loaded, and how they are stored where that differs."""
+  """A spec, the dtype of its weights once loaded, and their stored format if it is another."""
   directory = checkpoint_directory(where)
   if directory.is_dir() and (where is None or has_weights(directory)):
     with open_model(directory) as (spec, checkpoint):
@@ -88,12 +88,12 @@ def _config_dtype(config: dict[str, Any]) -> np.dtype:
 
 
 def _abstract(spec: DecoderSpec, dtype: np.dtype, weights: str | None) -> Decoder:
-  """What `load` would return, without its arrays."""
+  """The decoder that `load` would return, with shapes and dtypes in place of arrays."""
   return assemble(spec, {path: abstract(one, dtype, weights) for path, one in declarations(spec).items()})
 
 
 def _experts(spec: DecoderSpec, held: int) -> list[tuple[str, str]]:
-  """Lines on experts, which take `held` bytes in all."""
+  """Lines about the experts, whose weights take `held` bytes in all."""
   layers = spec.moe_specs
   if not layers:
     return []

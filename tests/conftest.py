@@ -7,6 +7,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight CPU devices for the tests that ask for them (`eight_devices`). Others run on the first one, as fast as before.
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Tests of the command line run in this process, whose JAX keeps no programs on the disk.
+os.environ.setdefault("LYNX_JAX_COMPILATION_CACHE", "off")
 
 import hypothesis
 import jax

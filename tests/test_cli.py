@@ -8,22 +8,14 @@ import sys
 import pytest
 
 import lynx_jax
-from lynx_jax.cli import main
 from lynx_jax.models.released import RELEASED
+from tests.command_line import run
 from tests.families.cases import OLMOE, checkpoint
-
-
-def run(capsys, *arguments):
-  """Exit code, standard output, standard error."""
-  with pytest.raises(SystemExit) as ended:
-    main([str(argument) for argument in arguments])
-  captured = capsys.readouterr()
-  return ended.value.code, captured.out, captured.err
 
 
 def test_generate_prints_prompts_with_their_completions_in_order(capsys):
   prompts = ["The man is", "She went to"]
-  code, out, err = run(capsys, "generate", *prompts, "--max-new-tokens", 8)
+  code, out, err = run(capsys, "generate", *prompts, "--max-new-tokens", 8, "--quiet")
   done = lynx_jax.generate(lynx_jax.load(), prompts, max_new_tokens=8)
   assert (code, err) == (0, "")
   assert out == "\n\n".join(prompt + completion.text for prompt, completion in zip(prompts, done, strict=True)) + "\n"
@@ -33,7 +25,7 @@ def test_generate_reads_a_file_and_prints_json_and_statistics(capsys, tmp_path):
   (tmp_path / "prompts.txt").write_text("The man is\n\nShe went to\nÉté\n", encoding="utf-8")
   code, out, err = run(
     capsys, "generate", "--prompts", tmp_path / "prompts.txt", "--json", "--stats", "--policy", "lynx:alpha=1,beta=2",
-    "--max-new-tokens", 6,
+    "--max-new-tokens", 6, "--quiet",
   )  # fmt: skip
   lines = [json.loads(line) for line in out.splitlines()]
   assert code == 0
@@ -44,7 +36,7 @@ def test_generate_reads_a_file_and_prints_json_and_statistics(capsys, tmp_path):
 
 
 def test_int8_weights_generate_and_are_described(capsys):
-  code, out, err = run(capsys, "generate", "The man is", "--max-new-tokens", 8, "--weights", "int8")
+  code, out, err = run(capsys, "generate", "The man is", "--max-new-tokens", 8, "--weights", "int8", "--quiet")
   done = lynx_jax.generate(lynx_jax.load(weights="int8"), ["The man is"], max_new_tokens=8)
   assert (code, out, err) == (0, f"The man is{done[0].text}\n", "")
   code, out, _ = run(capsys, "info", "--weights", "int8")
@@ -141,12 +133,16 @@ def test_sampled_tokens_can_be_measured_too(capsys):
     (["generate", "x", "--min-p", "nan"], "Sampling.min_p is nan"),
     (["generate", "x", "--seed", "-1"], "Sampling.seed is -1"),
     (["generate", "x", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+    (["generate", "x", "--max-new-tokens", "2147483648"], "max_new_tokens is 2147483648: expected a whole number"),
+    (["generate", "x", "\udcff\udcfe"], "prompt 1 is not UTF-8: give it in UTF-8, or in a file with --prompts"),
+    (["generate", "x", "--stop", "\ud800"], "--stop is not UTF-8"),
     (["generate", "x", "--policy", "lynz:alpha=3"], "lynx"),
     (["generate", "x", "--policy", "lynx:alpah=3,beta=2"], "alpah"),
     (["generate", "x", "--policy", "count_vote:keep=2"], "keep"),
     (["generate", "x", "--stop", ""], "stop is"),
     (["generate", "x", "--prompts", "y"], "both as arguments and as --prompts"),
-    (["generate", "--prompts", "no_such_file"], "no_such_file"),
+    (["generate", "--prompts", "no_such_file"], "cannot read no_such_file (No such file or directory): give a"),
+    (["generate", "--prompts", "."], "cannot read . (Is a directory)"),
     (["generate", "x", "--model", "no_such_model"], "no_such_model"),
     (["generate", "x", "--dtype", "int3"], "int3"),
     (["generate", "x", "--weights", "int4"], "weights is 'int4': choose 'int8', or None to keep the dtype"),
@@ -154,7 +150,14 @@ def test_sampled_tokens_can_be_measured_too(capsys):
     (["info", "org/name"], "download"),
     (["bench", "decode", "--batch", "1,x"], "--batch is '1,x': expected whole numbers"),
     (["bench", "decode", "--batch", "0"], "--batch is '0'"),
-    (["bench", "decode", "--steps", "0"], "--steps is 0: expected at least 1"),
+    (["bench", "decode", "--steps", "0"], "--steps is 0: expected a whole number of at least 1"),
+    (["bench", "decode", "--seed", "-1"], "--seed is -1: expected a whole number of at least 0"),
+    (["bench", "decode", "--json", "no_folder/x.json"], "cannot write no_folder/x.json: there is no directory"),
+    (["bench", "decode", "--json", "."], "cannot write .: it is a directory; give the name of a file"),
+    (["eval", "--text", "x", "--json", "no_folder/x.json"], "cannot write no_folder/x.json"),
+    (["eval", "--text", "x", "--seed", "-1"], "--seed is -1: expected"),
+    (["estimate", "--config", "Qwen3-30B-A3B", "--gpus", "1000000000"], "--gpus is 1000000000: expected"),
+    (["estimate", "--config", "Qwen3-30B-A3B", "--context", "1000000000"], "--context is 1000000000: expected"),
     (["bench", "decode", "--steps", "600"], "do not fit the model's context of 512"),
     (["chat", "--model", "no_such_model"], "no_such_model"),
   ],
@@ -177,6 +180,18 @@ def test_a_prompt_file_that_is_not_utf8_is_named_with_the_byte(capsys, tmp_path)
   code, _, err = run(capsys, "generate", "--prompts", tmp_path / "blank.txt")
   assert code == 2
   assert "blank.txt holds no prompt" in err
+
+
+def test_evaluation_files_that_hold_nothing_or_no_text_are_named(capsys, tmp_path):
+  (tmp_path / "empty.jsonl").write_text("\n")
+  for kind in ("--choices", "--exercises", "--text"):
+    code, out, err = run(capsys, "eval", kind, tmp_path / "empty.jsonl")
+    assert (code, out) == (2, "")
+    assert "empty.jsonl holds no record: write one JSON object a line" in err
+  (tmp_path / "binary.txt").write_bytes(b"\x00\xff\xfe")
+  code, out, err = run(capsys, "eval", "--text", tmp_path / "binary.txt")
+  assert (code, out) == (2, "")
+  assert "binary.txt is not UTF-8 text (byte 1 is 0xff): save it as UTF-8" in err
 
 
 def test_a_refused_benchmark_or_conversion_writes_nothing(capsys, tmp_path):

@@ -55,9 +55,9 @@ def _eval(args: argparse.Namespace) -> None:
   from rich import box
   from rich.console import Console
 
-  from checkpoints_convert.files import write_json
   from lynx_jax.evals.evaluation import Evaluation, evaluate, tables
 
+  _check_output(args)
   evaluation = Evaluation(
     texts=tuple(map(Path, args.text)), choices=tuple(map(Path, args.choices)),
     exercises=tuple(map(Path, args.exercises)), batches=tuple(batches(args.batch)), mixes=tuple(args.mix.split(",")),
@@ -76,6 +76,8 @@ def _eval(args: argparse.Namespace) -> None:
     table.box = table.box if terminal else box.MARKDOWN
     console.print(table)
   if args.json:
+    from checkpoints_convert.files import write_json
+
     write_json(Path(args.json), found)
 
 
@@ -92,14 +94,15 @@ def _applies(policy: lynx_jax.RoutingPolicy, params: lynx_jax.Params) -> bool:
 def _bench_decode(args: argparse.Namespace) -> None:
   from rich.console import Console
 
-  from checkpoints_convert.files import write_json
   from lynx_jax.bench.decode import bench_decode
   from lynx_jax.bench.decode_table import bandwidth_line, decode_table, fit_lines
+  from pallas_kernels.checks import whole_number
 
   sizes = batches(args.batch)
+  _check_output(args)
+  whole_number("--seed", args.seed, least=0)
   for name in ("prompt_length", "steps", "repeats"):
-    if getattr(args, name) < 1:
-      raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}: expected at least 1")
+    whole_number(f"--{name.replace('_', '-')}", getattr(args, name), least=1)
   policies = [lynx_jax.parse_policy(text) for text in args.policy or ["topk"]]
   params = load(args)
   with status("measuring") as progress:
@@ -113,4 +116,14 @@ def _bench_decode(args: argparse.Namespace) -> None:
   for line in filter(None, (bandwidth_line(rows), *fit_lines(rows))):
     print(line)
   if args.json:
+    from checkpoints_convert.files import write_json
+
     write_json(Path(args.json), [dataclasses.asdict(row) for row in rows])
+
+
+def _check_output(args: argparse.Namespace) -> None:
+  """Finds out before the work whether its results can be written."""
+  if args.json:
+    from checkpoints_convert.files import check_writable
+
+    check_writable(Path(args.json))

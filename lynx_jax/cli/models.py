@@ -1,6 +1,7 @@
 """`convert`, `info` and `estimate`: what a checkpoint or a configuration is, and would take."""
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -22,6 +23,7 @@ def add_commands(verbs: Any) -> None:
     "path", nargs="?", help="a directory, a config.json, or a released model's name; the embedded model by default"
   )
   add_weights(info)
+  info.add_argument("--json", action="store_true", help="print one JSON object")
   info.set_defaults(run=_info)
 
   estimate = verbs.add_parser("estimate", help="a decode step's time on a GPU, from a configuration alone")
@@ -39,8 +41,11 @@ def add_commands(verbs: Any) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+  from checkpoints_convert.abandoned_reads import silence_abandoned_reads
   from checkpoints_convert.progress import bars
   from lynx_jax.models.checkpoints import convert
+
+  silence_abandoned_reads()
 
   with bars() as report:
     convert(args.source, args.destination, dtype=args.dtype, to=args.to, force=args.force, report=report)
@@ -48,34 +53,45 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-  from rich.console import Console
-  from rich.table import Table
-
   from lynx_jax.info import describe
 
-  table = Table(show_header=False, box=None)
-  for name, value in describe(args.path, args.weights):
-    table.add_row(name, value)
-  Console().print(table)
+  facts = describe(args.path, args.weights)
+  if args.json:
+    print(json.dumps(dict(facts), indent=2))
+  elif sys.stdout.isatty():
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for name, value in facts:
+      table.add_row(name, value)
+    Console().print(table)
+  else:
+    # One fact a line, whatever its length: what reads a pipe has no width.
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+      print(f"{name:{width}}  {value}")
 
 
 def _estimate(args: argparse.Namespace) -> None:
   from rich.console import Console
 
   from lynx_jax.estimate.published import checks
-  from lynx_jax.estimate.roofline import GPUS, estimates, step_size
+  from lynx_jax.estimate.roofline import GPUS, MOST_GPUS, estimates, fit_line, step_size
   from lynx_jax.estimate.table import checks_table, estimate_table
   from lynx_jax.info import read_config
   from lynx_jax.models.families import spec_from_config
+  from pallas_kernels.checks import whole_number
 
   console = Console(width=None if sys.stdout.isatty() else 140)
   if args.check:
     console.print(checks_table(checks()))
     return
-  for name in ("batch", "context", "gpus"):
-    if getattr(args, name) < 1:
-      raise ValueError(f"--{name} is {getattr(args, name)}: expected at least 1")
-  size = step_size(spec_from_config(read_config(args.config)))
+  spec = spec_from_config(read_config(args.config))
+  whole_number("--batch", args.batch, least=1, most=2**20)
+  whole_number("--gpus", args.gpus, least=1, most=MOST_GPUS, remedy="a layer is split over one NVLink domain at most")
+  whole_number("--context", args.context, least=1, most=spec.context, remedy="the model's context is the most it has")
+  size = step_size(spec)
   try:
     active = [float(part) for part in args.active.split(",")] if args.active else [size.likely_experts(args.batch)]
   except ValueError as error:
@@ -84,5 +100,6 @@ def _estimate(args: argparse.Namespace) -> None:
   machine = args.gpu.upper() if args.gpus == 1 else f"{args.gpus} {args.gpu.upper()}"
   title = f"{args.config} on {machine}: a decode step of {args.batch} rows, {args.context} tokens each, bfloat16"
   console.print(estimate_table(title, size, times, args.batch))
+  print(fit_line(size, GPUS[args.gpu], batch=args.batch, context=args.context, gpus=args.gpus))
   if not args.active:
     print("Experts: tokens that choose independently and evenly. Real text touches fewer; give --active.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import lynx_jax
+from lynx_jax.cli.compilation import announce_programs, keep_programs
 
 if TYPE_CHECKING:
   from lynx_jax.models.params import Params
@@ -16,6 +17,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--model", metavar="PATH", help="checkpoint directory; the embedded model by default")
   parser.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
   add_weights(parser)
+  parser.add_argument(
+    "--no-compilation-cache", action="store_true", help="compile anew instead of keeping programs between runs"
+  )
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +41,15 @@ def status(message: str) -> Iterator[Callable[[str], None]]:
 
 
 def load(args: argparse.Namespace) -> "Params":
-  """The model of `--model`."""
+  """The model of `--model`; from here on compiled programs are kept between runs."""
+  from checkpoints_convert.abandoned_reads import silence_abandoned_reads
+
+  silence_abandoned_reads()
+  # Benchmarks load with flags of their own, and measure what compiling costs.
+  if not getattr(args, "no_compilation_cache", True):
+    keep_programs()
+  if not getattr(args, "quiet", True):
+    announce_programs()
   with status(f"loading {args.model or 'the embedded model'}"):
     return lynx_jax.load(args.model, dtype=args.dtype, weights=args.weights)
 

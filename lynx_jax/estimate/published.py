@@ -68,7 +68,7 @@ def size_of(name: str) -> StepSize:
 
 
 def simulated_experts(size: StepSize, policy: RoutingPolicy, *, batch: int = BATCH, draws: int = 64) -> float:
-  """Mean distinct experts that `policy` leaves of simulated scores."""
+  """The mean number of distinct experts that run under `policy`, for simulated router scores."""
   random = np.random.default_rng(0)
   popularity = POPULARITY * random.normal(size=(draws, 1, size.experts))
   scores = popularity + random.normal(size=(draws, batch, size.experts))

@@ -5,6 +5,7 @@ more. Constants are stated here and not fitted to what the model is checked agai
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from lynx_jax.models.sizes import counts
@@ -13,34 +14,39 @@ from lynx_jax.models.spec import DecoderSpec
 ITEM_BYTES = 2
 """bfloat16."""
 BANDWIDTH_SHARE = 0.9
-"""Of the data sheet's bandwidth: a device copy was measured at 3.0 TB/s of an H100's 3.35, 4.3 of an H200's 4.8."""
+"""Share of the data sheet's bandwidth that reads reach: copies ran at 3.0 of 3.35 TB/s on H100, 4.3 of 4.8 on H200."""
 LAUNCH_US = 3.0
 """Start, drain and dependence of one small kernel inside a CUDA graph, in microseconds."""
 LAUNCHES_A_LAYER = 11
 """Kernels of a layer with experts in this library's decode loop (docs/KERNELS.md)."""
 LAUNCHES_OF_EXPERTS = 6
-"""Of those: norm and router, routing, norm, two of experts, sum."""
+"""Those of the layer's experts: norm and router, routing, norm, two expert products, sum."""
 LAUNCHES_OUTSIDE = 80
 """Kernels of a step outside its layers, nearly all of them sampling."""
+MOST_GPUS = 72
+"""GPUs that NVLink joins at most (GB200 NVL72)."""
+USABLE_MEMORY = 0.9
+"""Share of a GPU's memory that weights and cache may take; the rest is for activations and the driver."""
 REDUCE_US, LINK_BYTES_A_S = 10.0, 450e9
 """An all-reduce between GPUs: its latency, and NVLink's bandwidth one way."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-  """A GPU by its data sheet: bytes a second, and dense bfloat16 operations a second."""
+  """A GPU by its data sheet: bytes a second, dense bfloat16 operations a second, and bytes of memory."""
 
   name: str
   bandwidth: float
   flops: float
+  memory: float
 
 
 GPUS = {
   gpu.name: gpu
   for gpu in (
-    Gpu(name="a100", bandwidth=2.039e12, flops=312e12),
-    Gpu(name="h100", bandwidth=3.352e12, flops=989e12),
-    Gpu(name="h200", bandwidth=4.8e12, flops=989e12),
+    Gpu(name="a100", bandwidth=2.039e12, flops=312e12, memory=80e9),
+    Gpu(name="h100", bandwidth=3.352e12, flops=989e12, memory=80e9),
+    Gpu(name="h200", bandwidth=4.8e12, flops=989e12, memory=141e9),
   )
 }
 
@@ -98,7 +104,7 @@ def step_size(spec: DecoderSpec) -> StepSize:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-  """Parts of a step, in ms, beside the experts a layer that it was computed for."""
+  """The parts of a step, in ms, and the number of distinct experts a layer that they were computed for."""
 
   active: float
   experts: float
@@ -154,7 +160,7 @@ def moe_layer_us(size: StepSize, gpu: Gpu, *, active: float, batch: int, launche
 
 
 def _ms(numbers: float, products: float, gpu: Gpu, gpus: int) -> float:
-  """The longer of reading `numbers` and multiplying by `products` of them, shared by `gpus`, in ms."""
+  """The longer of two times, in ms: reading `numbers`, and `products` multiplications. `gpus` share both."""
   read = numbers * ITEM_BYTES / (gpu.bandwidth * BANDWIDTH_SHARE)
   return 1e3 * max(read, 2 * products / gpu.flops) / gpus
 
@@ -164,3 +170,16 @@ def estimates(
 ) -> list[StepTime]:
   """`step_time` of each number of experts."""
   return [step_time(size, gpu, active=count, batch=batch, context=context, gpus=gpus) for count in active]
+
+
+def fit_line(size: StepSize, gpu: Gpu, *, batch: int, context: int, gpus: int) -> str:
+  """Whether weights and cache fit in the GPUs' memory, and on how many of them they would."""
+  weights = (size.moe_layers * size.experts * size.expert + size.always + size.head) * ITEM_BYTES
+  cache = batch * context * size.kv_per_token * ITEM_BYTES
+  needed = math.ceil((weights + cache) / (gpu.memory * USABLE_MEMORY))
+  parts = f"{weights / 1e9:.1f} GB of weights and {cache / 1e9:.1f} GB of cache"
+  room = f"{gpus} x {gpu.memory / 1e9:.0f} GB"
+  if needed <= gpus:
+    return f"Fits: {parts} in {room}."
+  remedy = f"give --gpus {needed}" if needed <= MOST_GPUS else "it needs more than one NVLink domain"
+  return f"Does NOT fit: {parts} in {room}; {remedy}. The times are those of the bytes alone."

@@ -21,7 +21,7 @@ class Interval:
 
 
 def resamples(size: int, seed: int = 0) -> Int[np.ndarray, "R n"]:
-  """Indices of `size` things drawn with replacement, many times."""
+  """Draws `size` indices with replacement, once for each resample."""
   return np.random.default_rng(seed).integers(size, size=(_RESAMPLES, size))
 
 
@@ -32,13 +32,13 @@ def interval(value: float, resampled: Float[np.ndarray, "R"]) -> Interval:
 
 
 def ratio(above: Float[np.ndarray, "n"], below: Float[np.ndarray, "n"], *, seed: int = 0) -> Interval:
-  """Sum of `above` over sum of `below`, each a number a batch."""
+  """The sum of `above` divided by the sum of `below`; both have one number for each batch."""
   above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
   drawn = resamples(len(above), seed)
   return interval(float(above.sum() / below.sum()), above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
 
 
 def paired_ratio(one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"], *, seed: int = 0) -> Interval:
-  """One less than the sum of `one` over that of `other` on the same batches: a relative increase."""
+  """The relative increase of the sum of `one` over the sum of `other`, on the same batches."""
   found = ratio(one, other, seed=seed)
   return Interval(value=found.value - 1, low=found.low - 1, high=found.high - 1)

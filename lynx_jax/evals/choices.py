@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood: which of some continuations the model finds most likely."""
+"""Multiple choice by likelihood: the model answers with the continuation that it finds most likely."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from lynx_jax.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-  """Continuations of which one is right.
+  """A question: several continuations, one of them right.
 
   Attributes:
     source: the set of questions that it is from.
@@ -35,7 +35,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-  """How many questions of a source were answered rightly.
+  """The share of one source's questions that were answered correctly.
 
   Attributes:
     source: the set of questions.
@@ -106,7 +106,10 @@ def answer_questions(
 
 
 def encode_continuation(tokenizer: Tokenizer, context: str, text: str) -> Continuation:
-  """Both as tokens, split where the context's own tokens end; a space at its end moves to the continuation."""
+  """Encodes context and continuation together, and splits the tokens where the context ends.
+
+  A space at the end of the context moves to the continuation, because tokenizers join a space to the next word.
+  """
   bare = context.rstrip()
   text = context[len(bare) :] + text
   whole, given = tokenizer.encode(bare + text), tokenizer.encode(bare)

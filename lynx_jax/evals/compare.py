@@ -1,4 +1,4 @@
-"""Policies side by side on the same batches, and at the same number of experts, every figure with an interval."""
+"""Compares policies on the same batches, and at the same number of experts. Every figure has an interval."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _GRID = 0.05
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyCost:
-  """What a policy reads and costs over some batches.
+  """What a policy reads, and how much it changes the model's predictions, over some batches.
 
   Attributes:
     experts: distinct experts a layer and step.
@@ -45,7 +45,7 @@ class PolicyCost:
 
 
 class Measured(NamedTuple):
-  """The fields of `BatchCost`, each with an entry a batch."""
+  """The fields of `BatchCost`, as arrays with one entry for each batch."""
 
   tokens: Float[np.ndarray, "n"]
   cross_entropy: Float[np.ndarray, "n"]
@@ -66,7 +66,7 @@ def measure_policies(
   prompt_length: int = 0,
   progress: Callable[[int], None] = lambda batch: None,
 ) -> list[Measured]:
-  """Costs of every policy where each batch decodes on its own: one `Measured` a policy.
+  """Measures every policy. Each batch decodes on its own. Returns one `Measured` for each policy.
 
   Args:
     params: a loaded model.
@@ -147,7 +147,7 @@ def times_cheaper(costs: Measured, family: Sequence[Measured], *, seed: int = 0)
 def fewest_within(
   family: Sequence[Measured], rival: Sequence[Measured], *, increase: float, divergence: float
 ) -> float | None:
-  """The fewest experts at which `family` keeps two bounds, read off between its knobs; None where it never does.
+  """The fewest experts at which `family` keeps two bounds, interpolated between its knobs; None if it never does.
 
   Args:
     family: one policy with several knobs.
@@ -173,7 +173,7 @@ def mean_point(costs: Measured) -> Float[np.ndarray, "3"]:
 
 
 def best_knobs(points: Sequence[Float[np.ndarray, "_"]]) -> list[int]:
-  """Indices of the points (experts, divergence, ...) that no other point beats in both, by experts."""
+  """Indices, sorted by experts, of the points (experts, divergence, ...) that no other point beats in both."""
   order = sorted(range(len(points)), key=lambda index: (points[index][0], points[index][1]))
   best, least = [], np.inf
   for index in order:

@@ -50,7 +50,7 @@ class Texts(NamedTuple):
     return (at >= self.prompt_lengths[:, None]) & (at < self.lengths[:, None] - 1)
 
   def by_step(self, of_position: Array) -> Array:
-    """[B, P, ...] turned so that the second axis counts decode steps; what lies past a row's end repeats its last."""
+    """Moves each row of [B, P, ...] so that axis 1 counts decode steps. Past a row's end its last entry is repeated."""
     steps = jnp.arange(of_position.shape[1])[None, :] + self.prompt_lengths[:, None]
     return _gather(of_position, jnp.minimum(steps, of_position.shape[1] - 1))
 
@@ -60,7 +60,7 @@ class Texts(NamedTuple):
     return _gather(of_step, jnp.maximum(positions, 0))
 
   def running(self) -> Bool[Array, "B P"]:
-    """Whether each row still decodes at each step."""
+    """Whether each row is still decoding at each step."""
     steps = jnp.arange(self.tokens.shape[1] - 1)[None, :]
     return steps < (self.lengths - 1 - self.prompt_lengths)[:, None]
 

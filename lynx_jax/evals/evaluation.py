@@ -15,6 +15,7 @@ from lynx_jax.evals.mixes import MIXES, BatchMaker, cut
 from lynx_jax.evals.text_files import read_exercises, read_questions, read_texts, token_streams
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, TopK, format_policy
+from pallas_kernels.checks import whole_number
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,11 @@ class Evaluation:
     if unknown := set(self.mixes) - set(MIXES):
       raise ValueError(f"unknown mix {', '.join(sorted(unknown))}: choose from {', '.join(MIXES)}")
     for name in ("windows", "length"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"--{name} is {getattr(self, name)}: expected at least 1")
+      whole_number(f"--{name}", getattr(self, name), least=1)
+    whole_number("--prompt-length", self.prompt_length, least=0)
+    whole_number("--seed", self.seed, least=0)
+    if self.limit is not None:
+      whole_number("--limit", self.limit, least=1)
 
 
 def evaluate(

@@ -43,7 +43,7 @@ class BatchCost(NamedTuple):
 
 
 def batch_costs(params: Params, texts: Texts, policies: tuple[RoutingPolicy, ...]) -> list[BatchCost]:
-  """What each policy costs where these texts decode as one batch, each policy on its own."""
+  """What each policy costs when these texts decode as one batch. Policies are measured one after the other."""
   own = _own_hidden(params, texts)
   return [_cost(params, texts, own, policy=policy) for policy in policies]
 

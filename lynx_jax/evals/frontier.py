@@ -13,7 +13,7 @@ _SIZES = 6
 
 
 def knobs(experts: int, top_k: int, most: float) -> dict[str, tuple[RoutingPolicy, ...]]:
-  """Policies by name, each at the knobs that span what it can do.
+  """Policies by name, each at several knobs that cover its range.
 
   Args:
     experts: experts of a layer.

@@ -67,11 +67,11 @@ class LynxLM(TemplateLM):
 
   @property
   def tokenizer_name(self) -> str:
-    """What names the chat template in the harness's cache."""
+    """The name of the chat template in the harness's cache."""
     return self._tokenizer.fingerprint
 
   def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-    """Token ids, with what the tokenizer itself puts around a text unless told not to."""
+    """Token ids, with the special tokens that the tokenizer adds unless told not to."""
     return self._tokenizer.encode(string, add_special_tokens=add_special_tokens is not False)
 
   def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -118,7 +118,7 @@ class LynxLM(TemplateLM):
     return answers
 
   def _fitting(self, context: str, new_tokens: int) -> list[int]:
-    """The end of a context that leaves room for `new_tokens`."""
+    """The last tokens of a context, as many as leave room for `new_tokens`."""
     room = max(1, self.params.spec.context - new_tokens)
     return (self.tok_encode(context) or [self.prefix_token_id])[-room:]
 

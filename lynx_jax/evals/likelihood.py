@@ -19,14 +19,14 @@ _STEP = 64
 
 
 class Continuation(NamedTuple):
-  """Tokens that are given, at least one, and tokens whose likelihood is asked."""
+  """Tokens that are given (at least one), and tokens whose likelihood is asked for."""
 
   context: list[int]
   tokens: list[int]
 
 
 class Scored(NamedTuple):
-  """What a continuation scored.
+  """The score of one continuation.
 
   Attributes:
     log_likelihood: of its tokens, summed, in nats.
@@ -79,7 +79,7 @@ def score_continuations(
 
 
 def _batches(lengths: list[int], batch: int, seed: int) -> list[tuple[int, list[int]]]:
-  """Padded lengths and the indices of rows, of similar length but otherwise as they come."""
+  """Groups rows of the same padded length, in random order. Each group is a padded length and indices of rows."""
   padded = [-(-length // _STEP) * _STEP for length in lengths]
   random = np.random.default_rng(seed)
   found = []
@@ -90,7 +90,7 @@ def _batches(lengths: list[int], batch: int, seed: int) -> list[tuple[int, list[
 
 
 def _texts(rows: list[tuple[list[int], int]], batch: int, padded: int) -> Texts:
-  """Rows of tokens as a batch; missing rows are empty, and so never run."""
+  """Lays out rows of tokens as a batch. Missing rows are empty, so they never run."""
   tokens, lengths, prompts = np.zeros((batch, padded), np.int32), np.zeros(batch, np.int32), np.zeros(batch, np.int32)
   for at, (ids, asked) in enumerate(rows):
     tokens[at, : len(ids)], lengths[at], prompts[at] = ids, len(ids), len(ids) - asked - 1

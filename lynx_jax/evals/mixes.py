@@ -1,4 +1,4 @@
-"""Which sequences share a batch: of one kind, of all kinds, or as unlike as can be found."""
+"""Which sequences share a batch: of one domain, of all domains, or as different as can be found."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ class Windows:
 
 
 def cut(streams: dict[str, Int32[np.ndarray, "_"]], length: int) -> Windows:
-  """Consecutive windows of each domain's stream of tokens; what is left at its end is dropped."""
+  """Cuts each domain's stream of tokens into consecutive windows. A shorter rest at the end is dropped."""
   parts = {domain: stream[: len(stream) // length * length].reshape(-1, length) for domain, stream in streams.items()}
   domains = tuple(domain for domain, windows in parts.items() for _ in windows)
   if not domains:
@@ -43,13 +43,13 @@ def cut(streams: dict[str, Int32[np.ndarray, "_"]], length: int) -> Windows:
 
 
 def mixed(windows: Windows, batch: int, count: int, *, seed: int = 0) -> list[Int32[np.ndarray, "B"]]:
-  """Indices of `count` batches of rows drawn without regard to domain; a row is in one batch at most."""
+  """Indices of `count` batches of rows drawn from all domains. A row is in at most one batch."""
   order = np.random.default_rng(seed).permutation(len(windows.tokens)).astype(np.int32)
   return [order[at : at + batch] for at in range(0, len(order) - batch + 1, batch)][:count]
 
 
 def one_domain(windows: Windows, batch: int, count: int, *, seed: int = 0) -> list[Int32[np.ndarray, "B"]]:
-  """Indices of batches whose rows are of one domain, the domains by turns as long as they last."""
+  """Indices of batches whose rows are of one domain. Batches take the domains in turn until their rows run out."""
   random = np.random.default_rng(seed)
   domains = np.array(windows.domains)
   pools = [random.permutation(np.flatnonzero(domains == domain)) for domain in dict.fromkeys(windows.domains)]
@@ -61,7 +61,7 @@ def one_domain(windows: Windows, batch: int, count: int, *, seed: int = 0) -> li
 def adversarial(
   windows: Windows, usage: Float[np.ndarray, "N U"], batch: int, count: int, *, seed: int = 0
 ) -> list[Int32[np.ndarray, "B"]]:
-  """Indices of batches built greedily, each next row the one whose experts the batch uses least.
+  """Indices of batches built greedily: the next row is the one whose experts the batch uses least.
 
   `usage` is `expert_usage`'s. The worst case for agreeing on few experts that these sequences allow.
   """

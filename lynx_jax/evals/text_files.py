@@ -32,12 +32,12 @@ def read_texts(paths: Sequence[Path]) -> dict[str, list[str]]:
       for where, record in _records(path):
         domains.setdefault(_field(record, "source", str, where), []).append(_field(record, "text", str, where))
     else:
-      domains.setdefault(path.stem, []).append(path.read_text(encoding="utf-8"))
+      domains.setdefault(path.stem, []).append(_text(path))
   return domains
 
 
 def read_questions(paths: Sequence[Path], limit: int | None = None) -> list[Question]:
-  """Questions with choices, of each source the first `limit`; ValueError names file and line."""
+  """Reads questions with choices, the first `limit` of each source; ValueError names file and line."""
   questions = []
   for path in paths:
     for where, record in _records(path):
@@ -54,7 +54,7 @@ def read_questions(paths: Sequence[Path], limit: int | None = None) -> list[Ques
 
 
 def read_exercises(paths: Sequence[Path], limit: int | None = None) -> list[Exercise]:
-  """Exercises, of each source the first `limit`; ValueError names file and line."""
+  """Reads exercises, the first `limit` of each source; ValueError names file and line."""
   return _first(
     [
       Exercise(**{name: _field(record, name, str, where) for name in ("source", "prompt", "answer")})
@@ -81,10 +81,11 @@ def token_streams(params: Params, domains: dict[str, list[str]]) -> dict[str, In
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Where each record stands, and the record."""
-  for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-    if not line.strip():
-      continue
+  """Each record with its place in the file, for messages; ValueError if the file has no record."""
+  lines = [(number, line) for number, line in enumerate(_text(path).splitlines(), start=1) if line.strip()]
+  if not lines:
+    raise ValueError(f"{path} holds no record: write one JSON object a line")
+  for number, line in lines:
     where = f"{path}, line {number}"
     try:
       record = json.loads(line)
@@ -95,6 +96,16 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield where, record
 
 
+def _text(path: Path) -> str:
+  """A file's text; ValueError, naming the file, where it is not UTF-8."""
+  data = path.read_bytes()
+  try:
+    return data.decode("utf-8")
+  except UnicodeDecodeError as error:
+    where = f"byte {error.start} is {data[error.start]:#04x}"
+    raise ValueError(f"{path} is not UTF-8 text ({where}): save it as UTF-8") from error
+
+
 def _field(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
   value = record.get(name)
   if not isinstance(value, kind) or isinstance(value, bool):
@@ -103,7 +114,7 @@ def _field(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
 
 
 def _first(records: list, limit: int | None) -> list:
-  """Of each source the first `limit`."""
+  """The first `limit` records of each source."""
   if limit is None:
     return records
   counts: dict[str, int] = {}
