@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from checkpoints_convert.abandoned_reads import silence_abandoned_reads
 from checkpoints_convert.conversion import FORMATS
+from checkpoints_convert.interruption import interruptible
 from checkpoints_convert.progress import bars
 from lynx_jax.models.checkpoints import convert
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   given = parser.parse_args(arguments)
   silence_abandoned_reads()
   try:
-    with bars() as report:
+    with interruptible("", given.dst), bars() as report:
       convert(given.src, given.dst, dtype=given.dtype, to=given.to, force=given.force, report=report)
   except (ValueError, OSError) as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Reads that Orbax gives up beside one that failed, which would bury the error in complaints of their own."""
+"""Silences what Python prints about reads that Orbax abandoned, so that a damaged file is one line of error."""
 
 import functools
 import logging
@@ -8,10 +8,16 @@ import threading
 
 @functools.cache
 def silence_abandoned_reads() -> None:
-  """Drops those complaints for the rest of the process: for programs, which own their hooks and their logs.
+  """Drops reports of abandoned reads for the rest of the process. For programs only: a library owns no hooks.
 
-  At a damaged file Orbax closes its event loop under the other reads. TensorStore's threads then report each to
-  `sys.unraisablehook`, and asyncio logs each failure that nobody waited for. All other reports pass.
+  Orbax reads many arrays at once in one event loop. Where one read fails, Orbax raises that error, which is the one to
+  show, and closes the loop while other reads still run. Each of those then fails too, with nobody to tell:
+
+  - TensorStore's threads call back into the closed loop. Python hands the RuntimeError "Event loop is closed" to
+    `sys.unraisablehook`, which prints a traceback. There is no other place to catch it: the threads are TensorStore's.
+  - asyncio logs "exception was never retrieved" for each read whose result nobody awaited.
+
+  Only these two are dropped, the first only in threads other than the main one. All other reports pass.
   """
   inherited = sys.unraisablehook
 

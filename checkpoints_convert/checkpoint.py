@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from checkpoints_convert import orbax_files
 from checkpoints_convert.dtypes import FLOATS, check_float, common_dtype
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats import Format, Tensors, format_of
+from checkpoints_convert.parameters import Parameters
 from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
 from checkpoints_convert.reader import Reader
 from checkpoints_convert.rules import (
@@ -31,6 +32,9 @@ from checkpoints_convert.rules import (
   source_shapes,
 )
 from checkpoints_convert.safetensors_files import INDEX, SINGLE, SafetensorsReader
+
+# Models and files that differ by more are not compared tensor by tensor.
+_TIMES_LARGER = 100
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -85,11 +89,19 @@ class Checkpoint(abc.ABC):
     """How each parameter is made of the files' tensors, in words; empty where files hold the parameters themselves."""
 
   @abc.abstractmethod
-  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """Every parameter once, by path, in `dtype` or in float32 where the schema says so.
+  def parameters(self, dtype: np.dtype, paths: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once, or those of `paths`, each with its path, in no particular order.
 
-    Each array is fresh memory, which belongs to the receiver.
+    Arrays are in `dtype`, or in float32 where the schema says so. Each is fresh memory, which belongs to the receiver.
     """
+
+  def lazily(self, dtype: np.dtype) -> Parameters:
+    """The parameters in `dtype`, to be read when they are asked for."""
+    return Parameters(
+      shapes=self.schema.shapes,
+      dtypes={path: self.schema.dtype_of(path, dtype) for path in self.schema.shapes},
+      read=functools.partial(self.parameters, dtype),
+    )
 
 
 class HubCheckpoint(Checkpoint):
@@ -101,8 +113,10 @@ class HubCheckpoint(Checkpoint):
     super().__init__(directory, config, schema)
     self._reader = reader
     self._tensors = Tensors(reader, form)
+    _check_size(schema.shapes, self._tensors.shapes, directory)
     self.table = schema.rules(self._tensors.shapes)
     check(self.table, schema.shapes, self._tensors.shapes, directory)
+    self._duplicates_checked = False
     self._weights = {name: self._tensors.dtypes[name] for name in source_shapes(self.table, schema.shapes)}
     check_float(self._weights, directory)
 
@@ -122,20 +136,25 @@ class HubCheckpoint(Checkpoint):
     """The family's rules, in words."""
     return {describe(rule.target): describe(rule.source) for rule in only_rules(self.table)}
 
-  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """Every parameter once, filled tensor by tensor.
+  def parameters(self, dtype: np.dtype, paths: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once, or those of `paths`, filled tensor by tensor.
 
     Those of the largest tensors come first: a tensor is held beside what was read before it, which is little then.
     """
     self._check_duplicates()
-    for rule in sorted(only_rules(self.table), key=self._largest_tensor, reverse=True):
-      wanted = self.schema.dtype_of(rule.target, dtype) if isinstance(rule.target, str) else dtype
-      yield from carry(rule, self.schema.shapes, functools.partial(self._tensors.read, dtype=wanted), wanted)
+    wanted = None if paths is None else set(paths)
+    rules = [rule for rule in only_rules(self.table) if wanted is None or not wanted.isdisjoint(names(rule.target))]
+    for rule in sorted(rules, key=self._largest_tensor, reverse=True):
+      made = self.schema.dtype_of(rule.target, dtype) if isinstance(rule.target, str) else dtype
+      yield from carry(rule, self.schema.shapes, functools.partial(self._tensors.read, dtype=made), made, wanted)
 
   def _largest_tensor(self, rule: Rule) -> int:
     return max(math.prod(self._tensors.shapes[name]) for name in names(rule.source))
 
   def _check_duplicates(self) -> None:
+    if self._duplicates_checked:
+      return
+    self._duplicates_checked = True
     read = functools.partial(self._tensors.read, dtype=FLOATS["F32"])
     for entry in duplicates(self.table, self._tensors.shapes):
       first, second = read(entry.name), read(entry.of)
@@ -166,10 +185,23 @@ class ConvertedCheckpoint(Checkpoint):
     """None: parameters are stored as they are."""
     return {}
 
-  def parameters(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """Every parameter once."""
-    dtypes = {path: self.schema.dtype_of(path, dtype) for path in self.schema.shapes}
-    return orbax_files.read(self.directory, self.schema.shapes, dtypes)
+  def parameters(self, dtype: np.dtype, paths: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter once, or those of `paths`."""
+    shapes = {path: self.schema.shapes[path] for path in (self.schema.shapes if paths is None else paths)}
+    return orbax_files.read(self.directory, shapes, {path: self.schema.dtype_of(path, dtype) for path in shapes})
+
+
+def _check_size(expected: Shapes, found: Shapes, directory: Path) -> None:
+  """Raises CheckpointError where config.json describes a model many times larger than the files.
+
+  Such a model cannot fit, and the names of its tensors alone might fill the memory, so none are made.
+  """
+  described, held = (sum(map(math.prod, shapes.values())) for shapes in (expected, found))
+  if described > _TIMES_LARGER * max(held, 1):
+    raise CheckpointError(
+      f"{directory}: the weights do not fit config.json, which describes {described:.3g} parameters where the files "
+      f"hold {held:.3g}: look at its numbers of layers and experts, or download config.json again"
+    )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
 """`convert`: writes the model of an open checkpoint as a directory of Orbax or of safetensors files."""
 
+import contextlib
+import errno
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ from checkpoints_convert.checkpoint import Checkpoint
 from checkpoints_convert.companions import copy_companions, fingerprint, write_config, write_record
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.safetensors_files import write_safetensors
-from checkpoints_convert.staging import check_destination, staged
+from checkpoints_convert.safetensors_writing import write_safetensors
+from checkpoints_convert.staging import staged
 
 FORMATS = ("orbax", "hf")
 
@@ -32,6 +35,8 @@ def convert(
 ) -> None:
   """Writes the model of `source` as the directory `destination`, all of it or nothing.
 
+  Parameters are read, written and let go in groups, so that memory holds no more than the largest few.
+
   Args:
     source: an open checkpoint.
     destination: the directory to make; its conversion.json records the source's checksums and the rules.
@@ -42,7 +47,8 @@ def convert(
 
   Raises:
     OSError: `destination` cannot be written.
-    ValueError: a file of the source is damaged, `destination` exists, or an argument is not supported.
+    ValueError: a file of the source is damaged, `destination` exists, its disk has no room for the model, or an
+      argument is not supported.
   """
   if to not in FORMATS:
     raise ValueError(f"to is {to!r}: not supported; supported: {', '.join(FORMATS)}")
@@ -50,40 +56,60 @@ def convert(
   destination = Path(destination)
   if source.directory.resolve().is_relative_to(destination.resolve()):
     raise CheckpointError(f"{destination} holds the source {source.directory}: give another destination")
-  check_destination(destination, force=force)
-  with staged(destination, force=force) as directory:
-    arrays = _read(source, chosen, report)
-    size = sum(array.nbytes for array in arrays.values())
-    report("writing", 0, size)
+  parameters = source.lazily(chosen)
+  size = parameters.nbytes(parameters.shapes)
+  with staged(destination, force=force) as directory, _room(destination, directory, size):
+    wrote = _counter(report, "converting", size)
     if to == "orbax":
-      orbax_files.write(directory, arrays)
+      orbax_files.write(directory, parameters, wrote)
     else:
-      write_safetensors(directory, source.schema.rules({}), arrays)
-    report("writing", size, size)
+      write_safetensors(directory, source.schema.rules({}), parameters, wrote=wrote)
     write_config(directory, source.config, chosen)
     files = [source.directory / "config.json", *copy_companions(source.directory, directory), *source.files()]
     write_record(directory, _record(source, chosen, to, files, report))
 
 
-def _read(source: Checkpoint, dtype: np.dtype, report: Report) -> dict[str, np.ndarray]:
-  total = sum(int(np.prod(shape)) for shape in source.schema.shapes.values()) * dtype.itemsize
-  arrays: dict[str, np.ndarray] = {}
+def _counter(report: Report, stage: str, total: int) -> Callable[[int], None]:
+  """Reports what was done so far, given how much was done since the last call."""
   done = 0
-  for path, array in source.parameters(dtype):
-    arrays[path] = array
-    done += array.nbytes
-    report("reading", done, total)
-  return arrays
+
+  def count(more: int) -> None:
+    nonlocal done
+    done += more
+    report(stage, done, total)
+
+  return count
+
+
+@contextlib.contextmanager
+def _room(destination: Path, directory: Path, size: int) -> Iterator[None]:
+  """Raises CheckpointError where the disk of `directory` has no `size` bytes free, now or when it runs full."""
+  free = shutil.disk_usage(directory).free
+  if free < size:
+    raise _disk_full(destination, size, free)
+  try:
+    yield
+  except (OSError, CheckpointError) as error:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # Orbax has the system's words for it inside a longer message.
+    if full or os.strerror(errno.ENOSPC) in str(error):
+      raise _disk_full(destination, size, shutil.disk_usage(directory).free) from error
+    raise
+
+
+def _disk_full(destination: Path, size: int, free: int) -> CheckpointError:
+  return CheckpointError(
+    f"the disk of {destination} is full: the weights take {size / 1e9:.3f} GB, {free / 1e9:.3f} GB are free; "
+    "make room, or give a destination on another disk"
+  )
 
 
 def _record(source: Checkpoint, dtype: np.dtype, to: str, files: list[Path], report: Report) -> dict[str, Any]:
-  total = sum(path.stat().st_size for path in files)
+  count = _counter(report, "checksums", sum(path.stat().st_size for path in files))
   sums: dict[str, Any] = {}
-  done = 0
   for path in files:
     sums[path.relative_to(source.directory).as_posix()] = fingerprint(path)
-    done += path.stat().st_size
-    report("checksums", done, total)
+    count(path.stat().st_size)
   return {
     "lynx_jax": metadata.version("lynx-jax"),
     "family": source.schema.family,

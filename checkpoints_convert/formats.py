@@ -1,7 +1,7 @@
-"""Quantised weights in files: which tensors make up one of the model's, and what they mean.
+"""Quantised weights in files: which tensors make up one of the model's, and how they are dequantised.
 
-A format sits below the families' rules, which name the model's tensors only: `Tensors` shows a checkpoint as if it
-held those, and dequantises one when it is read.
+Families' rules name the tensors of a model, not those that a quantised file has in their place. `Tensors` shows the
+files as if they held the model's tensors, and dequantises each when it is read.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Dequantise: TypeAlias = Callable[[np.ndarray, np.ndarray, np.dtype], np.ndarray]
 
 _BLOCK = (128, 128)
 _GROUP_BYTES = 16
-# Numbers that are float32 for a moment, on their way to the wanted dtype.
+# How many numbers are float32 at a time, on their way to the wanted dtype.
 _CHUNK = 1 << 21
 
 _FP8_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
@@ -40,9 +40,10 @@ class Format:
   Attributes:
     name: the `quant_method` of config.json's `quantization_config`.
     values, scales: suffixes of the two tensors' names.
-    value_types, scale_types: type codes that each may have; where `values` is empty, the code is what tells.
+    value_types, scale_types: type codes that each may have. Where `values` is empty, the code alone tells that a
+      tensor is quantised.
     shapes: from the shape of the values to those of `X` and of the scales; ValueError where it cannot be.
-    dequantise: `X` from values and scales, in a dtype: one float32 product a number, rounded once.
+    dequantise: makes `X` of values and scales in a dtype. Each number is one float32 product, rounded once.
   """
 
   name: str
@@ -138,7 +139,7 @@ MXFP4 = Format(
 
 def format_of(config: Mapping[str, Any], where: object) -> Format | None:
   """The format that config.json describes, None where it has no `quantization_config`."""
-  settings = config.get("quantization_config")
+  settings = quantization_settings(config, where)
   if settings is None:
     return None
   match settings.get("quant_method"):
@@ -156,6 +157,17 @@ def format_of(config: Mapping[str, Any], where: object) -> Format | None:
       raise _unsupported(where, "quant_method", method, "fp8, mxfp4")
 
 
+def quantization_settings(config: Mapping[str, Any], where: object) -> Mapping[str, Any] | None:
+  """`quantization_config` of config.json, None where there is none; CheckpointError where it is no object."""
+  settings = config.get("quantization_config")
+  if settings is not None and not isinstance(settings, Mapping):
+    raise CheckpointError(
+      f"{where}: config.json sets quantization_config to {settings!r}: expected an object, such as "
+      '{"quant_method": "fp8"}, or nothing where the weights are not quantised'
+    )
+  return settings
+
+
 def _unsupported(where: object, key: str, value: Any, supported: str) -> CheckpointError:
   return CheckpointError(
     f"{where}: config.json sets quantization_config.{key} to {value!r}: not supported; supported: {supported}"
@@ -167,7 +179,7 @@ class Tensors:
 
   Attributes:
     shapes: shape of every tensor.
-    dtypes: its type code; what is quantised counts as bfloat16, which holds every 8-bit float.
+    dtypes: its type code. A quantised tensor counts as bfloat16, which can hold every 8-bit float.
   """
 
   def __init__(self, reader: Reader, form: Format | None):

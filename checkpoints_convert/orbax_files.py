@@ -1,22 +1,18 @@
 """The weights of a converted directory: one Orbax checkpoint, a flat dictionary of parameters by path."""
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.parameters import Parameters, groups
 from checkpoints_convert.rules import Shapes
 from pallas_kernels.cpu.huge_pages import aligned_empty
 
 WEIGHTS = "weights"
-
-# Parameters are restored in groups of about this many bytes: one at a time is slow, and all at once holds the
-# model twice.
-_GROUP_BYTES = 64 << 20
 
 
 def is_converted(directory: Path) -> bool:
@@ -29,13 +25,21 @@ def files(directory: Path) -> list[Path]:
   return sorted(path for path in (directory / WEIGHTS).rglob("*") if path.is_file())
 
 
-def write(directory: Path, arrays: Mapping[str, Any]) -> None:
-  """Writes the parameters, NumPy or JAX arrays, under `directory`; Orbax holds a second copy meanwhile."""
-  import orbax.checkpoint as ocp
+def write(directory: Path, parameters: Parameters, wrote: Callable[[int], None] = lambda count: None) -> None:
+  """Writes the parameters under `directory`, a group at a time; `wrote` is called with each group's bytes.
 
-  # Compressing weights takes memory and time, here and at every load, for next to nothing.
-  with ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
-    checkpointer.save((directory / WEIGHTS).absolute(), dict(arrays))
+  Raises CheckpointError where they cannot be read, and where Orbax cannot write.
+  """
+  from checkpoints_convert import (
+    orbax_writing,  # Orbax takes seconds to import, and loading from the hub's files needs none
+  )
+
+  try:
+    orbax_writing.save(directory / WEIGHTS, parameters, wrote)
+  except CheckpointError:
+    raise
+  except Exception as error:  # Orbax and TensorStore raise many kinds
+    raise CheckpointError(f"{directory / WEIGHTS} cannot be written ({_first_line(error)})") from error
 
 
 def check(directory: Path, shapes: Shapes) -> dict[str, np.dtype]:
@@ -65,12 +69,13 @@ def _metadata(directory: Path) -> dict[str, Any]:
 
 
 def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[str, np.ndarray]]:
-  """Every parameter once, each in the dtype that `dtypes` gives it: the largest first, while little is held."""
+  """The parameters of `shapes`, each in the dtype that `dtypes` gives it: the largest first, while little is held."""
   import orbax.checkpoint as ocp
 
   metadata = _metadata(directory)
   with ocp.PyTreeCheckpointer() as checkpointer:
-    for group in _groups(dict(sorted(shapes.items(), key=lambda entry: -math.prod(entry[1]))), dtypes):
+    largest_first = sorted(shapes, key=lambda path: -math.prod(shapes[path]))
+    for group in groups(largest_first, lambda path: math.prod(shapes[path]) * dtypes[path].itemsize):
       arguments = ocp.args.PyTreeRestore(
         item={path: metadata[path] for path in group},
         restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtypes[path]) for path in group},
@@ -87,13 +92,10 @@ def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Ite
         yield path, array
 
 
-def _groups(shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[list[str]]:
-  ends = itertools.accumulate(math.prod(shape) * dtypes[path].itemsize for path, shape in shapes.items())
-  grouped = itertools.groupby(zip(shapes, ends, strict=True), key=lambda entry: entry[1] // _GROUP_BYTES)
-  for _, entries in grouped:
-    yield [path for path, _ in entries]
-
-
 def _damaged(directory: Path, error: Exception) -> CheckpointError:
-  reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-  return CheckpointError(f"{directory / WEIGHTS} cannot be read ({reason[0][:200]}): convert the checkpoint again")
+  reason = _first_line(error)[:200]
+  return CheckpointError(f"{directory / WEIGHTS} cannot be read ({reason}): convert the checkpoint again")
+
+
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).strip().splitlines()), type(error).__name__)

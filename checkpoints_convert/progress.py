@@ -1,4 +1,4 @@
-"""How far a conversion is, for people."""
+"""Progress bars of a conversion."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """Reads PyTorch's own weight files, with or without an index; needs torch (extra `torch`)."""
 
+import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +24,8 @@ _CODES = {
   "torch.uint8": ("U8", np.dtype(np.uint8)),
 }
 
-# Pages of a mapped file count as this process's memory until the file is closed, so it is reopened after this
-# many bytes.
+# Pages of a mapped file count as this process's memory until the file is closed, so it is reopened after this many
+# bytes.
 _REOPEN_BYTES = 64 << 20
 
 
@@ -82,21 +84,36 @@ def _load(path: Path) -> dict[str, Any]:
       "elsewhere: python -m checkpoints_convert SRC DST --to hf"
     ) from error
   if not zipfile.is_zipfile(path):
-    raise corrupt(path, "no zip archive, as torch.save has written since version 1.6; load and save older ones anew")
+    raise _no_archive(path)
   try:
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-  except Exception as error:  # torch raises many kinds, of many lines, for a damaged file or one that brings code
-    reason = str(error).strip().splitlines()[0]
+  except pickle.UnpicklingError as error:
+    # torch's message advises to load the file with `weights_only=False`, which would run what it brings.
+    named = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
     raise CheckpointError(
-      f"{path} is no file of tensors alone, or is damaged ({reason}): download it again, or save the model's "
-      "state_dict() with torch.save"
+      f"{path} holds {named[1] if named else 'Python objects'} beside tensors, and loading that could run code that "
+      "the file brings: get the model as safetensors, or from its author as a file of the state_dict() alone"
     ) from error
+  except Exception as error:  # torch raises many kinds, of many lines, for a damaged file
+    raise corrupt(path, next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
   if not isinstance(state, dict):
     raise _not_a_state(path, f"a {type(state).__name__}")
   for name, tensor in state.items():
     if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
       raise _not_a_state(path, f"{name!r}: {type(tensor).__name__}")
   return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _no_archive(path: Path) -> CheckpointError:
+  """The error for a file that is no zip archive, which torch.save has written since version 1.6."""
+  with path.open("rb") as file:
+    start = file.read(4)
+  if start.startswith(b"\x80"):  # a pickle
+    return CheckpointError(
+      f"{path} is in the form that PyTorch wrote before version 1.6: write it anew with torch, "
+      "torch.save(torch.load(FILE, weights_only=True), FILE), or get the model as safetensors"
+    )
+  return corrupt(path, "its end is missing" if start.startswith(b"PK") else "it is no file of PyTorch's")
 
 
 def _not_a_state(path: Path, found: str) -> CheckpointError:

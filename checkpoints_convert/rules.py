@@ -1,14 +1,14 @@
-"""Rules, as data, that carry a checkpoint's tensors to a decoder's parameters, and back.
+"""Rules, as data, that carry a checkpoint's tensors to a model's parameters, and back.
 
-A layout says how named arrays lie inside one array: a name is the array itself, `Stack` and `Join` combine
-layouts, `Fold` cuts one, `Transpose` turns one, `Merge` and `Interleave` hold a named array whose entries lie in
+A layout says how named arrays lie inside one array. A name is the array itself; `Stack` and `Join` combine layouts;
+`Fold` and `Transpose` reshape and transpose one; `Merge` and `Interleave` hold a named array whose entries lie in
 another order. A `Rule` lays one array out twice: over parameters (its target) and over checkpoint tensors (its
-source). Swapping the two is its inverse, so that both directions are one function.
+source). Its inverse has the two swapped, so one function serves both directions.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -32,7 +32,7 @@ class Stack:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Join:
-  """Arrays one after another along `axis`: `sizes` of them there, or equal shares."""
+  """Arrays one after another along `axis`. `sizes` gives their lengths there; None means that all are equal."""
 
   parts: tuple[Layout, ...]
   axis: int = 0
@@ -41,7 +41,7 @@ class Join:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fold:
-  """An array whose first axis is cut into `count` equal runs: [count * n, ...], laid out as [count, n, ...]."""
+  """An array [count * n, ...] that is laid out as [count, n, ...]: the first axis split into equal blocks."""
 
   part: Layout
   count: int
@@ -56,7 +56,7 @@ class Transpose:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Merge:
-  """A named array whose first axis is `count` runs, one after another, which here are an axis of their own."""
+  """Splits the first axis of a named array, which is `count` equal blocks one after another, into a new first axis."""
 
   part: str
   count: int
@@ -64,9 +64,9 @@ class Merge:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Interleave:
-  """A named array along whose `axis` two runs alternate, which here lie one after the other.
+  """De-interleaves: the named array holds a0 b0 a1 b1 ... along `axis`; laid out here are all of a, then all of b.
 
-  Every `group` entries are two such runs; None takes the whole axis as one group.
+  Every `group` entries along the axis are reordered by themselves; None takes the whole axis as one group.
   """
 
   part: str
@@ -300,9 +300,16 @@ def _count(what: str, items: Sequence[str]) -> str:
 
 
 def carry(
-  rule: Rule, target_shapes: Shapes, read: Callable[[str], np.ndarray], dtype: np.dtype
+  rule: Rule,
+  target_shapes: Shapes,
+  read: Callable[[str], np.ndarray],
+  dtype: np.dtype,
+  wanted: Collection[str] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Each name of the rule's target with its array in `dtype`, filled from `read(name)` tensor by tensor."""
+  """Each name of the rule's target with its array in `dtype`, filled from `read(name)` tensor by tensor.
+
+  Where `wanted` is given, names that it does not hold are left out.
+  """
   if isinstance(rule.target, str):
     array = aligned_empty(target_shapes[rule.target], dtype)
     for part in views(rule.source, array):
@@ -311,6 +318,8 @@ def carry(
     return
   assert isinstance(rule.source, str)
   for part in views(rule.target, read(rule.source)):
+    if wanted is not None and part.name not in wanted:
+      continue
     array = aligned_empty(part.shape, dtype)
     part.copy_to(array)
     yield part.name, array

@@ -1,23 +1,18 @@
-"""safetensors files, read and written without torch."""
+"""Reads safetensors files, without torch."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from checkpoints_convert.dtypes import STORED
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.files import write_json
 from checkpoints_convert.reader import Reader, corrupt
-from checkpoints_convert.rules import Rule, RuleTable, carry, names, only_rules, source_shapes
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-SHARD_BYTES = 4 << 30
 
 
 class SafetensorsReader(Reader):
@@ -62,48 +57,3 @@ class SafetensorsReader(Reader):
     if array.size != count:
       raise corrupt(path, f"{name} has {array.size} of {count} numbers")
     return array.reshape(shape)
-
-
-def write_safetensors(
-  directory: Path, table: RuleTable, arrays: Mapping[str, Any], shard_bytes: int = SHARD_BYTES
-) -> None:
-  """Writes parameters, under their names in a checkpoint, to one file, or to shards and an index.
-
-  `arrays` are NumPy or JAX arrays, by path; those of one tensor have one dtype, as `by_path(decoder)` gives them.
-  """
-  shapes = source_shapes(table, {path: array.shape for path, array in arrays.items()})
-
-  def read(path: str) -> np.ndarray:
-    return np.asarray(arrays[path])
-
-  shards = _shards(table, arrays, shard_bytes)
-  files: dict[str, str] = {}
-  for number, rules in enumerate(shards, 1):
-    file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-    tensors = {
-      name: array
-      for rule in rules
-      for name, array in carry(rule.inverse, shapes, read, arrays[next(names(rule.target))].dtype)
-    }
-    # transformers refuses files that do not say so, whatever wrote them.
-    save_file(tensors, directory / file, metadata={"format": "pt"})
-    # safetensors makes files that only their owner can read.
-    (directory / file).chmod(directory.stat().st_mode & 0o666)
-    files |= dict.fromkeys(tensors, file)
-  if len(shards) > 1:
-    total = sum(array.nbytes for array in arrays.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
-    write_json(directory / INDEX, index)
-
-
-def _shards(table: RuleTable, arrays: Mapping[str, Any], limit: int) -> list[list[Rule]]:
-  shards: list[list[Rule]] = [[]]
-  filled = 0
-  for rule in only_rules(table):
-    size = sum(arrays[path].nbytes for path in names(rule.target))
-    if shards[-1] and filled + size > limit:
-      shards.append([])
-      filled = 0
-    shards[-1].append(rule)
-    filled += size
-  return shards

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints_convert.files import write_json
-from checkpoints_convert.safetensors_files import write_safetensors
+from checkpoints_convert.parameters import in_memory
+from checkpoints_convert.safetensors_writing import write_safetensors
 from checkpoints_convert.staging import staged
 from experiments.moefy.card import model_card
 from experiments.moefy.cutting import CutLayer, cut_layers, ffn_inputs, moe_arrays
@@ -99,7 +100,7 @@ def write(llama: Llama, layers: list[CutLayer], report: dict[str, Any], cut: Cut
   spec = moe_spec(llama.decoder.spec, cut)
   arrays = {name: array.astype("bfloat16") for name, array in moe_arrays(llama.decoder, layers).items()}
   with staged(destination, force=True) as directory:
-    write_safetensors(directory, tensor_rules(spec), arrays)
+    write_safetensors(directory, tensor_rules(spec), in_memory(arrays))
     write_json(directory / "config.json", moefied_llama.config(spec) | {"dtype": "bfloat16"})
     write_tokenizer(llama, directory)
     write_json(directory / "report.json", report)

@@ -32,7 +32,8 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int32
 
 from checkpoints_convert.files import write_json
-from checkpoints_convert.safetensors_files import write_safetensors
+from checkpoints_convert.parameters import in_memory
+from checkpoints_convert.safetensors_writing import write_safetensors
 from checkpoints_convert.staging import staged
 from experiments.model_card import model_card
 from experiments.tiny_corpus.batches import Sampler
@@ -261,7 +262,7 @@ def export(decoder: Decoder, corpus: Path, run: Path, destination: Path) -> None
   """Writes the model in bfloat16 as a Hugging Face directory, its log of losses included, all of it or nothing."""
   narrow = {name: np.asarray(x).astype(jnp.bfloat16) for name, x in by_path(decoder).items()}
   with staged(destination, force=True) as directory:
-    write_safetensors(directory, tensor_rules(decoder.spec), narrow)
+    write_safetensors(directory, tensor_rules(decoder.spec), in_memory(narrow))
     write_json(directory / "config.json", CONFIGS[decoder.spec.family](decoder.spec) | {"dtype": "bfloat16"})
     for name in ("tokenizer.json", "tokenizer_config.json"):
       shutil.copyfile(corpus / name, directory / name)

@@ -8,6 +8,7 @@ import numpy as np
 from checkpoints_convert.checkpoint import check_directory, has_weights
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.files import read_json
+from checkpoints_convert.formats import quantization_settings
 from lynx_jax.loading import checkpoint_directory
 from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.decoder import Decoder
@@ -77,7 +78,7 @@ def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str]:
   else:
     config = read_config(directory)
     spec, dtype = spec_from_config(config), _config_dtype(config)
-  method = (config.get("quantization_config") or {}).get("quant_method")
+  method = (quantization_settings(config, directory) or {}).get("quant_method")
   return spec, dtype, f", stored as {method}" if method else ""
 
 

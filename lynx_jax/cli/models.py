@@ -42,12 +42,12 @@ def add_commands(verbs: Any) -> None:
 
 def _convert(args: argparse.Namespace) -> None:
   from checkpoints_convert.abandoned_reads import silence_abandoned_reads
+  from checkpoints_convert.interruption import interruptible
   from checkpoints_convert.progress import bars
   from lynx_jax.models.checkpoints import convert
 
   silence_abandoned_reads()
-
-  with bars() as report:
+  with interruptible("lynx-jax: ", args.destination), bars() as report:
     convert(args.source, args.destination, dtype=args.dtype, to=args.to, force=args.force, report=report)
   print(f"wrote {args.destination}")
 

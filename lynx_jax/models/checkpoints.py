@@ -13,6 +13,7 @@ from checkpoints_convert.conversion import Report
 from checkpoints_convert.files import read_json
 from lynx_jax.models.families import spec_from_config, tensor_rules
 from lynx_jax.models.parameters import kept_in_float32, parameter_shapes
+from lynx_jax.models.released import released_config
 from lynx_jax.models.spec import DecoderSpec
 
 
@@ -24,7 +25,7 @@ def open_model(path: str | os.PathLike[str]) -> Iterator[tuple[DecoderSpec, Chec
   be used: an unknown family or setting, a missing, surplus or misshapen tensor, a damaged file.
   """
   directory = Path(path)
-  check_directory(directory)
+  check_model_directory(directory)
   config = read_json(directory / "config.json")
   spec = _spec(directory, config)
   with open_checkpoint(directory, config, schema(spec)) as checkpoint:
@@ -34,8 +35,18 @@ def open_model(path: str | os.PathLike[str]) -> Iterator[tuple[DecoderSpec, Chec
 def read_spec(path: str | os.PathLike[str]) -> DecoderSpec:
   """The decoder that config.json, and generation_config.json where there is one, describe; raises as `open_model`."""
   directory = Path(path)
-  check_directory(directory)
+  check_model_directory(directory)
   return _spec(directory, read_json(directory / "config.json"))
+
+
+def check_model_directory(path: Path) -> None:
+  """Raises an OSError that says what to do, unless `path` is a directory with a config.json."""
+  if not path.exists() and released_config(str(path)) is not None:
+    raise FileNotFoundError(
+      f"no directory {str(path)!r} here: the configuration of this model is known, but its weights must be downloaded "
+      f"first: hf download ORGANISATION/{path.name} --local-dir DIR, then give DIR"
+    )
+  check_directory(path)
 
 
 def schema(spec: DecoderSpec) -> Schema:

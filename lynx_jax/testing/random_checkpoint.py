@@ -19,7 +19,8 @@ import numpy as np
 
 from checkpoints_convert.companions import write_config
 from checkpoints_convert.dtypes import as_dtype
-from checkpoints_convert.safetensors_files import SHARD_BYTES, write_safetensors
+from checkpoints_convert.parameters import in_memory
+from checkpoints_convert.safetensors_writing import SHARD_BYTES, write_safetensors
 from checkpoints_convert.staging import staged
 from lynx_jax.models.families import spec_from_config, tensor_rules
 from lynx_jax.models.parameters import declarations
@@ -46,7 +47,7 @@ def random_checkpoint(
   random = np.random.default_rng(seed)
   arrays = {path: _weight(declared, kind, random) for path, declared in declarations(spec).items()}
   with staged(out, force=False) as directory:
-    write_safetensors(directory, tensor_rules(spec), arrays, shard_bytes)
+    write_safetensors(directory, tensor_rules(spec), in_memory(arrays), shard_bytes)
     write_config(directory, config, kind)
 
 

@@ -48,7 +48,10 @@ def spec_from_config(config: Mapping[str, Any], generation_config: Mapping[str, 
   model_type = config.get("model_type")
   for family in _FAMILIES.values():
     if model_type in family.text_of:
-      config = {"model_type": family.name, **(config.get("text_config") or {})}
+      text = config.get("text_config") or {}
+      if not isinstance(text, Mapping):
+        raise ValueError(f"config.json of model_type {model_type!r} sets text_config to {text!r}: expected an object")
+      config = {"model_type": family.name, **text}
       model_type = config["model_type"]
       break
   stop = None if generation_config is None else generation_config.get("eos_token_id")

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-# Far above any released model (126 layers). Names are made for every layer before files are looked at.
-MOST_LAYERS = 10_000
+# Far above any released model, of which the deepest has 126. Parameters are named for every layer before files are
+# looked at, so a number that cannot be meant would take minutes.
+MOST_LAYERS = 1000
 # What a whole number may be at most: sizes of arrays are 32-bit numbers to compilers.
 _MOST = 2**31 - 1
 _SHOWN = 80
