@@ -1,6 +1,9 @@
 # Everything here works on a fresh machine with Python 3.11+ and a network to the package index.
 #   make demo    create the environment, generate with the embedded model
 #   make test    create the environment, run the whole suite
+#   make check   ruff, pyright, import contracts
+#   make docs    build the documentation into docs/_build/html
+#   make bench   measure this machine's CPU: RESULTS=docs/results MACHINE=NAME keeps the tables
 #   make gpu     on a machine with an NVIDIA GPU: tests on the device, benchmarks, one report
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +11,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test gpu check lint tidy format types imports hooks train moefy clean
+.PHONY: demo test docs docs-links bench gpu check lint tidy format types imports hooks train moefy clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -17,9 +20,33 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
+SPHINX := $(BIN)/python -m sphinx -W --keep-going
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m benchmarks.results docs/results --check
+	$(SPHINX) -b html docs docs/_build/html
+
+# Links to other sites too; needs a network, so it is no part of a check.
+docs-links: $(VENV)/.installed-docs
+	$(SPHINX) -b linkcheck docs docs/_build/links
+
+# An hour or so; a quiet machine gives steadier numbers.
+RESULTS ?= .work/results
+MACHINE ?= this-machine
+KEEP := --results $(RESULTS) --machine $(MACHINE)
+BENCHED := .work/905m
+POLICIES := --policy topk --policy auto --policy lynx:alpha=3,beta=2 --policy oea:k0=1 --policy oea:k0=2 --policy oea:k0=3
+bench: $(VENV)/.installed-test
+	test -d $(BENCHED) || $(BIN)/python -m lynx_jax.testing.random_checkpoint $(BENCHED)
+	$(BIN)/python -m benchmarks.decode_speed $(BENCHED) $(KEEP)
+	for batch in 4 8 16; do $(BIN)/python -m benchmarks.decode_speed $(BENCHED) --batch $$batch --steps 16 --repeats 15 $(POLICIES) --name policies_$$batch $(KEEP) || exit 1; done
+	$(BIN)/python -m benchmarks.int8_step_time $(BENCHED) $(KEEP)
+	$(BIN)/python -m benchmarks.against_transformers $(BENCHED) --batch 8,16,32 --repeats 3 $(KEEP)
+	$(BIN)/python -m benchmarks.kernels.product_bandwidth $(KEEP)
+	$(BIN)/python -m benchmarks.load_memory $(BENCHED) --dtype bfloat16,float32 $(KEEP)
+
 # CUDA=13 takes JAX's CUDA 13 build. The report says which tests failed, so a failure does not stop it.
 CUDA ?= 12
-REPORT ?= docs/gpu
+REPORT ?= .work/gpu
 GPU_WORKERS ?= 8
 gpu: export JAX_PLATFORMS := cuda,cpu
 gpu: export XLA_PYTHON_CLIENT_MEM_FRACTION := 0.92
@@ -92,9 +119,13 @@ $(VENV)/.installed-gpu: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[cuda$(CUDA),gpu]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml $(NATIVE) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .work dist build
+	rm -rf $(VENV) .work dist build docs/_build

@@ -1,13 +1,13 @@
-"""Prefill and decode beside transformers on the same weights, threads and tokens, in turns in one run.
+"""Compares prefill and decode with transformers: same weights, threads and tokens, in turns in one run.
 
     python -m lynx_jax.testing.random_checkpoint .work/905m
     python -m benchmarks.against_transformers .work/905m --batch 1,4,8,16,32 --policy topk --policy auto
 
 transformers (the extra `test` installs it with torch) runs its grouped products
 (`experts_implementation="grouped_mm"`) and its dynamic cache. Both read the same prompts, are fed the same random
-tokens, and take the largest logit. A speed-up is the median of transformers' times over the median of ours. Beside our
-steps stands what reading their weights takes, by plain reading right before and after each decode, and what the
-speed-up would be if a step took no more.
+tokens, and take the largest logit. A speed-up is the median of transformers' times divided by the median of ours. The
+table also has the time that plain reading of a step's weights takes, measured right before and after each decode, and
+the speed-up of a step that would take no longer than that.
 """
 
 import argparse
@@ -50,8 +50,8 @@ class Comparison:
     their_prefill_ms: transformers'.
     step_ms: a decode step of ours.
     their_step_ms: of transformers.
-    reading_ms: what a step of ours takes to read the weights that it reads, each once, at the speed of plain reading on
-      the same threads; None where no native code measures that.
+    reading_ms: time to read a step's weights once, at the speed of plain reading on the same threads; None where there
+      is no native code to measure it.
     logits_differ: the largest difference of the first decoded logits under the model's own routing, as a share of the
       largest logit; None under other policies.
   """

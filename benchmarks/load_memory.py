@@ -1,4 +1,4 @@
-"""How much host memory `load` takes at its peak, beside the size of the weights; each load in a process of its own.
+"""Measures the peak of host memory while `load` runs, beside the size of the weights. Each load has its own process.
 
 python -m lynx_jax.testing.random_checkpoint OUT --shard-mb 200
 python -m benchmarks.load_memory OUT --dtype bfloat16,float32
@@ -17,8 +17,8 @@ from lynx_jax.models.checkpoints import open_model
 
 LOADER = "lynx_jax.loading:load"
 
-# The kernel's own high-water mark of this process, set back first. What getrusage says begins with the memory of
-# the process that started this one, and would hide whatever is smaller.
+# Linux's high-water mark of this process, after a reset. getrusage would not do: it starts at the memory of the parent
+# process, and would hide any smaller peak.
 _PROGRAM = """
 import importlib, json, sys
 import jax
@@ -46,7 +46,7 @@ class LoadMemory:
   """One load.
 
   Attributes:
-    dtype: what was asked for; empty is the checkpoint's own.
+    dtype: the requested dtype; empty is the checkpoint's own.
     files: bytes of the files of weights.
     weights: bytes of the loaded weights.
     peak: most resident bytes while loading, above those of the process once everything is imported.
@@ -59,7 +59,7 @@ class LoadMemory:
 
   @property
   def ratio(self) -> float:
-    """The peak over the loaded weights: 1 is what they take themselves."""
+    """The peak divided by the size of the loaded weights; 1 is no overhead."""
     return self.peak / self.weights
 
 

@@ -198,7 +198,10 @@ def rendered(folder: Path) -> dict[Path, str]:
   """What every page of a folder, and its index, should hold."""
   pages = [Page.read(path) for path in sorted(folder.glob("*.json"))]
   texts = {folder / f"{page.stem}.md": "\n".join(_page_lines(page)) + "\n" for page in pages}
-  return texts | {folder / "index.md": "\n".join(_index_lines(pages)) + "\n"}
+  # Reports that another program wrote, such as gpu_report's.
+  reports = {path.stem: _heading(path) for path in sorted(folder.glob("*.md")) if path not in texts}
+  reports.pop("index", None)
+  return texts | {folder / "index.md": "\n".join(_index_lines(pages, reports)) + "\n"}
 
 
 def _page_lines(page: Page) -> Iterable[str]:
@@ -215,7 +218,13 @@ def _page_lines(page: Page) -> Iterable[str]:
       yield from ("", f"Commit {table.commit}.")
 
 
-def _index_lines(pages: Sequence[Page]) -> Iterable[str]:
+def _heading(path: Path) -> str:
+  """The first heading of a Markdown file, or its name."""
+  lines = path.read_text(encoding="utf-8").splitlines()
+  return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), path.stem)
+
+
+def _index_lines(pages: Sequence[Page], reports: dict[str, str]) -> Iterable[str]:
   yield "<!-- Written by benchmarks/results.py: do not edit. -->"
   yield "# Results"
   yield ""
@@ -231,8 +240,11 @@ def _index_lines(pages: Sequence[Page]) -> Iterable[str]:
       for page in newest
     ],
   )
+  if reports:
+    yield from ("", "Whole reports of GPUs:", "")
+    yield from (f"- [{heading}]({stem}.md)" for stem, heading in reports.items())
   yield from ("", "```{toctree}", ":hidden:", ":maxdepth: 1", "")
-  yield from (page.stem for page in newest)
+  yield from (*(page.stem for page in newest), *reports)
   yield "```"
 
 

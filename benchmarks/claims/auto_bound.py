@@ -1,4 +1,4 @@
-"""How much of its allowance `Auto` spends: the loss of each step and layer over what its docstring promises."""
+"""Measures how much of its bound `Auto` uses: each step's and layer's loss, divided by what its docstring promises."""
 
 import functools
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class Spent(NamedTuple):
   """One entry a layer and step.
 
   Attributes:
-    loss: of squared weights, mean over rows: those of a row's own experts that are not read, and the square of the mass
-      that they take with them, less what substitutes bring.
-    allowed: share * L / D * mean |w|**2 where L of the D experts of the model's own routing are left out.
+    loss: mean over rows of the squared weights of a row's own experts that are not read, plus the square of the mass
+      that is lost with them after substitutes have brought theirs.
+    allowed: share * L / D * mean |w|**2, where the model's own routing reads D experts and L of them are left out.
     saved: L over D.
   """
 
@@ -33,13 +33,13 @@ class Spent(NamedTuple):
 
   @property
   def shares(self) -> Float[np.ndarray, "n"]:
-    """Loss over allowance, of the layers and steps where something is left out."""
+    """Loss divided by allowance, for the layers and steps where something is left out."""
     some = self.allowed > 0
     return self.loss[some] / self.allowed[some]
 
 
 def spent_by_auto(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]], policy: Auto) -> Spent:
-  """What `policy` loses at every decode step and layer where each batch decodes on its own."""
+  """Measures what `policy` loses at every decode step and layer; each batch decodes on its own."""
   found = [jax.device_get(_spent(params, jnp.asarray(tokens), policy=policy)) for tokens in batches]
   return Spent(*(np.concatenate([part.ravel() for part in parts]) for parts in zip(*found, strict=True)))
 
@@ -65,7 +65,7 @@ def _spent(params: Params, tokens: Int32[Array, "B L"], *, policy: Auto) -> tupl
 def _step(
   logits: RouterLogits, read_TE: Bool[Array, "T E"], *, top_k: int, router: Router, selection_bias: Any, share: float
 ) -> tuple[Float32[Array, ""], ...]:
-  """Loss, allowance and share of experts left out of one step of one layer, from what was read alone."""
+  """Returns loss, allowance and the share of experts left out, for one step of one layer. Uses only what was read."""
   experts, valid = logits.shape[1], jnp.ones(logits.shape[0], bool)
   scores = score_rows(logits, top_k, top_k, valid, router, selection_bias)
   weight_TE = scores.worth / scores.own_mass[:, None]

@@ -1,10 +1,10 @@
-"""What the recommended policy saves and costs at each batch size and mix, beside plain Prune at the same experts.
+"""Measures what `Auto` saves and costs at each batch size and mix, beside `Prune` at the same number of experts.
 
     python -m benchmarks.claims.auto_cost --text .work/evaluation/text.jsonl --batch 4,8,16,32 \
       --mix mixed,one-domain,adversarial
 
-The bounds it is held to are `MOST_INCREASE` of cross-entropy and `MOST_DIVERGENCE`, a share of Prune's divergence.
-`--bound` measures the bound that it states itself instead, on weights, at every step and layer.
+Two bounds are checked: `MOST_INCREASE` of cross-entropy, and `MOST_DIVERGENCE`, a share of Prune's divergence. With
+`--bound` the program measures the bound on routing weights that `Auto` states itself, at every step and layer.
 """
 
 import argparse
@@ -57,9 +57,9 @@ class AutoCost:
     mix: how rows were put together.
     batch: rows a batch.
     cost: what it reads and costs.
-    prune: Prune's divergence, interpolated to the same experts, over that of `Auto()`; None where Prune has no knobs
-      on either side.
-    fewest: the fewest experts at which Auto, at any price, keeps both bounds; None where Prune's knobs do not tell.
+    prune: Prune's divergence at the same number of experts, divided by that of `Auto()`. It is interpolated between
+      Prune's knobs; None where all of them read more experts, or all fewer.
+    fewest: the fewest experts at which Auto, at any price, keeps both bounds; None where no knob of Prune is near.
     prune_each: by k0, the divergence of Prune(k0) over that of Auto interpolated to the experts that Prune(k0) reads.
   """
 
@@ -102,7 +102,7 @@ def check_auto(
 
 
 def table(rows: Sequence[AutoCost]) -> Table:
-  """Markdown, so that it can be pasted."""
+  """The results as a Markdown table."""
   found = Table(title="What Auto saves and costs", box=box.MARKDOWN)
   for heading in (
     "mix", "batch", "experts", "of", "fewer", "cross-entropy", "KL, thousandths of a nat", "worst row keeps",
@@ -125,13 +125,13 @@ def table(rows: Sequence[AutoCost]) -> Table:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BoundSpent:
-  """What `Auto()` spends of the bound that it states.
+  """How much of its stated bound `Auto()` uses.
 
   Attributes:
     mix, batch: as in `AutoCost`.
     steps: layers and steps that were looked at.
     left_out: mean share of the experts of the model's own routing that are not read.
-    mean, most: loss over what is allowed, of the layers and steps where something is left out.
+    mean, most: loss divided by what is allowed, over the layers and steps where something is left out.
     above: layers and steps whose loss is more than is allowed.
   """
 
@@ -145,7 +145,7 @@ class BoundSpent:
 
 
 def check_bound(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]], mix: str) -> BoundSpent:
-  """Measures what `Auto()` loses of its rows' weights at every step and layer, beside what it may."""
+  """Measures what `Auto()` loses of its rows' weights at every step and layer, and the loss that its bound allows."""
   spent = spent_by_auto(params, batches, Auto())
   shares = spent.shares
   return BoundSpent(
@@ -156,7 +156,7 @@ def check_bound(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]], mix
 
 
 def bound_table(rows: Sequence[BoundSpent]) -> Table:
-  """Markdown, so that it can be pasted."""
+  """The results as a Markdown table."""
   found = Table(title="What Auto spends of its bound", box=box.MARKDOWN)
   for heading in ("mix", "batch", "layers and steps", "experts left out", "of the bound, mean", "most", "above it"):
     found.add_column(heading, no_wrap=True)

@@ -1,8 +1,8 @@
-"""What int8 weights cost: perplexity, and divergence from the same checkpoint in its own dtype, on given text.
+"""Measures what int8 weights cost on given text: perplexity, and divergence from the checkpoint in its own dtype.
 
     python -m benchmarks.claims.int8_perplexity --text .work/evaluation/text.jsonl
 
-Rows are read alone, by the model's own routing, under teacher forcing; intervals resample rows.
+Each row is read alone, under teacher forcing, with the model's own routing. Intervals come from resampling rows.
 """
 
 import argparse
@@ -34,14 +34,14 @@ _ROWS = 16
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsCost:
-  """One form of a model's weights beside another.
+  """The cost of one form of a model's weights, compared with another form.
 
   Attributes:
-    weight_bytes: what the weights take.
+    weight_bytes: size of the weights.
     tokens: how many were judged.
     cross_entropy: nats a token.
-    perplexity: e to it.
-    increase: of cross-entropy over the other form's, relative.
+    perplexity: e to the cross-entropy.
+    increase: relative increase of cross-entropy over the other form's.
     divergence: KL from the other form's distribution, nats a token.
     agreement: share of tokens whose most likely successor is the other form's.
   """
@@ -67,7 +67,7 @@ def _compare(params: Params, whole: Params, tokens: Int32[Array, "B L"]) -> tupl
 
 
 def weights_cost(params: Params, whole: Params, rows: Int32[np.ndarray, "N L"]) -> WeightsCost:
-  """What `params` costs beside `whole`, the same model in other weights: every token but each row's first is judged."""
+  """Compares `params` with `whole`, the same model in other weights. Every token but each row's first is judged."""
   starts = range(0, len(rows), _ROWS)
   parts = [jax.device_get(_compare(params, whole, jnp.asarray(rows[at : at + _ROWS]))) for at in starts]
   ours, own, divergence, same = (np.concatenate(sums) for sums in zip(*parts, strict=True))
@@ -85,7 +85,7 @@ def weights_cost(params: Params, whole: Params, rows: Int32[np.ndarray, "N L"]) 
 
 
 def table(costs: dict[str, WeightsCost]) -> Table:
-  """Markdown, so that it can be pasted."""
+  """The results as a Markdown table."""
   found = Table(title="What int8 weights cost", box=box.MARKDOWN)
   for heading in ("weights", "MB", "tokens", "cross-entropy", "perplexity", "more", "KL, nats", "same top-1"):
     found.add_column(heading, no_wrap=True)

@@ -1,1 +1,1 @@
-"""The Lynx paper's figures on a model of one's own: each module measures one, and draws what was measured."""
+"""The Lynx paper's figures on any model. Each module measures and draws one figure."""

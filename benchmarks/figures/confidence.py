@@ -1,4 +1,4 @@
-"""What it costs to move the tokens whose router is sure, against those whose router is not."""
+"""Compares the cost of moving tokens whose router is sure with that of moving tokens whose router is not."""
 
 import functools
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ GROUPS = ("sure", "unsure")
 
 
 def measure_confidence(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]]) -> list[dict[str, Any]]:
-  """Divergence and agreement where only half of the tokens of each step, by top gate, move into a set of experts."""
+  """Measures divergence and agreement when only half of each step's tokens, by top gate, move into a set of experts."""
   moe = params.spec.moe_specs[0]
   sizes = sorted({max(moe.top_k, round(moe.experts * share)) for share in (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)})
   rows = []
@@ -59,7 +59,7 @@ def _route_half(
   valid: jax.Array,
   selection_bias: jax.Array | None = None,
 ) -> Routing:
-  """The policy for the half of each step's rows whose top gate is larger, or smaller; the rest as the model has it."""
+  """Applies the policy to the half of each step's rows with the larger (or smaller) top gate, and to no others."""
   rule: dict[str, Any] = {"router": router, "valid": valid, "selection_bias": selection_bias}
   own = lynx_route(logits, top_k, implementation="reference", **rule)
   moved = route_by_step(logits, top_k, policy=policy, texts=texts, **rule)

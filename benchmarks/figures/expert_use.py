@@ -1,4 +1,4 @@
-"""How often experts are used: over a data set nearly evenly, in one decode step a few of them."""
+"""Measures how often each expert is used, over a data set and in one decode step."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def _host_uses(params: Params, tokens: Int32[np.ndarray, "B L"]) -> Float[np.nda
 
 @jax.jit
 def _uses(params: Params, tokens: jax.Array) -> list[jax.Array]:
-  """Which experts each row and position runs, a mask [B, P, E] a layer, as float32."""
+  """Returns one float32 mask [B, P, E] for each layer: which experts each row runs at each position."""
   texts = whole_rows(tokens)
   return [
     chosen_by_row(trace.routing.ids, trace.logits.shape[1]).reshape(*texts.inputs.shape, -1).astype(jnp.float32)

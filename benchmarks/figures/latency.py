@@ -1,4 +1,4 @@
-"""Time of a decode step against the batch, and of prefill and decode against the experts that are read."""
+"""Measures the time of a decode step by batch size, and of prefill and decode by the number of experts read."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ _PREFILL_LENGTH = 128
 
 
 def measure_batches(params: Params, batches: Sequence[int], progress: Callable[[str], None]) -> list[dict[str, Any]]:
-  """Decode steps of the model's own routing at several batch sizes."""
+  """Times decode steps under the model's own routing at several batch sizes."""
   return [dataclasses.asdict(row) for row in bench_decode(params, batches, [TopK()], progress=progress)]
 
 
@@ -48,7 +48,7 @@ def measure_experts(
   repeats: int = 5,
   prefill_length: int = _PREFILL_LENGTH,
 ) -> dict[str, Any]:
-  """Prefill and decode of `batch` rows where only so many experts may be used, repeats taken by turns."""
+  """Times prefill and decode of `batch` rows under limits on the number of experts, in turns."""
   moe = params.spec.moe_specs[0]
   sizes = sorted(
     {max(moe.top_k, round(moe.experts * share)) for share in (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)}
@@ -83,7 +83,7 @@ def measure_experts(
 
 @functools.partial(jax.jit, static_argnames="policy")
 def _prefill(params: Params, ids: jax.Array, *, policy: RoutingPolicy) -> jax.Array:
-  """Hidden states where the whole prompt may use the experts of one keep set."""
+  """Computes hidden states of prompts whose tokens may use only the experts of one keep set."""
 
   def route(logits: jax.Array, top_k: int, /, **rule: Any) -> Routing:
     return lynx_route(logits, top_k, policy=policy, **rule)

@@ -1,4 +1,4 @@
-"""What all figures share: matplotlib without a display, and files that appear whole."""
+"""Shared by all figures: matplotlib without a display, and files that are written whole or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

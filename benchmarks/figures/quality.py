@@ -1,4 +1,4 @@
-"""What policies cost against the experts that they read, and against the time that those take."""
+"""Measures what policies cost by the number of experts that they read, and by the time that a step takes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ SHARES = (0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 def measure_quality(
   params: Params, batches: Sequence[Int32[np.ndarray, "B L"]], progress: Callable[[str], None]
 ) -> dict[str, Any]:
-  """Every policy at all its knobs, and interpolated to equal numbers of experts."""
+  """Measures every policy at all its knobs, and interpolates to equal numbers of experts."""
   frontier = measure_frontier(
     params, batches, progress=lambda done: progress(f"policies: batch {done + 1} of {len(batches)}")
   )

@@ -1,4 +1,4 @@
-"""What `quality` measured as tables: policies at the same number of experts, and each of their knobs."""
+"""Tables of what `quality` measured: policies at the same number of experts, and every knob."""
 
 from typing import Any
 

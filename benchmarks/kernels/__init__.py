@@ -1,1 +1,1 @@
-"""Kernels: what the compiler makes of them, how fast they run, how their blocks are cut."""
+"""Measurements of kernels: what the compilers report, how fast they run, and which block sizes are best."""

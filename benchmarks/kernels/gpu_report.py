@@ -1,6 +1,6 @@
 """Measures this machine's GPU and writes one Markdown report and its JSON: what `make gpu` runs.
 
-python -m benchmarks.kernels.gpu_report --out docs/gpu [--tests junit.xml]
+python -m benchmarks.kernels.gpu_report --out .work/gpu [--tests junit.xml]
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Report:
-  """What is measured, kept in files as soon as it is: machines with GPUs are taken back."""
+  """The report so far, written after every measurement, because a rented machine may be taken back at any time."""
 
   def __init__(
     self, out: Path, device: Any, model: str, spec: DecoderSpec, tests: dict[str, Any] | None, *, tiny: bool
@@ -150,7 +150,7 @@ class _Report:
 
 
 def profiled(batches: Sequence[int], policies: Sequence[RoutingPolicy]) -> list[tuple[int, RoutingPolicy]]:
-  """Whose kernels are listed: every policy's at 16 rows, or else at the first size, and the first's at the smallest."""
+  """Pairs to profile: every policy at 16 rows (or at the first size), and the first policy at the smallest size."""
   usual, least = 16 if 16 in batches else batches[0], min(batches)
   return [(usual, policy) for policy in policies] + [(least, policies[0])] * (least != usual)
 

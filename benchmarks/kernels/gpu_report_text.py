@@ -30,7 +30,7 @@ def markdown(
     ops: times of single ops.
     other_bytes: weights that a step reads beside experts.
   """
-  yield f"# {about['device']}, {about['date']}"
+  yield f"# {about['model']} on {about['device']}, {about['date']}"
   yield ""
   yield ", ".join(f"{name} {about[name]}" for name in ("lynx_jax", "jax", "flax", "python")) + "."
   passes = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in memory.by_pass.items())

@@ -46,7 +46,7 @@ _LOOPS_ABOUT = (
   "between loops of different depth. *Kernels a step* counts about 80 alternatives of sampling, of which greedy "
   "decoding runs few. *Temporary memory* is what the program allocates beside weights and state."
 )
-# Each op's programs, and its kernels' names; others in a program are XLA's.
+# Each op's programs, and the names of its kernels; other kernels of a program are XLA's own.
 OPS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
   "row_matmul": (row_matmul, ("row_matmul",)),
   "append_heads": (append_heads, ("append_heads",)),
@@ -83,7 +83,7 @@ def programs_of(op: str) -> dict[str, Programs]:
     return {model: latent_attention.programs(heads) for model, heads in latent_attention.HEADS.items()}
   found = {shape.name: OPS[op][0].programs(shape) for shape in MODEL_SHAPES.values()}
   if op == "lynx_route":
-    # Softmax routers above; these are more than that.
+    # The programs above have softmax routers; these have the others.
     routed = {model: lynx_route.programs_of_router(model, ("topk", "lynx")) for model in lynx_route.ROUTERS}
     found |= {f"{model}'s router": programs for model, programs in routed.items()}
   return found

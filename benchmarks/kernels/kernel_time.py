@@ -1,4 +1,4 @@
-"""Time of compiled calls: on a GPU that of their kernels, read from a profile, elsewhere that of the clock."""
+"""Times compiled calls: on a GPU by the profiler, as the sum of their kernels; elsewhere by the clock."""
 
 import itertools
 import statistics

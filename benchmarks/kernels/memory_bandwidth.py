@@ -1,4 +1,4 @@
-"""How fast this device reads its memory: what rooflines of weights are measured against."""
+"""Measures how fast this device reads its memory, which is the bound for reading weights."""
 
 import dataclasses
 import functools
@@ -18,14 +18,14 @@ class MemoryBandwidth:
   """Bytes a second of passes over one large array.
 
   Attributes:
-    by_pass: by what the pass does; a copy's counts what it reads and what it writes.
+    by_pass: bytes a second for each kind of pass; a copy counts what it reads and what it writes.
   """
 
   by_pass: dict[str, float]
 
   @property
   def best(self) -> float:
-    """That of the fastest pass."""
+    """Bytes a second of the fastest pass."""
     return max(self.by_pass.values())
 
 

@@ -27,7 +27,7 @@ from pallas_kernels.lynx_route import Lynx, Router, TopK, lynx_route
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-  """An op to time: its name, what of it, a function that takes `implementation`, inputs, bytes it must move."""
+  """One op to time: its name, the case, a function that takes `implementation`, its inputs, the bytes it must move."""
 
   op: str
   what: str
@@ -69,7 +69,7 @@ def _ops(shape: ModelShape, rows: int, capacity: int) -> Iterator[_Parts]:
   query, key, value = (draw(rows, count * shape.head_dim) for count in (heads, groups, groups))
   turn = draw(rows, shape.head_dim // 2, dtype=jnp.float32)
   moved = 2 * _bytes_of(query, key, value)
-  # Nothing gives these caches away, so each call copies them: few positions keep that small.
+  # The caches are not donated here, so each call copies them; few positions keep the copy small.
   short = [part[:, :, :16] for part in cache]
   at = jnp.full((rows,), 15, jnp.int32)
   yield "append_heads", f"T={rows}", append_heads, (query, key, value, *short, at, turn, turn), moved
@@ -97,7 +97,7 @@ def _ops(shape: ModelShape, rows: int, capacity: int) -> Iterator[_Parts]:
 
 
 def _products(shape: ModelShape, rows: int) -> Iterator[_Parts]:
-  """The router's, the one after attention, the head's."""
+  """The products of the router, after attention, and of the head."""
   width, inner = shape.width, shape.heads * shape.head_dim
   vocab = RELEASED[shape.name]["vocab_size"] if shape.name in RELEASED else 256
   x, scale, mixed = (normal(sizes, jnp.dtype(jnp.bfloat16), 32) for sizes in ((rows, width), (width,), (rows, inner)))

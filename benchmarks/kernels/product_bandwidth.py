@@ -1,9 +1,9 @@
-"""How fast native products go through weights, by the rows that meet each: from a cache, and from memory.
+"""Measures how many bytes of weights a second native products process, by number of rows, from cache and from memory.
 
     python -m benchmarks.kernels.product_bandwidth --rows 1,2,3,4,6,8,16,32
 
-Where weights come from a cache, arithmetic alone is the bound; where that rate is far above what memory gives, a step
-takes the time to read. Rates are medians of short runs in turns.
+From a cache, arithmetic is the bound. Where that rate is far above the memory's bandwidth, a decode step takes the time
+to read its weights. Rates are medians of short runs in turns.
 """
 
 import argparse
@@ -24,7 +24,7 @@ CACHED, IN_MEMORY = 1 << 17, 1 << 28
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProductBandwidth:
-  """One number of rows: bytes of weights a second that all threads together go through."""
+  """Bytes of weights a second that all threads together process, for one number of rows."""
 
   rows: int
   cached: float
@@ -33,7 +33,7 @@ class ProductBandwidth:
 
   @property
   def share(self) -> float:
-    """Of plain reading from memory, right before."""
+    """The rate from memory as a share of plain reading, which is measured right before."""
     return self.from_memory / self.read
 
 

@@ -1,6 +1,6 @@
-"""Finds the fastest cut of each product on this machine's GPU, at released models' decode sizes.
+"""Finds the fastest block sizes of each product on this machine's GPU, at released models' decode sizes.
 
-    python -m benchmarks.kernels.tune --out docs/gpu/tuned.json
+    python -m benchmarks.kernels.tune --out .work/gpu/tuned.json
 
 What it prints are entries for `pallas_kernels.gpu.blocks.TUNED`: a line for each that beats the rule by 3 % or more.
 """
@@ -34,7 +34,7 @@ _OPS = frozenset({"row_matmuls", "row_matmul", "expert_ffn"})
 _FEWEST, _USUAL, _MOST = 32 * 1024, 72 * 1024, 144 * 1024
 # Numbers of a weight that a thread holds of a step.
 _HELD = range(32, 256 + 1)
-# As far from the rule's result as the order of sums takes a bfloat16.
+# Largest difference from the rule's result that another order of sums may cause in bfloat16.
 _CLOSE = 0.03
 _WON = tuple(blocks for table in TUNED.values() for blocks in table.values())
 
@@ -52,7 +52,7 @@ def candidates(question: Question, rule: Blocks) -> Iterator[Blocks]:
 
 
 def _far(one: Blocks) -> float:
-  """In how many doublings, or steps of stages, a cut differs from the nearest that won."""
+  """Distance to the nearest block sizes that won before: the number of doublings, plus the difference in stages."""
 
   def apart(won: Blocks) -> float:
     pairs = ((one.columns, won.columns), (one.inner, won.inner), (one.warps, won.warps))
@@ -116,7 +116,7 @@ def tune(
   with ThreadPoolExecutor(os.cpu_count()) as threads, _rule_alone():
     drawn = threads.map(lambda shape: [case for case in cases(shape, rows, 16) if case.op in _OPS], shapes)
     by_question = list(_trials([case for of_shape in drawn for case in of_shape], most))
-    # In turn, so that where time runs out all products have had as many.
+    # Products take turns, so that each has had as many trials when the time runs out.
     every = [trial for turn in itertools.zip_longest(*by_question) for trial in turn if trial is not None]
     list(threads.map(lambda trial: trial.compile(until), every))
   compiled = sum(trial.call is not None for trial in every)

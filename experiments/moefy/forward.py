@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from lynx_jax.models.decoder import Decoder, Layer
 
-# From normed rows [T, D] and what the scan carries for the layer: the output [T, D], and what to remember.
+# Takes normed rows [T, D] and the scan's data of the layer; returns the output [T, D] and what to remember.
 Ffn = Callable[[Float32[Array, "T D"], Any], tuple[Float32[Array, "T D"], Any]]
 
 

@@ -1,4 +1,4 @@
-"""Trains a router to say, from a token's normed hidden state, which experts would add most to its output."""
+"""Trains a router to predict, from a token's normed hidden state, which experts would add most to its output."""
 
 import functools
 from typing import cast

@@ -14,7 +14,7 @@ _ROUNDS = 12
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Slices:
-  """Which neuron goes where; every neuron of the network once.
+  """The assignment of neurons: every neuron of the network is in it once.
 
   Attributes:
     shared: neurons that always run.

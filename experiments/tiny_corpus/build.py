@@ -26,7 +26,7 @@ from experiments.tiny_corpus.wheel import Wheel
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-  """What a build does beside reading the wheel.
+  """Settings of a build.
 
   Attributes:
     seed: of the exercises and of the order of documents.

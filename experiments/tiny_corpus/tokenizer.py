@@ -9,7 +9,7 @@ from jaxtyping import UInt16
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 STOP, USER, ASSISTANT, END = "<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>"
-# Their places here are their identifiers.
+# The index in this tuple is the token's id.
 SPECIAL = (STOP, USER, ASSISTANT, END)
 VOCAB = 4096
 SMALLEST_VOCAB = 256 + len(SPECIAL)

@@ -1,7 +1,7 @@
 """Decode speed of policies, interleaved in one run, with the bytes that explain it.
 
-Every policy starts from the same prefilled state. Repeats go round the policies, and each decode has the machine's read
-bandwidth measured right before and after it: what a neighbour takes from the machine, it takes from both sides of a
+Every policy starts from the same prefilled state. In each repeat all policies run one after the other, and the memory's
+read bandwidth is measured right before and after each decode, so that other load on the machine slows both sides of a
 ratio. Ratios are medians of ratios within a repeat.
 """
 
@@ -137,7 +137,7 @@ def _route_often(
       valid=jnp.ones(logits.shape[:1], bool),
       selection_bias=selection_bias,
     )
-    # Always zero, but the compiler cannot know: it keeps the rounds apart and what experts are given alive.
+    # Always zero, but the compiler cannot know that: it keeps the rounds apart, and it keeps the routing alive.
     used = routing.weights.sum() + routing.ids.sum().astype(jnp.float32)
     if routing.tiles is not None and jax.default_backend() == "gpu":
       used += routing.tiles.in_use.astype(jnp.float32)

@@ -40,7 +40,7 @@ def decode_table(rows: Sequence[Row]) -> Table:
 
 
 def bandwidth_line(rows: Sequence[Row]) -> str | None:
-  """What "of read" is a share of: the memory's read bandwidth, as measured between the decodes."""
+  """A line on the read bandwidth that was measured between the decodes, of which "of read" is a share."""
   measured = [row.read_bandwidth / 1e9 for row in rows if row.read_bandwidth is not None]
   if not measured:
     return None
@@ -48,11 +48,11 @@ def bandwidth_line(rows: Sequence[Row]) -> str | None:
 
 
 def fit_lines(rows: Sequence[Row]) -> list[str]:
-  """Per batch of three policies or more, the least-squares line of step time against distinct experts, and its R^2."""
+  """For each batch size with three or more policies: the least-squares line of step time over experts, and its R^2."""
   lines = []
   for batch, group in itertools.groupby(rows, key=lambda row: row.batch):
     rows_of_batch = list(group)
-    # Times from ratios within repeats: a machine that slows down slows all policies.
+    # Times follow from ratios within repeats, which do not change when the machine slows down.
     first = rows_of_batch[0].step_ms
     experts, times = np.array([(row.active_experts, first / row.speedup) for row in rows_of_batch]).T
     if len(times) < 3 or np.ptp(experts) == 0 or np.ptp(times) == 0:

@@ -1,4 +1,4 @@
-"""One policy's decode from a fixed state, to be timed again and again."""
+"""A decode of one policy from a fixed state, which can be timed repeatedly."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ Tokens = Literal["random", "sampled"]
 
 @functools.partial(jax.jit, static_argnames=("policy",), donate_argnames=("state",), compiler_options=graph_options())
 def _feed(params: Params, state: DecodeState, tokens_SB: jax.Array, *, policy: RoutingPolicy) -> DecodeState:
-  """Decode steps that read given tokens and ignore what they draw: untrained weights repeat themselves otherwise."""
+  """Decode steps that are fed given tokens; what they draw is ignored, as untrained weights soon repeat one token."""
 
   def step(index: jax.Array, state: DecodeState) -> DecodeState:
     return decode_step(params, dataclasses.replace(state, token=tokens_SB[index]), policy=policy)

@@ -1,4 +1,4 @@
-"""What a decode step has to read, and how fast the machine reads: the bound that steps are held against."""
+"""The bound of a decode step: the bytes that it reads, and how fast this machine reads memory."""
 
 import jax
 
@@ -9,7 +9,7 @@ from pallas_kernels.cpu import read_bandwidth
 
 
 def plain_reading() -> float | None:
-  """Bytes a second that this machine reads on the threads of native code, now; None where that does not run."""
+  """Measures now how many bytes a second this machine reads on the threads of native code; None without native code."""
   return read_bandwidth(1 << 29, 1) if jax.default_backend() == "cpu" else None
 
 

@@ -18,7 +18,7 @@ BANDWIDTH_SHARE = 0.9
 LAUNCH_US = 3.0
 """Start, drain and dependence of one small kernel inside a CUDA graph, in microseconds."""
 LAUNCHES_A_LAYER = 11
-"""Kernels of a layer with experts in this library's decode loop (docs/KERNELS.md)."""
+"""Kernels of a layer with experts in this library's decode loop (docs/results)."""
 LAUNCHES_OF_EXPERTS = 6
 """Those of the layer's experts: norm and router, routing, norm, two expert products, sum."""
 LAUNCHES_OUTSIDE = 80

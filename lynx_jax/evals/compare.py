@@ -15,7 +15,7 @@ from lynx_jax.evals.faithful import batch_costs
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
 
-# Experts between which nothing is told apart where the fewest are looked for.
+# Resolution, in experts, of the search for the fewest.
 _GRID = 0.05
 
 
@@ -194,6 +194,6 @@ def _point(costs: Measured, drawn: Int[np.ndarray, "R n"]) -> Float[np.ndarray, 
 def _interpolate(points: Float[np.ndarray, "N 3"], experts: float) -> tuple[float, float]:
   """Divergence and increase at `experts`, held constant past the ends."""
   ordered = points[np.argsort(points[:, 0])]
-  # A knob that changes nothing has a divergence of nothing, or less by rounding, and no logarithm.
+  # A knob that changes nothing has a divergence of zero, or below zero by rounding, and so no logarithm.
   logs = np.log(np.maximum(ordered[:, 1], 1e-9))
   return float(np.exp(np.interp(experts, ordered[:, 0], logs))), float(np.interp(experts, ordered[:, 0], ordered[:, 2]))

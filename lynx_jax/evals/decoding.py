@@ -1,8 +1,8 @@
 """One parallel forward that computes what batched decoding would.
 
-Routing is the only thing in a layer that joins rows. So with a policy applied to the rows of each decode step on their
-own, a causal forward over whole texts gives every position the hidden state that decoding these rows as one batch would
-(arXiv 2511.02237, section 4).
+Routing is the only part of a layer in which rows influence each other. If the policy is applied to the rows of each
+decode step separately, a causal forward over whole texts gives every position the hidden state that it would have if
+these rows were decoded as one batch (arXiv 2511.02237, section 4).
 """
 
 import functools
@@ -35,7 +35,7 @@ class Texts(NamedTuple):
 
   @property
   def inputs(self) -> Int32[Array, "B P"]:
-    """What is fed: everything but the last token."""
+    """The tokens that are fed: all but the last."""
     return self.tokens[:, :-1]
 
   @property

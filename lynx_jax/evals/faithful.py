@@ -12,7 +12,7 @@ from lynx_jax.models.params import Params
 from lynx_jax.models.parts import ExpertTrace
 from lynx_jax.routing import RoutingPolicy, lynx_route
 
-# Positions whose scores are held at once: two models' scores of a large vocabulary.
+# Positions whose logits are in memory at once. The logits of two models over a large vocabulary take much memory.
 _HEAD_POSITIONS = 32
 
 

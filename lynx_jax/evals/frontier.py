@@ -64,7 +64,7 @@ def at_equal_experts(
 ) -> list[tuple[float, dict[str, CostAt | None]]]:
   """What each family costs where it reads these shares of the model's own number of experts, between its knobs.
 
-  The model's own routing is no knob: its divergence of nothing has no logarithm to interpolate to.
+  The model's own routing is left out: its divergence is zero, and interpolation is in the logarithm.
   """
   own = float(np.mean(next(iter(frontier.values()))[0][1].experts))
   return [

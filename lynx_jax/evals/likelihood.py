@@ -14,7 +14,7 @@ from lynx_jax.evals.faithful import distinct_experts
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
 
-# Rows are padded to one of these, so that few programs are compiled.
+# Rows are padded to one of these lengths, so that few programs are compiled.
 _STEP = 64
 
 

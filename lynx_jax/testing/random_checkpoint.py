@@ -1,4 +1,4 @@
-"""Writes a checkpoint of random weights, for measurements that need sizes and not sense.
+"""Writes a checkpoint of random weights, for measurements that depend on sizes only.
 
     python -m lynx_jax.testing.random_checkpoint OUT [--family olmoe --width 1024 --layers 8 --experts 32 ...]
     python -m lynx_jax.testing.random_checkpoint OUT --tiny gpt_oss

@@ -1,4 +1,4 @@
-"""Random weights on the device, in seconds: for measurements that need sizes and not sense."""
+"""Creates random weights on the device in seconds, for measurements that depend on sizes only."""
 
 import functools
 from typing import Any
@@ -16,7 +16,7 @@ from pallas_kernels import BFloat16Bits
 def random_params(spec: DecoderSpec, dtype: Any = jnp.bfloat16, seed: int = 0) -> Params:
   """What loading a checkpoint of `dtype` gives: normal weights of deviation 0.02, scales of one, no tokenizer.
 
-  A parameter is drawn at a time, by one compiled program for each shape, and nothing as large as it is held beside it.
+  Parameters are drawn one after the other, by one compiled program for each shape, without a second copy of any.
   """
   arrays = {}
   for number, (path, declared) in enumerate(declarations(spec).items()):

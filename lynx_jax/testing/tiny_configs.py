@@ -1,4 +1,4 @@
-"""A tiny configuration of every family: each of its quirks in a model of a few thousand parameters."""
+"""A tiny configuration of every family, which has each of the family's particularities."""
 
 from types import MappingProxyType
 from typing import Any

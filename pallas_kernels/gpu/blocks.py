@@ -38,7 +38,7 @@ def _blocks(columns: int, inner: int, warps: int, stages: int) -> Blocks:
 
 
 TUNED: dict[str, dict[Question, Blocks]] = {
-  # 2026-11-26, at 16 rows, by profiles of single calls with caches flushed before each (docs/KERNELS.md).
+  # 2026-11-26, at 16 rows, by profiles of single calls with caches flushed before each (docs/results).
   "NVIDIA H200": {
     ("row_matmul", (16, 6144, 2048)): _blocks(16, 256, 1, 4),
     ("row_matmul", (16, 5120, 2048)): _blocks(64, 128, 2, 6),

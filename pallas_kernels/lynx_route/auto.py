@@ -2,7 +2,7 @@
 
 What a batch loses by running other weights w' than the model's own w is, to second order, the squared change
 |w - w'|**2 of its rows: over policies and batch sizes the divergence of the next token's distribution is proportional
-to it (docs/RESULTS.md). For a row that keeps the experts S and retains the mass r(S) of its own top k, it is close to
+to it (docs/results). For a row that keeps the experts S and retains the mass r(S) of its own top k, it is close to
 
     loss(S) = sum of w_e**2 over its own experts outside S  +  (1 - r(S))**2
 

@@ -29,8 +29,25 @@ def test_each_family_has_its_three_files_and_its_example_says_what_was_saved(fam
   for path in (f"lynx_jax/models/families/{family}.py", f"tests/families/test_{family}.py"):
     assert (ROOT / path).is_file()
   out = run(f"examples.{family}", "--tiny", "--max-new-tokens", "6")
-  assert len(out.splitlines()) == 9
-  assert "distinct experts per layer and step" in out
+  title, *particular = out.split("\n\n")[0].splitlines()
+  assert title.startswith(f"{family}: ")
+  assert len(particular) >= 2
+  assert all(line.startswith("- ") for line in particular)
+  own, chosen = (line.split() for line in out.splitlines()[-2:])
+  # Experts a layer, and the share of tokens that are the model's own.
+  assert own[0] == "topk"
+  assert own[4:] == ["100%", "100%"]
+  assert 1 <= float(chosen[1]) <= float(own[1])
+
+
+def test_llama4_does_not_send_every_row_to_one_expert():
+  """Its rows run one expert each; the published knobs of Lynx keep one for the whole batch."""
+  kept, lynx = (
+    float(run("examples.llama4_text", "--tiny", "--max-new-tokens", "6", *policy).splitlines()[-1].split()[1])
+    for policy in ((), ("--policy", "lynx:alpha=1,beta=20"))
+  )
+  assert lynx == 1.0
+  assert kept > 1.5
 
 
 def test_jit_decode_prints_both_policies():
