@@ -4,10 +4,14 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lynx_jax
 from lynx_jax.cli.options import add_model, batches, load, status
+
+if TYPE_CHECKING:
+  from lynx_jax.models.params import Params
+  from lynx_jax.routing import RoutingPolicy
 
 _EVALUATED = ("topk", "auto", "lynx:alpha=3,beta=2", "oea:k0=2", "prune:k0=2")
 
@@ -81,7 +85,7 @@ def _eval(args: argparse.Namespace) -> None:
     write_json(Path(args.json), found)
 
 
-def _applies(policy: lynx_jax.RoutingPolicy, params: lynx_jax.Params) -> bool:
+def _applies(policy: "RoutingPolicy", params: "Params") -> bool:
   """Whether a policy's knobs fit the model's number of experts, and of experts a token."""
   try:
     for moe in params.spec.moe_specs:
