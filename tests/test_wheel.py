@@ -21,6 +21,8 @@ def test_an_installed_wheel_generates_outside_the_tree(tmp_path):
   names = zipfile.ZipFile(wheel).namelist()
   assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(PACKAGES)
   assert "lynx_jax/embedded/model.safetensors" in names
+  assert "lynx_jax/testing/__init__.py" in names
+  assert not any(name.endswith((".cc", ".h")) for name in names)
   assert all(f"{package}/py.typed" in names for package in PACKAGES)
 
   if shutil.which("c++"):

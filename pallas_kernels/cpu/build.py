@@ -40,7 +40,9 @@ _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno
 
 
 def fingerprint() -> int:
-  """A number of what the sources say; 0 where an installation has none."""
+  """A number that changes with the sources; 0 in an installation from a wheel, which has none."""
+  if not SOURCE.is_dir():
+    return 0
   files = sorted(path for path in SOURCE.iterdir() if path.suffix in (".cc", ".h"))
   return zlib.crc32(b"".join(path.read_bytes() for path in files))
 
@@ -145,5 +147,7 @@ def _run(command: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+  if not SOURCE.is_dir():
+    raise SystemExit("this installation has no C++ sources: install lynx-jax again to build the library")
   made = build_or_say_why(HOME)
   print(made if made.name == LIBRARY else made.read_text().strip())

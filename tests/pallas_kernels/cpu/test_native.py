@@ -192,9 +192,21 @@ def test_a_library_of_other_sources_is_not_used(monkeypatch):
 
 
 @needs_library
+def test_an_installation_without_sources_takes_the_library_that_it_has(monkeypatch, tmp_path):
+  monkeypatch.setattr(build, "SOURCE", tmp_path / "src")
+  assert build.fingerprint() == 0
+  library._library.cache_clear()
+  try:
+    assert unavailable() is None
+  finally:
+    monkeypatch.undo()
+    library._library.cache_clear()
+
+
+@needs_library
 def test_what_it_cannot_take_is_said():
   x, ids, weights, gate_up, down = layer()
-  with pytest.raises(NotImplementedError, match="rows of bfloat16 and weights of float32: both float32, or both"):
+  with pytest.raises(NotImplementedError, match="rows of bfloat16 and weights of float32: one dtype for both"):
     expert_ffn(x, ids, weights, gate_up.astype(jnp.float32), down, implementation="cpu")
   with pytest.raises(ValueError, match="instructions is 'mmx': this machine has"):
     expert_ffn_cpu(x, ids, weights, gate_up, down, jnp.ones(9, bool), instructions="mmx")
