@@ -6,7 +6,6 @@ from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
 from pallas_kernels.gpu.cuda_graph import graph_options
 from pallas_kernels.greedy_token import GREEDY_TOKEN, greedy_token
-from pallas_kernels.grouped_matmul import GROUPED_MATMUL, grouped_matmul
 from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
 from pallas_kernels.lynx_route import LYNX_ROUTE, lynx_route
 from pallas_kernels.prompt_heads import PROMPT_HEADS, prompt_heads
@@ -30,7 +29,6 @@ __all__ = [
   "explain",
   "graph_options",
   "greedy_token",
-  "grouped_matmul",
   "latent_attention",
   "lynx_route",
   "prompt_heads",
@@ -49,7 +47,6 @@ _OPS = (
   LATENT_ATTENTION,
   LYNX_ROUTE,
   EXPERT_FFN,
-  GROUPED_MATMUL,
   GREEDY_TOKEN,
   RMS_NORM,
 )

@@ -1,4 +1,4 @@
-"""What lies between an expert's two products: functions of its gate and up values, as static data."""
+"""Activations between an expert's two products: functions of gate and up values, hashable, so that they are static."""
 
 import dataclasses
 from typing import TypeAlias
@@ -12,7 +12,7 @@ class SwiGLU:
   """silu(gate) * up (arXiv 2002.05202)."""
 
   def __call__(self, gate: jax.Array, up: jax.Array) -> jax.Array:
-    """Of float32 values, element by element."""
+    """Applies the activation elementwise, in float32."""
     return gate * jax.nn.sigmoid(gate) * up
 
 
@@ -33,7 +33,7 @@ class ClampedSwiGLU:
       raise ValueError(f"ClampedSwiGLU.limit is {self.limit!r}: expected a positive bound")
 
   def __call__(self, gate: jax.Array, up: jax.Array) -> jax.Array:
-    """Of float32 values, element by element."""
+    """Applies the activation elementwise, in float32."""
     gate = jnp.minimum(gate, self.limit)
     up = jnp.minimum(jnp.maximum(up, -self.limit), self.limit)
     return gate * jax.nn.sigmoid(self.alpha * gate) * (up + 1.0)

@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 
 import jax
 
+from pallas_kernels.derivatives import differentiated_as
 from pallas_kernels.refusal import refuse
+from pallas_kernels.weights.base import HeldWeight, held_as
 
 GPU = "cuda"
 CPU = "cpu"
@@ -39,6 +41,7 @@ class Implementation:
     objection: given the op's arguments, says why it cannot take them, or None.
     differentiable: whether `run` has derivatives. Where it has none, those of the op's last implementation are used.
     unavailable: says why it cannot run on this machine whatever the arguments are, or None.
+    takes: kinds of held weights (`pallas_kernels.weights`) that it reads besides plain arrays; None is every kind.
     bound: whether it can run on `platforms` only, even if it is asked for by name. CPU code is bound; a Pallas kernel
       is not, because it is interpreted on other platforms.
   """
@@ -50,11 +53,24 @@ class Implementation:
   objection: Callable[..., str | None] = lambda *arrays, **options: None
   differentiable: bool = False
   unavailable: Callable[[], str | None] = lambda: None
+  takes: tuple[str, ...] | None = None
   bound: bool = False
 
   def serves(self, platform: str, *, asked: bool = False) -> bool:
     """Whether it may run on `platform`: unasked, or because the caller `asked` for it by name."""
     return self.platforms is None or platform in self.platforms or (asked and not self.bound)
+
+  def refuses(self, arrays: tuple[Any, ...], options: dict[str, Any]) -> str | None:
+    """Says why it cannot run with these arguments, or None."""
+    return self.unavailable() or self._refuses_weights(arrays) or self.objection(*arrays, **options)
+
+  def _refuses_weights(self, arrays: tuple[Any, ...]) -> str | None:
+    if self.takes is None:
+      return None
+    leaves = jax.tree.leaves(arrays, is_leaf=lambda leaf: isinstance(leaf, HeldWeight))
+    refused = sorted({kind for leaf in leaves if (kind := held_as(leaf)) is not None and kind not in self.takes})
+    taken = " and ".join(("plain arrays", *self.takes))
+    return f"it takes no weights held as {' or '.join(refused)}: it takes {taken}" if refused else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,12 +91,17 @@ class Op:
       NotImplementedError: none of those asked for can take these arguments. The message has each one's reason. It is
         raised while compiling where the platform is the reason, because only then the platform is known.
     """
-    candidates = self._candidates(implementation)
-    reasons = {candidate.name: candidate.objection(*arrays, **options) for candidate in candidates}
+    # Indices and sums of integers are int32 in every implementation, also in a process that asks for 64-bit numbers.
+    with jax.enable_x64(False):
+      return self._run(self._candidates(implementation), implementation is not None, arrays, options)
+
+  def _run(
+    self, candidates: Sequence[Implementation], asked: bool, arrays: tuple[Any, ...], options: dict[str, Any]
+  ) -> Any:
+    reasons = {candidate.name: candidate.refuses(arrays, options) for candidate in candidates}
     able = [candidate for candidate in candidates if reasons[candidate.name] is None]
     if not able:
       raise NotImplementedError(self._refusal(reasons))
-    asked = implementation is not None
     taken = {
       place: next((candidate for candidate in able if candidate.serves(place, asked=asked)), None)
       for place in (GPU, CPU, _ELSEWHERE)
@@ -102,7 +123,7 @@ class Op:
     for name in wanted:
       if name not in by_name:
         names = ", ".join(map(repr, by_name))
-        raise ValueError(f"{self.name} has no implementation {name!r}: choose from {names}, or None for the best")
+        raise ValueError(f"{self.name} has no implementation {name!r}: choose one of {names}, or None for the best")
     if not wanted:
       raise ValueError(f"{self.name}: implementation is an empty list: give a name, or None for the best")
     return tuple(by_name[name] for name in wanted)
@@ -145,13 +166,6 @@ class Op:
 
 def _places(candidate: Implementation) -> str:
   return " and ".join(_NAMES.get(platform, f"on {platform}") for platform in candidate.platforms or ())
-
-
-def differentiated_as(run: Callable[..., Any], reference: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns `run` with the derivatives of `reference`: kernels have none of their own."""
-  call = jax.custom_jvp(lambda *arrays: run(*arrays))
-  call.defjvp(lambda primals, tangents: jax.jvp(reference, primals, tangents))
-  return call
 
 
 def _prepared(run: Callable[..., Any], reference: Callable[..., Any], options: tuple) -> Callable[..., Any]:

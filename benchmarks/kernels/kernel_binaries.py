@@ -32,7 +32,6 @@ from pallas_kernels.decode_attention import gate_programs as decode_attention
 from pallas_kernels.expert_ffn import gate_programs as expert_ffn
 from pallas_kernels.gates.shapes import MODEL_SHAPES
 from pallas_kernels.gates.targets import H200
-from pallas_kernels.grouped_matmul import gate_programs as grouped_matmul
 from pallas_kernels.latent_attention import gate_programs as latent_attention
 from pallas_kernels.lynx_route import gate_programs as lynx_route
 from pallas_kernels.row_matmul import gate_programs as row_matmul
@@ -54,7 +53,6 @@ OPS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
   "latent_attention": (latent_attention, ("latent_attention", "join_attention")),
   "lynx_route": (lynx_route, ("lynx_route",)),
   "expert_ffn": (expert_ffn, ("expert_hidden", "expert_down")),
-  "grouped_matmul": (grouped_matmul, ("grouped_matmul",)),
 }
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.kernels.recorded_loads import recorded_loads, recorded_logits
+from benchmarks.kernels.recorded_loads import recorded_logits
 from lynx_jax.models.released import RELEASED
 from lynx_jax.testing.random_params import normal
 from pallas_kernels import (
   append_heads,
   decode_attention,
   expert_ffn,
-  grouped_matmul,
   row_matmul,
   row_matmuls,
 )
@@ -88,12 +87,6 @@ def _ops(shape: ModelShape, rows: int, capacity: int) -> Iterator[_Parts]:
     moved = live * (gate_up.nbytes + down.nbytes) // shape.experts
     args = (x, chosen.ids, chosen.weights, gate_up, down, chosen.tiles)
     yield "expert_ffn", f"T={rows}, {live} experts live ({name})", _experts, args, moved
-
-  sizes = recorded_loads(shape.experts, shape.top_k)
-  many = int(sizes.sum())
-  sorted_x = draw(many, width)
-  moved = _bytes_of(sorted_x, gate_up) + many * 2 * gate_up.shape[1]
-  yield "grouped_matmul", f"S={many}", grouped_matmul, (sorted_x, gate_up, jnp.asarray(sizes)), moved
 
 
 def _products(shape: ModelShape, rows: int) -> Iterator[_Parts]:

@@ -9,13 +9,21 @@ from pallas_kernels.append_heads.reference import append_heads_reference
 from pallas_kernels.append_heads.triton import append_heads_triton, objection
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
+from pallas_kernels.gpu import triton_backend
 
 __all__ = ["APPEND_HEADS", "append_heads"]
 
 APPEND_HEADS = Op(
   "append_heads",
   (
-    Implementation("pallas", append_heads_triton, "norm, rotation and cache update in one kernel", (GPU,), objection),
+    Implementation(
+      "pallas",
+      append_heads_triton,
+      "norm, rotation and cache update in one kernel",
+      (GPU,),
+      objection,
+      unavailable=triton_backend.unavailable,
+    ),
     Implementation(
       "cpu",
       append_heads_cpu,

@@ -3,7 +3,7 @@
 import jax
 
 from pallas_kernels.append_heads.arguments import HeadOptions, StepHeads, cpu_attributes
-from pallas_kernels.cpu import cpu_call, unavailable
+from pallas_kernels.cpu import cpu_call
 
 
 def cpu_objection(arrays: StepHeads, *, options: HeadOptions) -> str | None:
@@ -15,7 +15,7 @@ def cpu_objection(arrays: StepHeads, *, options: HeadOptions) -> str | None:
       return f"queries of {query.dtype} with {array.dtype}: all float32, or all bfloat16"
   if cache_value.shape != cache_key.shape or 2 * cos.shape[1] != cache_key.shape[3]:
     return f"caches {cache_key.shape} and {cache_value.shape} under {cos.shape[1]} cosines: equal, and whole heads"
-  return unavailable()
+  return None
 
 
 def append_heads_cpu(

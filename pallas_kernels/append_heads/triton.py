@@ -4,11 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.append_heads.arguments import HeadOptions, StepHeads
 from pallas_kernels.gpu.pallas_call import call
+from pallas_kernels.gpu.triton_backend import pl, plgpu
 
 
 def objection(arrays: StepHeads, *, options: HeadOptions) -> str | None:

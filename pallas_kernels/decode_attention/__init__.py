@@ -1,12 +1,15 @@
 """Attention of a decode step: one query a row over what the row has seen."""
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.cpu import unavailable
+from pallas_kernels.decode_attention.arguments import AttentionArrays, AttentionOptions
 from pallas_kernels.decode_attention.cpu import cpu_objection, decode_attention_cpu
 from pallas_kernels.decode_attention.reference import decode_attention_reference
 from pallas_kernels.decode_attention.triton import decode_attention_triton, objection
 from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
+from pallas_kernels.gpu import triton_backend
 
 __all__ = ["DECODE_ATTENTION", "decode_attention"]
 
@@ -14,7 +17,12 @@ DECODE_ATTENTION = Op(
   "decode_attention",
   (
     Implementation(
-      "pallas", decode_attention_triton, "online softmax, split over the sequence, two kernels", (GPU,), objection
+      "pallas",
+      decode_attention_triton,
+      "online softmax, split over the sequence, two kernels",
+      (GPU,),
+      objection,
+      unavailable=triton_backend.unavailable,
     ),
     Implementation(
       "cpu",
@@ -44,8 +52,8 @@ def decode_attention(
 ) -> Float[Array, "B N H"]:
   """Softmax(query @ key.T * scale) @ value over the positions of a row up to its own.
 
-  Only the positions that a row sees are read; a long sequence is split, so that few rows keep a whole GPU busy
-  (flash-decoding, after arXiv 2205.14135).
+  Only the positions that a row sees are read. A long sequence is split into parts, so that few rows keep a whole GPU
+  busy (flash-decoding, after arXiv 2205.14135).
 
   Args:
     query: one query a head; head n reads keys of group n // (N / G).
@@ -53,10 +61,10 @@ def decode_attention(
     value: the cache's values.
     positions: of each row's query, in tokens; the cache holds that position already.
     window: positions a query sees, its own included; None is all before it.
-    chunk: a query sees no position before the multiple of `chunk` that its own follows; None is no such bound.
-    scale: what scores are multiplied by; None is 1 / sqrt(H).
-    sinks: a logit for each head that takes part in the softmax and adds no value; None for none.
-    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
+    chunk: size of local-attention blocks: a query sees only positions of its own block. None is no bound.
+    scale: factor of the scores; None is 1 / sqrt(H).
+    sinks: a logit for each head, which takes part in the softmax and adds no value; None for no sinks.
+    implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     [B, N, H] in `query`'s dtype; scores and softmax in float32.
@@ -67,5 +75,6 @@ def decode_attention(
   """
   if query.shape[1] % key.shape[1]:
     raise ValueError(f"{query.shape[1]} query heads are no multiple of {key.shape[1]} groups of keys")
-  arrays = (query, key, value, positions, sinks)
-  return DECODE_ATTENTION(implementation, *arrays, window=window, chunk=chunk, scale=scale or query.shape[2] ** -0.5)
+  arrays = AttentionArrays(query, key, value, positions.astype(jnp.int32), sinks)
+  options = AttentionOptions(window=window, chunk=chunk, scale=float(scale or query.shape[2] ** -0.5))
+  return DECODE_ATTENTION(implementation, arrays, options=options)

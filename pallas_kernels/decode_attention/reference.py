@@ -1,25 +1,19 @@
-"""Scores of every position of the cache, masked."""
+"""`decode_attention` in plain JAX: scores of every position of the cache, masked."""
 
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.decode_attention.arguments import AttentionArrays, AttentionOptions
 
-def decode_attention_reference(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  positions: jax.Array,
-  sinks: jax.Array | None,
-  *,
-  window: int | None,
-  chunk: int | None,
-  scale: float,
-) -> jax.Array:
+
+def decode_attention_reference(arrays: AttentionArrays, *, options: AttentionOptions) -> jax.Array:
   """`decode_attention` over whole arrays.
 
   Rows and groups are one batch axis Z, the queries of a group one axis M: the CPU's bfloat16 products into float32
   refuse two batch axes (jax 0.10.2, "Unsupported element type for DotThunk").
   """
+  query, key, value, positions, sinks = arrays
+  window, chunk = options.window, options.chunk
   rows, heads, width = query.shape
   groups, capacity = key.shape[1:3]
   at = jnp.arange(capacity)
@@ -31,7 +25,7 @@ def decode_attention_reference(
   query_ZMH = query.reshape(rows * groups, heads // groups, width)
   key_ZCH, value_ZCH = (x.reshape(rows * groups, capacity, width) for x in (key, value))
   scores = jnp.einsum("zmh,zch->zmc", query_ZMH, key_ZCH, preferred_element_type=jnp.float32)
-  scores = scores.reshape(rows, heads, capacity) * scale
+  scores = scores.reshape(rows, heads, capacity) * options.scale
   scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
   if sinks is None:
     share = jax.nn.softmax(scores, axis=-1)
@@ -39,5 +33,5 @@ def decode_attention_reference(
     sink = jnp.broadcast_to(sinks.astype(jnp.float32)[None, :, None], (rows, heads, 1))
     share = jax.nn.softmax(jnp.concatenate([scores, sink], axis=-1), axis=-1)[..., :-1]
   share_ZMC = share.astype(value.dtype).reshape(rows * groups, heads // groups, capacity)
-  mixed = jnp.einsum("zmc,zch->zmh", share_ZMC, value_ZCH, preferred_element_type=jnp.float32)
-  return mixed.reshape(query.shape).astype(query.dtype)
+  attended = jnp.einsum("zmc,zch->zmh", share_ZMC, value_ZCH, preferred_element_type=jnp.float32)
+  return attended.reshape(query.shape).astype(query.dtype)

@@ -1,25 +1,26 @@
-"""A program for some positions of one row and one group of heads; a second kernel joins a row's parts.
+"""`decode_attention` on NVIDIA GPUs: a program takes some positions of one row and one group of heads.
 
-The queries of a group are the 16-wide side of a tensor-core tile, so that keys and values are read once for all of
-them. Each program keeps a running maximum and rescales (arXiv 1805.02867).
+A second kernel joins the parts of each row. The queries of a group are the 16-wide side of a tensor-core tile, so keys
+and values are read once for all of them. Each program keeps a running maximum and rescales its sums (arXiv 1805.02867).
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
+from pallas_kernels.decode_attention.arguments import AttentionArrays, AttentionOptions
 from pallas_kernels.gpu.pallas_call import call
+from pallas_kernels.gpu.triton_backend import pl, plgpu
 
-# Programs that fill an H100's 132 multiprocessors twice, and the fewest positions that are worth a program.
+# 264 programs fill an H100's 132 multiprocessors twice. A program is worth its launch from 128 positions on.
 _PROGRAMS, _LEAST_PART = 264, 128
 _LEAST_QUERIES = 16
 
 
-def objection(query, key, value, positions, sinks, *, window, chunk, scale) -> str | None:
-  """Why the kernels cannot take these arguments, or None."""
+def objection(arrays: AttentionArrays, *, options: AttentionOptions) -> str | None:
+  """Says why the kernels cannot take these arguments, or None."""
+  query, key, value = arrays.query, arrays.key, arrays.value
   head_dim = query.shape[2]
   if head_dim < 16 or head_dim & (head_dim - 1):
     return f"it takes heads of a power of two wide, at least 16, not {head_dim}"
@@ -31,26 +32,17 @@ def objection(query, key, value, positions, sinks, *, window, chunk, scale) -> s
 
 
 def split_count(rows: int, groups: int, span: int) -> int:
-  """Parts into which each row's `span` positions are cut, so that few rows give work to a whole GPU."""
+  """How many parts each row's `span` positions are cut into, so that few rows give work to a whole GPU."""
   wanted = max(1, _PROGRAMS // (rows * groups))
   return min(wanted, max(1, span // _LEAST_PART))
 
 
-def decode_attention_triton(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  positions: jax.Array,
-  sinks: jax.Array | None,
-  *,
-  window: int | None,
-  chunk: int | None,
-  scale: float,
-) -> jax.Array:
+def decode_attention_triton(arrays: AttentionArrays, *, options: AttentionOptions) -> jax.Array:
   """`decode_attention` in one launch, or in two where the sequence is split."""
+  query, key, value, positions, sinks = arrays
   rows, heads, width = query.shape
   groups, capacity = key.shape[1:3]
-  span = min(bound for bound in (capacity, window, chunk) if bound is not None)
+  span = min(bound for bound in (capacity, options.window, options.chunk) if bound is not None)
   parts = split_count(rows, groups, span)
   whole = jax.ShapeDtypeStruct(query.shape, query.dtype)
   partial_shapes = [
@@ -60,7 +52,7 @@ def decode_attention_triton(
   extra = () if sinks is None else (sinks,)
   results = call(
     functools.partial(
-      _attend_kernel, window=window, chunk=chunk, scale=scale, parts=parts, sinks=sinks is not None
+      _attend_kernel, options=options, parts=parts, sinks=sinks is not None
     ),
     positions, query, key, value, *(extra if parts == 1 else ()),
     grid=(rows * groups, parts),
@@ -71,7 +63,7 @@ def decode_attention_triton(
   )  # fmt: skip
   if parts == 1:
     return results[0]
-  (mixed,) = call(
+  (attended,) = call(
     functools.partial(join_kernel, parts=parts),
     *results,
     *extra,
@@ -80,45 +72,63 @@ def decode_attention_triton(
     name="join_attention",
     num_warps=4,
   )
-  return mixed
+  return attended
 
 
 def _attend_kernel(
-  positions_ref,
-  query_ref,
-  key_ref,
-  value_ref,
-  *refs,
-  window: int | None,
-  chunk: int | None,
-  scale: float,
-  parts: int,
-  sinks: bool,
+  positions_ref, query_ref, key_ref, value_ref, *refs, options: AttentionOptions, parts: int, sinks: bool
 ):
+  """Attends to one part of one row's positions, for one group of heads."""
   row, group = pl.program_id(0) // key_ref.shape[1], pl.program_id(0) % key_ref.shape[1]
   part = pl.program_id(1)
   (_, heads, width), capacity = query_ref.shape, key_ref.shape[2]
   queries = heads // key_ref.shape[1]
   query_index = jnp.arange(max(_LEAST_QUERIES, pl.next_power_of_2(queries)))
-  # Queries past the last repeat it: what they give is not stored.
+  # Queries past the last repeat it. Their results are not stored.
   head = group * queries + jnp.minimum(query_index, queries - 1)
-  column = jnp.arange(width)
-  query = plgpu.load(query_ref.at[row, head[:, None], column[None, :]])
-  exact = jax.lax.Precision.HIGHEST if query.dtype == jnp.float32 else None
+  query = plgpu.load(query_ref.at[row, head[:, None], jnp.arange(width)[None, :]])
+  span = _visible(positions_ref[row], capacity, options)
+  attended, top, total = _attend_part(key_ref, value_ref, (row, group), query, span, (part, parts), options.scale)
 
-  # The row's visible positions are [first, end); this part takes [low, high) of them.
-  position = positions_ref[row]
+  mine = query_index < queries
+  # Indices of queries that do not exist lie past the last head, where the interpreter drops a masked store.
+  at, column = jnp.where(mine, head, heads), jnp.arange(width)
+  grid_mask = jnp.broadcast_to(mine[:, None], attended.shape)
+  if parts == 1:
+    if sinks:
+      total += jnp.exp(plgpu.load(refs[0].at[head]).astype(jnp.float32) - top)
+    attended_ref = refs[-1]
+    value_out = (attended / total[:, None]).astype(attended_ref.dtype)
+    plgpu.store(attended_ref.at[row, at[:, None], column[None, :]], value_out, mask=grid_mask)
+    return
+  attended_ref, top_ref, total_ref = refs
+  plgpu.store(attended_ref.at[row, at[:, None], part, column[None, :]], attended, mask=grid_mask)
+  plgpu.store(top_ref.at[row, at, part], top, mask=mine)
+  plgpu.store(total_ref.at[row, at, part], total, mask=mine)
+
+
+def _visible(position: jax.Array, capacity: int, options: AttentionOptions) -> tuple[jax.Array | int, jax.Array]:
+  """The row's visible positions, as [first, end)."""
   end = jnp.minimum(position + 1, capacity)
-  first = 0 if window is None else jnp.maximum(0, position + 1 - window)
-  if chunk is not None:
-    first = jnp.maximum(first, position // chunk * chunk)
+  first = 0 if options.window is None else jnp.maximum(0, position + 1 - options.window)
+  if options.chunk is not None:
+    first = jnp.maximum(first, position // options.chunk * options.chunk)
+  return first, end
+
+
+def _attend_part(key_ref, value_ref, at_head, query: jax.Array, span, part_of: tuple[jax.Array, int], scale: float):
+  """Attends to one of equal parts of the positions [first, end): the sum of values, the top score, the total share."""
+  (row, group), (first, end), (part, parts) = at_head, span, part_of
+  size, width = query.shape
+  column = jnp.arange(width)
+  exact = jax.lax.Precision.HIGHEST if query.dtype == jnp.float32 else None
   block = 64 if width <= 128 else 32
   share = pl.cdiv(pl.cdiv(end - first, parts), block) * block
   low = first + part * share
   high = jnp.minimum(low + share, end)
 
   def step(index, carry):
-    mixed, top, total = carry
+    attended, top, total = carry
     at = low + index * block + jnp.arange(block)
     at_in = jnp.minimum(at, high - 1)
     keys = plgpu.load(key_ref.at[row, group, at_in[:, None], column[None, :]])
@@ -128,31 +138,14 @@ def _attend_kernel(
     shares, shrink = jnp.exp(scores - new_top[:, None]), jnp.exp(top - new_top)
     values = plgpu.load(value_ref.at[row, group, at_in[:, None], column[None, :]])
     added = jnp.dot(shares.astype(values.dtype), values, precision=exact, preferred_element_type=jnp.float32)
-    return mixed * shrink[:, None] + added, new_top, total * shrink + jnp.sum(shares, axis=1)
+    return attended * shrink[:, None] + added, new_top, total * shrink + jnp.sum(shares, axis=1)
 
-  size = query_index.shape[0]
   nothing = jnp.zeros((size, width), jnp.float32), jnp.full((size,), -jnp.inf), jnp.zeros((size,), jnp.float32)
-  mixed, top, total = jax.lax.fori_loop(0, pl.cdiv(jnp.maximum(high - low, 0), block), step, nothing)
-
-  mine = query_index < queries
-  # Indices of queries that do not exist lie past the last head, where the interpreter drops a masked store.
-  at = jnp.where(mine, head, heads)
-  grid_mask = jnp.broadcast_to(mine[:, None], mixed.shape)
-  if parts == 1:
-    if sinks:
-      total += jnp.exp(plgpu.load(refs[0].at[head]).astype(jnp.float32) - top)
-    mixed_ref = refs[-1]
-    value_out = (mixed / total[:, None]).astype(mixed_ref.dtype)
-    plgpu.store(mixed_ref.at[row, at[:, None], column[None, :]], value_out, mask=grid_mask)
-    return
-  mixed_ref, top_ref, total_ref = refs
-  plgpu.store(mixed_ref.at[row, at[:, None], part, column[None, :]], mixed, mask=grid_mask)
-  plgpu.store(top_ref.at[row, at, part], top, mask=mine)
-  plgpu.store(total_ref.at[row, at, part], total, mask=mine)
+  return jax.lax.fori_loop(0, pl.cdiv(jnp.maximum(high - low, 0), block), step, nothing)
 
 
-def join_kernel(mixed_ref, top_ref, total_ref, *refs, parts: int):
-  """Sums a row's parts, each scaled to their largest maximum; some heads a program."""
+def join_kernel(attended_ref, top_ref, total_ref, *refs, parts: int):
+  """Joins the parts of a row for some of its heads: each part is scaled to the largest of the parts' maxima."""
   out_ref = refs[-1]
   row, group = pl.program_id(0), pl.program_id(1)
   queries = out_ref.shape[1] // pl.num_programs(1)
@@ -167,16 +160,16 @@ def join_kernel(mixed_ref, top_ref, total_ref, *refs, parts: int):
   top = jax.lax.fori_loop(0, parts, largest, sink)
 
   def add(part, carry):
-    mixed, total = carry
+    attended, total = carry
     scale = jnp.exp(plgpu.load(top_ref.at[row, head, part]) - top)
-    more = plgpu.load(mixed_ref.at[row, head[:, None], part, column[None, :]])
-    return mixed + more * scale[:, None], total + plgpu.load(total_ref.at[row, head, part]) * scale
+    more = plgpu.load(attended_ref.at[row, head[:, None], part, column[None, :]])
+    return attended + more * scale[:, None], total + plgpu.load(total_ref.at[row, head, part]) * scale
 
   nothing = jnp.zeros((head.shape[0], column.shape[0]), jnp.float32), jnp.exp(sink - top)
-  mixed, total = jax.lax.fori_loop(0, parts, add, nothing)
+  attended, total = jax.lax.fori_loop(0, parts, add, nothing)
   mine = index < queries
   at = jnp.where(mine, head, out_ref.shape[1])
-  value_out = (mixed / total[:, None]).astype(out_ref.dtype)
+  value_out = (attended / total[:, None]).astype(out_ref.dtype)
   plgpu.store(
-    out_ref.at[row, at[:, None], column[None, :]], value_out, mask=jnp.broadcast_to(mine[:, None], mixed.shape)
+    out_ref.at[row, at[:, None], column[None, :]], value_out, mask=jnp.broadcast_to(mine[:, None], attended.shape)
   )

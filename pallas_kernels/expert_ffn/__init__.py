@@ -1,6 +1,8 @@
 """The feed-forward part of a Mixture-of-Experts layer, over the experts that its rows chose."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
+from pallas_kernels.expert_ffn.arguments import ExpertArrays, ExpertOptions
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
 from pallas_kernels.expert_ffn.capacity import capacity_ffn
 from pallas_kernels.expert_ffn.cpu import cpu_objection, expert_ffn_cpu
@@ -16,45 +19,36 @@ from pallas_kernels.expert_ffn.loop import expert_ffn_loop
 from pallas_kernels.expert_ffn.reference import expert_ffn_reference
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.expert_ffn.triton import expert_ffn_triton, objection
+from pallas_kernels.gpu import triton_backend
 from pallas_kernels.weights.base import HeldWeight
 
 __all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "tile_rows", "tile_rows_for"]
 
 
-def _differentiable(run):
-  """Gives `run` the reference's gradient: its loop has a length that only the data know."""
+def _differentiable(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """Gives `run` the reference's gradient: a loop whose length depends on data has none of its own."""
 
   @functools.cache
-  def with_activation(activation: Activation):
+  def with_options(options: ExpertOptions) -> Callable[[ExpertArrays], jax.Array]:
     @jax.custom_vjp
-    def call(x, weights, gate_up, down, ids, valid, tiles, gate_up_bias, down_bias):
-      return run(x, weights, gate_up, down, ids, valid, tiles, gate_up_bias, down_bias, activation=activation)
+    def call(arrays: ExpertArrays) -> jax.Array:
+      return run(arrays, options=options)
 
-    def forward(*inputs):
-      return call(*inputs), inputs
+    def forward(arrays: ExpertArrays) -> tuple[jax.Array, ExpertArrays]:
+      return call(arrays), arrays
 
-    def backward(inputs, cotangent):
-      x, weights, gate_up, down, ids, valid, _, *biases = inputs
+    def backward(arrays: ExpertArrays, cotangent: jax.Array) -> tuple[ExpertArrays]:
+      def reference(floating: dict[str, Any]) -> jax.Array:
+        return expert_ffn_reference(arrays._replace(**floating), options=options)
 
-      def reference(x, weights, gate_up, down, *biases):
-        return expert_ffn_reference(x, ids, weights, gate_up, down, valid, *biases, activation=activation)
-
-      *gradients, gate_up_bias, down_bias = jax.vjp(reference, x, weights, gate_up, down, *biases)[1](cotangent)
-      return *gradients, None, None, None, gate_up_bias, down_bias
+      names = ("x", "weights", "gate_up", "down", "gate_up_bias", "down_bias")
+      (gradients,) = jax.vjp(reference, {name: getattr(arrays, name) for name in names})[1](cotangent)
+      return (arrays._replace(ids=None, valid=None, tiles=None, **gradients),)
 
     call.defvjp(forward, backward)
     return call
 
-  return lambda *arrays, activation: with_activation(activation)(*arrays)
-
-
-def _without_tiles(run):
-  """`run` as an implementation that groups rows itself, or not at all."""
-
-  def call(x, weights, gate_up, down, ids, valid, tiles, *biases, activation):
-    return run(x, ids, weights, gate_up, down, valid, *biases, activation=activation)
-
-  return call
+  return lambda arrays, *, options: with_options(options)(arrays)
 
 
 EXPERT_FFN = Op(
@@ -67,24 +61,27 @@ EXPERT_FFN = Op(
       (GPU,),
       objection,
       differentiable=True,
+      unavailable=triton_backend.unavailable,
+      takes=("bfloat16 bits",),
     ),
     Implementation(
       "cpu",
-      _differentiable(_without_tiles(expert_ffn_cpu)),
+      _differentiable(expert_ffn_cpu),
       "live experts in native code",
       (CPU,),
       cpu_objection,
       differentiable=True,
       unavailable=unavailable,
+      takes=("bfloat16 bits", "int8"),
       bound=True,
     ),
     Implementation(
       "loop",
-      _differentiable(_without_tiles(expert_ffn_loop)),
+      _differentiable(expert_ffn_loop),
       "a loop over live experts and tiles of rows, in plain JAX",
       differentiable=True,
     ),
-    Implementation("reference", _differentiable(_without_tiles(expert_ffn_reference)), "every expert over every row"),
+    Implementation("reference", _differentiable(expert_ffn_reference), "every expert over every row"),
   ),
 )
 
@@ -111,17 +108,17 @@ def expert_ffn(
   Args:
     x_TD: rows; float32 or bfloat16.
     ids_TK: each row's experts, distinct, in [0, E).
-    weights_TK: and their weights.
+    weights_TK: the weights of those experts.
     gate_up: [E, 2F, D], an expert's gate rows before its up rows; an array of `x`'s dtype, `BFloat16Bits`,
       or an `Int8Weight`.
     down: [E, D, F], likewise.
     valid: rows that count; the others may hold anything and give zeros. None takes all.
-    tiles: the rows of each expert, in tiles of `DECODE_TILE`, where routing has grouped them already; it must
-      agree with `ids` and `valid`. None groups them where the implementation needs it.
-    gate_up_bias: added to the first product, gate's part before up's; None for none.
-    down_bias: added to the second, and so weighted as its expert is; None for none.
+    tiles: the rows of each expert in tiles of `DECODE_TILE`, if routing has grouped them; they must agree with `ids`
+      and `valid`. None groups them if the implementation needs it.
+    gate_up_bias: added to the first product, gate's part before up's; None for no bias.
+    down_bias: added to the second product, before the expert's weight; None for no bias.
     activation: of float32 gate and up values; static.
-    implementation: "pallas", "cpu", "loop", "reference", or None for the best on the platform.
+    implementation: "pallas", "cpu", "loop", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     [T, D] in `x`'s dtype.
@@ -136,5 +133,5 @@ def expert_ffn(
       "expected [E, 2F, D], [E, D, F] and [T, D]"
     )
   valid = jnp.ones(x_TD.shape[:1], bool) if valid is None else valid
-  arrays = (x_TD, weights_TK, gate_up, down, ids_TK, valid, tiles, gate_up_bias, down_bias)
-  return EXPERT_FFN(implementation, *arrays, activation=activation)
+  arrays = ExpertArrays(x_TD, ids_TK, weights_TK, gate_up, down, valid, tiles, gate_up_bias, down_bias)
+  return EXPERT_FFN(implementation, arrays, options=ExpertOptions(activation=activation))

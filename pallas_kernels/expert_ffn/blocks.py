@@ -1,8 +1,8 @@
-"""How the experts' GPU kernels cut their work, by shape."""
+"""Block sizes of the experts' GPU kernels, by shape."""
 
 from pallas_kernels.gpu.blocks import Blocks, choose, dividing_step
 
-# A tile of 16 rows is the least that tensor cores take; decode seldom sends an expert more.
+# 16 rows are the fewest that tensor cores take. A decode step seldom sends an expert more.
 DECODE_TILE = 16
 _PREFILL_TILE = 64
 # An H100 has 132 multiprocessors, an A100 108.
@@ -10,12 +10,12 @@ _PROGRAMS = 128
 
 
 def tile_rows_for(rows: int, top_k: int, experts: int) -> int:
-  """Rows a tile: as few as tensor cores take, unless experts have many."""
+  """Rows of a tile: as few as tensor cores take, unless experts have many rows."""
   return DECODE_TILE if rows * top_k < 32 * experts or rows <= 64 else _PREFILL_TILE
 
 
 def choose_blocks(kernel: str, tile: int, columns: int, inner: int, top_k: int, parts: int) -> Blocks:
-  """Blocks for `parts` results [tile, columns] summed over `inner`, when as few as `top_k` experts may be live."""
+  """Block sizes for `parts` results [tile, columns] summed over `inner`, if as few as `top_k` experts may be live."""
 
   def rule() -> Blocks:
     if tile > DECODE_TILE:

@@ -1,80 +1,54 @@
-"""Experts on NVIDIA GPUs: two kernels over (tile of an expert's rows, block of columns).
+"""`expert_ffn` on NVIDIA GPUs: two kernels over (tile of an expert's rows, block of columns).
 
-The grid covers the most tiles that any routing can need; a program past those in use returns at once, and no other
-reads weights. Products are bound by memory, so rows are the 16-wide side of a tensor-core tile and weights stream
-past them; each program walks the whole summed axis, so that no two write one place and sums have one order.
+The grid covers the most tiles that any routing can need. A program past the tiles in use returns at once, without
+reading weights. Memory bounds these products, so rows are the 16-wide side of a tensor-core tile and weights stream
+past them. Each program sums over the whole inner axis: so no two programs write one place, and sums have one order.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.activations import SWIGLU, Activation
+from pallas_kernels.activations import Activation
+from pallas_kernels.expert_ffn.arguments import ExpertArrays, ExpertOptions
 from pallas_kernels.expert_ffn.blocks import choose_blocks, tile_rows_for
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.gpu.blocks import Blocks
 from pallas_kernels.gpu.pallas_call import call
-from pallas_kernels.weights.base import Weight, held_as
+from pallas_kernels.gpu.triton_backend import pl, plgpu
 from pallas_kernels.weights.bfloat16 import from_bits
 
-# A plain array, or bits that the kernel reads as bfloat16.
-_KINDS = (None, "bfloat16 bits")
 
-
-def objection(
-  x, weights, gate_up, down, ids, valid, tiles, gate_up_bias=None, down_bias=None, *, activation=None
-) -> str | None:
-  """Why the kernels cannot take these arguments, or None."""
-  for stack in (gate_up, down):
-    if held_as(stack) not in _KINDS:
-      return f"{held_as(stack)} weights are not for the GPU kernels yet: plain JAX takes them"
-    if stack.dtype != x.dtype:
-      return f"rows and weights must have one dtype, not {x.dtype.name} and {stack.dtype.name}"
+def objection(arrays: ExpertArrays, *, options: ExpertOptions) -> str | None:
+  """Says why the kernels cannot take these arguments, or None."""
+  for stack in (arrays.gate_up, arrays.down):
+    if stack.dtype != arrays.x.dtype:
+      return f"rows and weights must have one dtype, not {arrays.x.dtype.name} and {stack.dtype.name}"
   return None
 
 
-def expert_ffn_triton(
-  x: jax.Array,
-  weights: jax.Array,
-  gate_up: Weight,
-  down: Weight,
-  ids: jax.Array,
-  valid: jax.Array,
-  tiles: Tiles | None,
-  gate_up_bias: jax.Array | None = None,
-  down_bias: jax.Array | None = None,
-  *,
-  activation: Activation = SWIGLU,
-) -> jax.Array:
+def expert_ffn_triton(arrays: ExpertArrays, *, options: ExpertOptions) -> jax.Array:
   """`expert_ffn` in two launches after `tiles`, and a sum that XLA fuses with what follows."""
-  # Each is one array: the numbers themselves, or their bits.
-  (gate_up,), (down,) = jax.tree.leaves(gate_up), jax.tree.leaves(down)
-  rows, width = x.shape
-  top_k, experts, expert_width = ids.shape[1], gate_up.shape[0], down.shape[2]
+  # Each weight is one array: its numbers, or their bits.
+  (gate_up,), (down,) = jax.tree.leaves(arrays.gate_up), jax.tree.leaves(arrays.down)
+  x, ids, valid, tiles = arrays.x, arrays.ids, arrays.valid, arrays.tiles
+  (rows, width), (top_k, experts, expert_width) = x.shape, (ids.shape[1], gate_up.shape[0], down.shape[2])
   if tiles is None:
     tiles = tile_rows(ids, valid, experts, tile_rows_for(rows, top_k, experts))
-  kernel = functools.partial(_hidden_kernel, activation=activation)
+  kernel = functools.partial(_hidden_kernel, activation=options.activation)
   hidden = jax.ShapeDtypeStruct((rows * top_k, expert_width), x.dtype)
-  hidden_SF = _run(kernel, x, gate_up, gate_up_bias, tiles, hidden, name="expert_hidden", parts=2, top_k=top_k)
+  hidden_SF = _run(kernel, x, gate_up, arrays.gate_up_bias, tiles, hidden, name="expert_hidden", parts=2, top_k=top_k)
   y = jax.ShapeDtypeStruct((rows * top_k, width), jnp.float32)
-  y_SD = _run(_down_kernel, hidden_SF, down, down_bias, tiles, y, name="expert_down", parts=1, top_k=top_k)
-  # What no program wrote may hold anything.
-  share = jnp.where(valid[:, None], weights, 0.0)[:, :, None]
+  y_SD = _run(_down_kernel, hidden_SF, down, arrays.down_bias, tiles, y, name="expert_down", parts=1, top_k=top_k)
+  # Rows that no program wrote are uninitialised: select them away, multiplying by 0 would keep NaN.
+  share = jnp.where(valid[:, None], arrays.weights, 0.0)[:, :, None]
   y_TKD = jnp.where(valid[:, None, None], y_SD.reshape(rows, top_k, width), 0.0)
   return (y_TKD * share).sum(axis=1).astype(x.dtype)
 
 
-def matmul_tiles(x: jax.Array, weights: jax.Array, tiles: Tiles, *, name: str) -> jax.Array:
-  """x[slot] @ weights[expert].T in float32 for the rows of every tile; rows that are in none may hold anything."""
-  y = jax.ShapeDtypeStruct((x.shape[0], weights.shape[1]), jnp.float32)
-  return _run(_down_kernel, x, weights, None, tiles, y, name=name, parts=1, top_k=1)
-
-
 def _run(kernel, x, weights, bias, tiles: Tiles, out_shape, *, name: str, parts: int, top_k: int) -> jax.Array:
-  """Runs a kernel over (tile, block of columns); a column of the result takes `parts` rows of weights."""
+  """Launches a kernel over (tile, block of columns); a column of the result needs `parts` rows of weights."""
   columns = out_shape.shape[1]
   blocks = choose_blocks(name, tiles.slot.shape[1], columns, weights.shape[2], top_k, parts)
   return call(
@@ -150,7 +124,7 @@ def _products(
   """x[row] @ weight[expert, column + part * columns].T for each part, in float32."""
   inner = x_ref.shape[1]
   even = inner % blocks.inner == 0
-  # Rows and columns past the last read the last again: what they give is not stored.
+  # Rows and columns past the last read the last again. Their results are not stored.
   row_in, column_in = jnp.minimum(row, x_ref.shape[0] - 1), jnp.minimum(column, columns - 1)
   precision = jax.lax.Precision.HIGHEST if x_ref.dtype == jnp.float32 else None
 

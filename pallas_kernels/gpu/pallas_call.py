@@ -1,12 +1,12 @@
-"""Calls a Pallas kernel: compiled through Triton on NVIDIA GPUs, interpreted where a program is lowered elsewhere."""
+"""Launches of Pallas kernels: compiled through Triton on NVIDIA GPUs, interpreted on every other platform."""
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
+
+from pallas_kernels.gpu.triton_backend import pl, plgpu
 
 
 def call(

@@ -1,8 +1,11 @@
-"""Attention of a decode step over a cache of latents, which is at once every head's keys and values."""
+"""Attention of a decode step over a cache of latents, which serve every head as keys and as values."""
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.dispatch import GPU, Choice, Implementation, Op
+from pallas_kernels.gpu import triton_backend
+from pallas_kernels.latent_attention.arguments import LatentArrays, LatentOptions
 from pallas_kernels.latent_attention.reference import latent_attention_reference
 from pallas_kernels.latent_attention.triton import latent_attention_triton, objection
 
@@ -12,7 +15,12 @@ LATENT_ATTENTION = Op(
   "latent_attention",
   (
     Implementation(
-      "pallas", latent_attention_triton, "each cached row read once for scores and values", (GPU,), objection
+      "pallas",
+      latent_attention_triton,
+      "each cached row read once for scores and values",
+      (GPU,),
+      objection,
+      unavailable=triton_backend.unavailable,
     ),
     Implementation("reference", latent_attention_reference, "scores of the whole cache, in plain JAX"),
   ),
@@ -31,15 +39,15 @@ def latent_attention(
   """Softmax(query @ cache.T * scale) @ cache[:, :value_width], over the positions of a row up to its own.
 
   Multi-head latent attention in its absorbed form (arXiv 2405.04434, section 2.1.2): one cached row of W numbers serves
-  all heads, its first `value_width` numbers being what they mix.
+  all heads. Its first `value_width` numbers are the values that heads sum up.
 
   Args:
     query: one query a head, mapped into the cache's space.
     cache: a latent, and behind it the rotary key, for each of C positions.
     positions: of each row's query, in tokens; the cache holds that position already.
     value_width: how many numbers of a cached row are the latent.
-    scale: what scores are multiplied by.
-    implementation: "pallas", "reference", or None for the best on the platform.
+    scale: factor of the scores.
+    implementation: "pallas", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     [B, N, value_width] in `query`'s dtype; scores and softmax in float32.
@@ -50,4 +58,5 @@ def latent_attention(
   """
   if not 1 <= value_width <= cache.shape[2]:
     raise ValueError(f"value_width is {value_width}: expected 1 to {cache.shape[2]}, the width of a cached row")
-  return LATENT_ATTENTION(implementation, query, cache, positions, value_width=value_width, scale=scale)
+  arrays = LatentArrays(query, cache, positions.astype(jnp.int32))
+  return LATENT_ATTENTION(implementation, arrays, options=LatentOptions(value_width=value_width, scale=float(scale)))

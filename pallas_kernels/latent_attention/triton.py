@@ -1,24 +1,25 @@
-"""A program for some positions of one row and some of its heads; a second kernel joins a row's parts.
+"""`latent_attention` on NVIDIA GPUs: a program takes some positions of one row and some of its heads.
 
-Each cached row is loaded once and multiplied twice: scores are its product with the queries, and its latent is what
-they mix. Heads are the 16-wide side of a tensor-core tile.
+A second kernel joins the parts of each row. A cached row is loaded once and used twice: its product with the queries
+gives scores, and the scores weigh its latent. Heads are the 16-wide side of a tensor-core tile.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.decode_attention.triton import join_kernel, split_count
 from pallas_kernels.gpu.pallas_call import call
+from pallas_kernels.gpu.triton_backend import pl, plgpu
+from pallas_kernels.latent_attention.arguments import LatentArrays, LatentOptions
 
 _HEADS, _POSITIONS = 16, 32
 
 
-def objection(query, cache, positions, *, value_width, scale) -> str | None:
-  """Why the kernels cannot take these arguments, or None."""
+def objection(arrays: LatentArrays, *, options: LatentOptions) -> str | None:
+  """Says why the kernels cannot take these arguments, or None."""
+  query, cache, value_width = arrays.query, arrays.cache, options.value_width
   for name, width in (("a latent", value_width), ("a rotary key", cache.shape[2] - value_width)):
     if width < 16 or width & (width - 1):
       return f"it takes {name} of a power of two wide, at least 16, not {width}"
@@ -27,10 +28,10 @@ def objection(query, cache, positions, *, value_width, scale) -> str | None:
   return None
 
 
-def latent_attention_triton(
-  query: jax.Array, cache: jax.Array, positions: jax.Array, *, value_width: int, scale: float
-) -> jax.Array:
+def latent_attention_triton(arrays: LatentArrays, *, options: LatentOptions) -> jax.Array:
   """`latent_attention` in one launch, or in two where the sequence is split."""
+  query, cache, positions = arrays
+  value_width = options.value_width
   rows, heads, _ = query.shape
   blocks = pl.cdiv(heads, _HEADS)
   parts = split_count(rows, blocks, cache.shape[1])
@@ -40,7 +41,7 @@ def latent_attention_triton(
     *[jax.ShapeDtypeStruct((rows, heads, parts), jnp.float32)] * 2,
   ]
   results = call(
-    functools.partial(_attend_kernel, parts=parts, value_width=value_width, scale=scale),
+    functools.partial(_attend_kernel, parts=parts, options=options),
     positions,
     query,
     cache,
@@ -52,7 +53,7 @@ def latent_attention_triton(
   )
   if parts == 1:
     return results[0]
-  (mixed,) = call(
+  (attended,) = call(
     functools.partial(join_kernel, parts=parts),
     *results,
     grid=(rows, heads),
@@ -60,14 +61,14 @@ def latent_attention_triton(
     name="join_attention",
     num_warps=4,
   )
-  return mixed
+  return attended
 
 
-def _attend_kernel(positions_ref, query_ref, cache_ref, *out_refs, parts: int, value_width: int, scale: float):
-  row, part = pl.program_id(0), pl.program_id(2)
+def _attend_kernel(positions_ref, query_ref, cache_ref, *out_refs, parts: int, options: LatentOptions):
+  row, part, value_width = pl.program_id(0), pl.program_id(2), options.value_width
   (_, heads, width), capacity = query_ref.shape, cache_ref.shape[1]
   head = pl.program_id(1) * _HEADS + jnp.arange(_HEADS)
-  # Heads past the last repeat it: what they give is not stored.
+  # Heads past the last repeat it. Their results are not stored.
   head_in = jnp.minimum(head, heads - 1)
   latent, rotary = jnp.arange(value_width), value_width + jnp.arange(width - value_width)
   query = plgpu.load(query_ref.at[row, head_in[:, None], latent[None, :]])
@@ -85,34 +86,36 @@ def _attend_kernel(positions_ref, query_ref, cache_ref, *out_refs, parts: int, v
   high = jnp.minimum(low + share, end)
 
   def step(index, carry):
-    mixed, top, total = carry
+    attended, top, total = carry
     at = low + index * _POSITIONS + jnp.arange(_POSITIONS)
     at_in = jnp.minimum(at, high - 1)
     values = plgpu.load(cache_ref.at[row, at_in[:, None], latent[None, :]])
     keys = plgpu.load(cache_ref.at[row, at_in[:, None], rotary[None, :]])
-    scores = (dot(query, values.T) + dot(query_rotary, keys.T)) * scale
+    scores = (dot(query, values.T) + dot(query_rotary, keys.T)) * options.scale
     scores = jnp.where((at < high)[None, :], scores, -jnp.inf)
     new_top = jnp.maximum(top, jnp.max(scores, axis=1))
     shares, shrink = jnp.exp(scores - new_top[:, None]), jnp.exp(top - new_top)
-    mixed = mixed * shrink[:, None] + dot(shares.astype(values.dtype), values)
-    return mixed, new_top, total * shrink + jnp.sum(shares, axis=1)
+    attended = attended * shrink[:, None] + dot(shares.astype(values.dtype), values)
+    return attended, new_top, total * shrink + jnp.sum(shares, axis=1)
 
   nothing = (
     jnp.zeros((_HEADS, value_width), jnp.float32), jnp.full((_HEADS,), -jnp.inf), jnp.zeros((_HEADS,), jnp.float32),
   )  # fmt: skip
-  mixed, top, total = jax.lax.fori_loop(0, pl.cdiv(jnp.maximum(high - low, 0), _POSITIONS), step, nothing)
+  attended, top, total = jax.lax.fori_loop(0, pl.cdiv(jnp.maximum(high - low, 0), _POSITIONS), step, nothing)
 
   # Indices of heads that do not exist lie past the last one, where the interpreter drops a masked store.
   mine = head < heads
   at = jnp.where(mine, head, heads)
-  mask = jnp.broadcast_to(mine[:, None], mixed.shape)
+  mask = jnp.broadcast_to(mine[:, None], attended.shape)
   if parts == 1:
-    (mixed_ref,) = out_refs
+    (attended_ref,) = out_refs
     plgpu.store(
-      mixed_ref.at[row, at[:, None], latent[None, :]], (mixed / total[:, None]).astype(mixed_ref.dtype), mask=mask
+      attended_ref.at[row, at[:, None], latent[None, :]],
+      (attended / total[:, None]).astype(attended_ref.dtype),
+      mask=mask,
     )
     return
-  mixed_ref, top_ref, total_ref = out_refs
-  plgpu.store(mixed_ref.at[row, at[:, None], part, latent[None, :]], mixed, mask=mask)
+  attended_ref, top_ref, total_ref = out_refs
+  plgpu.store(attended_ref.at[row, at[:, None], part, latent[None, :]], attended, mask=mask)
   plgpu.store(top_ref.at[row, at, part], top, mask=mine)
   plgpu.store(total_ref.at[row, at, part], total, mask=mine)

@@ -9,6 +9,7 @@ from pallas_kernels.cpu import unavailable
 from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
 from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op, hashable
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE, tile_rows_for
+from pallas_kernels.gpu import triton_backend
 from pallas_kernels.lynx_route.arguments import RouteArrays, check_arguments
 from pallas_kernels.lynx_route.auto import Auto
 from pallas_kernels.lynx_route.cpu import cpu_objection, lynx_route_cpu
@@ -50,7 +51,14 @@ __all__ = [
 LYNX_ROUTE = Op(
   "lynx_route",
   (
-    Implementation("pallas", lynx_route_triton, "the whole of routing in one kernel", (GPU,), objection),
+    Implementation(
+      "pallas",
+      lynx_route_triton,
+      "the whole of routing in one kernel",
+      (GPU,),
+      objection,
+      unavailable=triton_backend.unavailable,
+    ),
     Implementation(
       "cpu",
       lynx_route_cpu,

@@ -11,9 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
+from pallas_kernels.gpu.triton_backend import pl, plgpu
 from pallas_kernels.lynx_route.router import SIGMOID_GUARD, SPARSEMIXER_EPS, Router
 from pallas_kernels.lynx_route.scores import LARGEST_GATE, LOWEST, SMALLEST_GATE
 

@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE
 from pallas_kernels.expert_ffn.tiles import Tiles, most_tiles
 from pallas_kernels.gpu.pallas_call import call
+from pallas_kernels.gpu.triton_backend import pl, plgpu
 from pallas_kernels.lynx_route.arguments import RouteArrays
 from pallas_kernels.lynx_route.auto import Auto
 from pallas_kernels.lynx_route.lynx import Lynx, counted_bins, lowest_bin

@@ -1,15 +1,15 @@
-"""Rows in one native call: in XLA's CPU code a conversion, a sum, a root and a product are loops of their own."""
+"""`rms_norm` in one native call: XLA's CPU code runs a loop each for conversion, sum, root and product."""
 
 import jax
 
-from pallas_kernels.cpu import cpu_call, unavailable
+from pallas_kernels.cpu import cpu_call
 
 
 def cpu_objection(x: jax.Array, scale: jax.Array, *, eps: float) -> str | None:
-  """Why the native code cannot take these arguments, or None."""
+  """Says why the native code cannot take these arguments, or None."""
   if x.dtype != scale.dtype or x.dtype.name not in ("float32", "bfloat16"):
     return f"rows of {x.dtype} and a scale of {scale.dtype}: both float32, or both bfloat16"
-  return unavailable()
+  return None
 
 
 def rms_norm_cpu(x: jax.Array, scale: jax.Array, *, eps: float, instructions: str | None = None) -> jax.Array:

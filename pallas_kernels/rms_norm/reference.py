@@ -1,4 +1,4 @@
-"""The norm in plain JAX, as every op's reference has it."""
+"""`rms_norm` in plain JAX; the references of other ops use it."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Products of few rows with a weight, and what a decode step does before and after them, in one launch."""
+"""Products of a decode step's few rows with a weight, fused with the norm before and the additions after."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
+from pallas_kernels.gpu import triton_backend
+from pallas_kernels.row_matmul.arguments import RowArrays, RowOptions
 from pallas_kernels.row_matmul.cpu import cpu_objection, row_matmul_cpu
 from pallas_kernels.row_matmul.reference import row_matmul_reference
 from pallas_kernels.row_matmul.triton import objection, row_matmul_triton
@@ -17,7 +19,15 @@ __all__ = ["ROW_MATMUL", "row_matmul", "row_matmuls"]
 ROW_MATMUL = Op(
   "row_matmul",
   (
-    Implementation("pallas", row_matmul_triton, "norm, product and residual in one kernel", (GPU,), objection),
+    Implementation(
+      "pallas",
+      row_matmul_triton,
+      "norm, product and residual in one kernel",
+      (GPU,),
+      objection,
+      unavailable=triton_backend.unavailable,
+      takes=(),
+    ),
     Implementation(
       "cpu",
       row_matmul_cpu,
@@ -25,6 +35,7 @@ ROW_MATMUL = Op(
       (CPU,),
       cpu_objection,
       unavailable=unavailable,
+      takes=("int8",),
       bound=True,
     ),
     Implementation("reference", row_matmul_reference, "plain JAX, which XLA fuses as it can"),
@@ -45,8 +56,8 @@ def row_matmul(
 ) -> Float[Array, "T O"]:
   """Y = norm(x) @ weight.T + bias + residual, for the rows of a decode step.
 
-  The norm is RMSNorm (arXiv 1910.07467) with a learned scale. What it divides by is one number a row, so the kernel
-  applies it to the product, and sums the squares while it walks along I.
+  The norm is RMSNorm (arXiv 1910.07467) with a learned scale. It divides a row by one number, its root mean square, so
+  a kernel may divide the product instead, and sum the squares while it multiplies.
 
   Args:
     x_TI: rows.
@@ -56,7 +67,7 @@ def row_matmul(
     bias: added to every row.
     residual_TO: added to the result.
     dtype: of the result; None is `x`'s.
-    implementation: "pallas", "cpu", "reference", or None for the best on the platform.
+    implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     [T, O], accumulated in float32.
@@ -79,7 +90,7 @@ def row_matmuls(
   dtype: str | None = None,
   implementation: Choice = None,
 ) -> tuple[Float[Array, "T _"], ...]:
-  """`row_matmul` of the same rows with several weights, in one launch: query, key and value, say."""
+  """`row_matmul` of the same rows with several weights, in one launch, such as query, key and value."""
   biases = (None,) * len(weights) if biases is None else tuple(biases)
   return _run(x_TI, tuple(weights), norm_scale, biases, None, norm_eps, dtype, implementation)
 
@@ -88,5 +99,6 @@ def _run(x, weights, norm_scale, biases, residual, norm_eps, dtype, implementati
   for weight in weights:
     if x.shape[1] != weight.shape[1]:
       raise ValueError(f"x {x.shape} and weight {weight.shape} do not fit: expected [T, I] and [O, I]")
-  arrays = (x, weights, norm_scale, biases, residual)
-  return ROW_MATMUL(implementation, *arrays, norm_eps=norm_eps, dtype=jnp.dtype(dtype or x.dtype).name)
+  arrays = RowArrays(x, weights, norm_scale, biases, residual)
+  options = RowOptions(norm_eps=float(norm_eps), dtype=jnp.dtype(dtype or x.dtype).name)
+  return ROW_MATMUL(implementation, arrays, options=options)

@@ -1,63 +1,42 @@
-"""Weights that stream through the processor once, as they lie in memory, with the norm before and the sums after."""
+"""`row_matmul` in native code: each weight is read once, in its stored layout; norm and additions are fused in."""
 
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.cpu import cpu_call, unavailable
-from pallas_kernels.weights.base import Weight, held_as
+from pallas_kernels.cpu import cpu_call
+from pallas_kernels.row_matmul.arguments import RowArrays, RowOptions
+from pallas_kernels.weights.base import held_as
 
 _DTYPES = ("float32", "bfloat16")
 
 
-def cpu_objection(
-  x: jax.Array,
-  weights: tuple[Weight, ...],
-  norm_scale: jax.Array | None,
-  biases: tuple[jax.Array | None, ...],
-  residual: jax.Array | None,
-  *,
-  norm_eps: float,
-  dtype: str,
-) -> str | None:
-  """Why the native code cannot take these arguments, or None."""
-  kinds = {held_as(weight) for weight in weights}
-  if not kinds <= {None, "int8"}:
-    return f"weights held as {', '.join(sorted(map(str, kinds)))}: it takes plain arrays, or int8"
-  if len(kinds) > 1:
+def cpu_objection(arrays: RowArrays, *, options: RowOptions) -> str | None:
+  """Says why the native code cannot take these arguments, or None."""
+  x, plain = arrays.x, [weight for weight in arrays.weights if held_as(weight) is None]
+  if 0 < len(plain) < len(arrays.weights):
     return "int8 weights beside others: all of them, or none"
-  floating = () if "int8" in kinds else weights
-  for array in (x, *floating, norm_scale, *biases, residual):
+  for array in (x, *plain, arrays.norm_scale, *arrays.biases, arrays.residual):
     if array is not None and (array.dtype != x.dtype or x.dtype.name not in _DTYPES):
       return f"rows of {x.dtype} with {array.dtype}: all float32, or all bfloat16"
-  if dtype not in _DTYPES:
-    return f"results in {dtype}: float32 or bfloat16"
-  return unavailable()
+  if options.dtype not in _DTYPES:
+    return f"results in {options.dtype}: float32 or bfloat16"
+  return None
 
 
-def row_matmul_cpu(
-  x: jax.Array,
-  weights: tuple[Weight, ...],
-  norm_scale: jax.Array | None,
-  biases: tuple[jax.Array | None, ...],
-  residual: jax.Array | None,
-  *,
-  norm_eps: float,
-  dtype: str,
-  instructions: str | None = None,
-) -> tuple[jax.Array, ...]:
+def row_matmul_cpu(arrays: RowArrays, *, options: RowOptions, instructions: str | None = None) -> tuple[jax.Array, ...]:
   """`row_matmul` in C++ (pallas_kernels/cpu/src/row_matmul.cc)."""
-  arrays = [x, *(array for array in (norm_scale, residual) if array is not None)]
-  for weight, bias in zip(weights, biases, strict=True):
-    arrays += jax.tree.leaves((weight, bias))
-  results = [jax.ShapeDtypeStruct((x.shape[0], weight.shape[0]), jnp.dtype(dtype)) for weight in weights]
+  x, biases = arrays.x, arrays.biases
+  given = [x, *(array for array in (arrays.norm_scale, arrays.residual) if array is not None)]
+  for weight, bias in zip(arrays.weights, biases, strict=True):
+    given += jax.tree.leaves((weight, bias))
   done = cpu_call(
     "row_matmul",
-    results,
-    *arrays,
+    [jax.ShapeDtypeStruct((x.shape[0], weight.shape[0]), jnp.dtype(options.dtype)) for weight in arrays.weights],
+    *given,
     instructions=instructions,
-    norm_eps=float(norm_eps),
-    norm=int(norm_scale is not None),
-    residual=int(residual is not None),
+    norm_eps=options.norm_eps,
+    norm=int(arrays.norm_scale is not None),
+    residual=int(arrays.residual is not None),
     biases=sum(1 << place for place, bias in enumerate(biases) if bias is not None),
   )
   return tuple(done)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
 from pallas_kernels.cpu import cpu_call, unavailable
-from pallas_kernels.dispatch import differentiated_as
+from pallas_kernels.derivatives import differentiated_as
 
 
 def take_rows(table: Num[Array, "V D"], ids: Int[Array, "*rows"]) -> Num[Array, "*rows D"]:

@@ -26,7 +26,7 @@ def test_a_report_has_tests_ops_and_decode_steps(tmp_path):
   facts = json.loads((tmp_path / "out" / "report.json").read_text())
   assert facts["about"]["tests"] == {"tests": 3, "failures": 1, "errors": 0, "skipped": 1, "failed": ["tests.a.fails"]}
   ops = {
-    "row_matmuls", "row_matmul", "append_heads", "decode_attention", "lynx_route", "expert_ffn", "grouped_matmul",
+    "row_matmuls", "row_matmul", "append_heads", "decode_attention", "lynx_route", "expert_ffn",
   }  # fmt: skip
   assert {op["op"] for op in facts["ops"]} == ops
   assert all(op["error"] < 0.03 and op["us"] > 0 and op["roofline_us"] > 0 for op in facts["ops"])

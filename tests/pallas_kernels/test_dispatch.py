@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import pallas_kernels
+from pallas_kernels import quantize
 from pallas_kernels.dispatch import Implementation, Op, traced_anew
 
 
@@ -46,7 +48,7 @@ def test_a_named_one_runs_or_says_why_not():
   assert jnp.allclose(OP("fast", SHORT, power=1), jnp.sin(SHORT))
   with pytest.raises(NotImplementedError, match="'fast' cannot run: takes fewer than 4 values, not 8"):
     OP("fast", LONG, power=1)
-  with pytest.raises(ValueError, match="op has no implementation 'quick': choose from 'fast', 'slow'"):
+  with pytest.raises(ValueError, match="op has no implementation 'quick': choose one of 'fast', 'slow'"):
     OP("quick", LONG, power=1)
   with pytest.raises(ValueError, match="implementation is an empty list"):
     OP((), LONG, power=1)
@@ -112,3 +114,16 @@ def test_explain_accounts_for_every_implementation():
   text = pallas_kernels.explain()
   assert "expert_ffn  cpu: runs on CPUs" in text
   assert "expert_ffn  reference: can be asked for" in text
+
+
+def test_weights_of_a_kind_that_it_does_not_list_are_refused():
+  weight = quantize(np.ones((2, 3), np.float32))
+  plain = Implementation("plain", lambda weights: weights, "plain arrays only", takes=())
+  int8 = Implementation("int8", lambda weights: weights, "int8 too", takes=("int8",))
+  anything = Implementation("any", lambda weights: weights, "every kind")
+  op = Op("op", (plain, int8, anything))
+  assert op("int8", {"a": weight}) is not None
+  assert op("any", weight) is not None
+  assert op("plain", jnp.ones(2)) is not None
+  with pytest.raises(NotImplementedError, match="'plain' cannot run: it takes no weights held as int8: it takes"):
+    op("plain", {"a": (weight, jnp.ones(2))})

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pallas_kernels import Int8Weight, bits_of, dequantize, expert_ffn, quantize
 from pallas_kernels.activations import ClampedSwiGLU
+from pallas_kernels.expert_ffn.arguments import ExpertArrays, ExpertOptions
 from pallas_kernels.expert_ffn.loop import expert_ffn_loop, tile_size
 from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
 from tests.pallas_kernels.hlo import arrays_made
@@ -288,6 +289,10 @@ def test_tile_sizes_are_powers_of_two_and_no_larger_than_the_rows_need(rows, top
   assert tile <= max(8, 4 * rows * top_k // experts)
 
 
+def looped(*arrays):
+  return expert_ffn_loop(ExpertArrays(*arrays), options=ExpertOptions())
+
+
 def in_bits(weights):
   return tuple(map(as_bits, weights))
 
@@ -310,20 +315,20 @@ def compiled_in_a_loop(layer, held=in_bits):
 
 @pytest.mark.parametrize("held", [in_bits, in_int8])
 def test_no_array_of_the_weights_size_is_made_in_a_decode_loop(held):
-  assert compiled_in_a_loop(expert_ffn_loop, held) == []
+  assert compiled_in_a_loop(looped, held) == []
 
 
 def test_the_check_sees_weights_that_are_widened():
   def widening(x, ids, share, gate_up, down, valid):
     wide = [dequantize(weights) for weights in (gate_up, down)]
-    return expert_ffn_loop(x.astype(jnp.float32), ids, share, *wide, valid).astype(x.dtype)
+    return looped(x.astype(jnp.float32), ids, share, *wide, valid).astype(x.dtype)
 
   assert any("f32[16," in line for line in compiled_in_a_loop(widening))
 
 
 def test_the_check_sees_int8_weights_that_are_widened():
   def widening(x, ids, share, gate_up, down, valid):
-    return expert_ffn_loop(x, ids, share, *(dequantize(held).astype(x.dtype) for held in (gate_up, down)), valid)
+    return looped(x, ids, share, *(dequantize(held).astype(x.dtype) for held in (gate_up, down)), valid)
 
   assert any("[16," in line for line in compiled_in_a_loop(widening, in_int8))
 

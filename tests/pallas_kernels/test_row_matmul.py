@@ -164,3 +164,20 @@ def test_what_the_kernel_cannot_take_goes_to_the_reference():
 def test_shapes_that_do_not_fit_are_named(own_errors):
   with pytest.raises(ValueError, match=r"x \(3, 16\) and weight \(16, 32\) do not fit"):
     row_matmul(jnp.ones((3, 16)), jnp.ones((16, 32)))
+
+
+@pytest.mark.parametrize("implementation", ["pallas", "reference", None])
+@pytest.mark.parametrize("inner", [64, 80])
+def test_float16_rows_that_overflow_times_the_scale_are_normed_first(implementation, inner):
+  random = np.random.default_rng(11)
+  # The largest float16 is 65504. Some products of a value and its scale are above it, and a root mean square is not.
+  x = jnp.asarray(random.normal(size=(5, inner)) * 1e4, jnp.float16)
+  scale = jnp.asarray(10 * (1 + random.random(inner)), jnp.float16)
+  weight = jnp.asarray(random.normal(size=(20, inner)) / 8, jnp.float16)
+  assert np.abs(np.asarray(x, np.float64) * np.asarray(scale, np.float64)).max() > 65504
+  y = row_matmul(x, weight, norm_scale=scale, norm_eps=1e-6, dtype="float32", implementation=implementation)
+  wide, by = np.asarray(x, np.float64), np.asarray(scale, np.float64)
+  normed = wide / np.sqrt(np.mean(wide * wide, axis=1, keepdims=True) + 1e-6) * by
+  expected = normed @ np.asarray(weight, np.float64).T
+  # A normed row is rounded to 11 bits once.
+  np.testing.assert_allclose(y, expected, rtol=0, atol=1e-3 * np.abs(expected).max())

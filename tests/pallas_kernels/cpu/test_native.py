@@ -12,7 +12,9 @@ import pytest
 
 from pallas_kernels import bits_of, expert_ffn, row_matmul, use_threads
 from pallas_kernels.cpu import build, instruction_sets, library, threads_used, unavailable
+from pallas_kernels.expert_ffn.arguments import ExpertArrays, ExpertOptions
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu
+from pallas_kernels.row_matmul.arguments import RowArrays, RowOptions
 from pallas_kernels.row_matmul.cpu import row_matmul_cpu
 from tests.pallas_kernels.hlo import arrays_made
 
@@ -55,12 +57,14 @@ def test_every_instruction_set_agrees_with_the_reference(instructions, dtype):
   x, ids, weights, gate_up, down = layer(dtype=jnp.dtype(dtype))
   valid = jnp.arange(9) != 4
   tolerance = 1e-5 if dtype == "float32" else 2e-2
-  y = expert_ffn_cpu(x, ids, weights, gate_up, down, valid, instructions=instructions)
+  layer_of = ExpertArrays(x, ids, weights, gate_up, down, valid)
+  y = expert_ffn_cpu(layer_of, options=ExpertOptions(), instructions=instructions)
   expected = expert_ffn(x, ids, weights, gate_up, down, valid=valid, implementation="reference")
   y, expected = np.asarray(y, np.float32), np.asarray(expected, np.float32)
   np.testing.assert_allclose(y, expected, atol=tolerance * np.abs(expected).max())
   options = {"norm_eps": 1e-5, "dtype": "float32"}
-  (y,) = row_matmul_cpu(x, (gate_up[0],), x[0], (None,), None, **options, instructions=instructions)
+  product = RowArrays(x, (gate_up[0],), x[0], (None,), None)
+  (y,) = row_matmul_cpu(product, options=RowOptions(**options), instructions=instructions)
   expected = row_matmul(x, gate_up[0], norm_scale=x[0], **options, implementation="reference")
   np.testing.assert_allclose(y, expected, atol=tolerance * float(jnp.abs(expected).max()))
 
@@ -208,5 +212,6 @@ def test_what_it_cannot_take_is_said():
   x, ids, weights, gate_up, down = layer()
   with pytest.raises(NotImplementedError, match="rows of bfloat16 and weights of float32: one dtype for both"):
     expert_ffn(x, ids, weights, gate_up.astype(jnp.float32), down, implementation="cpu")
+  arrays = ExpertArrays(x, ids, weights, gate_up, down, jnp.ones(9, bool))
   with pytest.raises(ValueError, match="instructions is 'mmx': this machine has"):
-    expert_ffn_cpu(x, ids, weights, gate_up, down, jnp.ones(9, bool), instructions="mmx")
+    expert_ffn_cpu(arrays, options=ExpertOptions(), instructions="mmx")

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pallas_kernels import append_heads, decode_attention, expert_ffn, gates, grouped_matmul, lynx_route, row_matmul
+from pallas_kernels import append_heads, decode_attention, expert_ffn, gates, lynx_route, row_matmul
 from tests.pallas_kernels import test_append_heads as appending
 from tests.pallas_kernels import test_decode_attention as attending
 from tests.pallas_kernels import test_expert_ffn as experts
-from tests.pallas_kernels import test_grouped_matmul as grouped
 from tests.pallas_kernels import test_lynx_route as routing
 from tests.pallas_kernels import test_lynx_route_routers as routers
 from tests.pallas_kernels import test_row_matmul as products
@@ -44,7 +43,7 @@ def programs():
     yield f"expert_ffn-{rows}x{width}", expert_ffn, (of(F32, rows, width), ids, weights, *stacks)
   for rows, groups, inner, outer in grouped.SIZES:
     args = of(F32, rows, inner), of(F32, groups, outer, inner), of(I32, groups)
-    yield f"grouped_matmul-{rows}x{inner}", grouped_matmul, args
+    yield f"grouped_matmul-{rows}x{inner}", args
   for rows, inner, columns in products.SIZES:
     yield f"row_matmul-{rows}x{inner}", row_matmul, (of(BF16, rows, inner), of(BF16, columns, inner))
   for index, (rows, count, top_k, policy, router) in enumerate(routing.CASES):

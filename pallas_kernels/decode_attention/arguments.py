@@ -1,0 +1,39 @@
+"""What the implementations of `decode_attention` are given."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+
+
+class AttentionArrays(NamedTuple):
+  """The arrays of `decode_attention`.
+
+  Attributes:
+    query: one query a head [B, N, H].
+    key: the cache's keys [B, G, C, H].
+    value: the cache's values [B, G, C, H].
+    positions: of each row's query, int32 [B].
+    sinks: a logit a head [N], or None.
+  """
+
+  query: jax.Array
+  key: jax.Array
+  value: jax.Array
+  positions: jax.Array
+  sinks: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionOptions:
+  """The static options of `decode_attention`.
+
+  Attributes:
+    window: positions that a query sees, its own included; None is all before it.
+    chunk: size of local-attention blocks: a query sees only positions of its own block; None is no bound.
+    scale: factor of the scores.
+  """
+
+  window: int | None
+  chunk: int | None
+  scale: float

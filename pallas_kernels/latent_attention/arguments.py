@@ -1,0 +1,33 @@
+"""What the implementations of `latent_attention` are given."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+
+
+class LatentArrays(NamedTuple):
+  """The arrays of `latent_attention`.
+
+  Attributes:
+    query: one query a head [B, N, W].
+    cache: a latent and a rotary key a position [B, C, W].
+    positions: of each row's query, int32 [B].
+  """
+
+  query: jax.Array
+  cache: jax.Array
+  positions: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LatentOptions:
+  """The static options of `latent_attention`.
+
+  Attributes:
+    value_width: how many numbers of a cached row are the latent.
+    scale: factor of the scores.
+  """
+
+  value_width: int
+  scale: float
