@@ -5,6 +5,7 @@ from pallas_kernels.cpu import describe, use_threads
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
 from pallas_kernels.gpu.cuda_graph import graph_options
+from pallas_kernels.gpu.plugin_message import drop_plugin_message
 from pallas_kernels.greedy_token import GREEDY_TOKEN, greedy_token
 from pallas_kernels.latent_attention import LATENT_ATTENTION, latent_attention
 from pallas_kernels.lynx_route import LYNX_ROUTE, lynx_route
@@ -50,6 +51,8 @@ _OPS = (
   GREEDY_TOKEN,
   RMS_NORM,
 )
+
+drop_plugin_message()
 
 
 def explain() -> str:

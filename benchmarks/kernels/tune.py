@@ -2,12 +2,13 @@
 
     python -m benchmarks.kernels.tune --out .work/gpu/tuned.json
 
-What it prints are entries for `pallas_kernels.gpu.blocks.TUNED`: a line for each that beats the rule by 3 % or more.
+The file has the form of those in `pallas_kernels/gpu/tuned`: an entry for each choice that beats the rule by 3 % or
+more. Copy it there, under the name that the program prints, and kernels on such a device use it.
 """
 
 import argparse
-import contextlib
 import dataclasses
+import datetime
 import functools
 import itertools
 import math
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -24,9 +26,9 @@ from benchmarks.kernels.decode_program import COMPILED
 from benchmarks.kernels.kernel_time import TimedCall, call_seconds
 from benchmarks.kernels.op_cases import Case, cases
 from benchmarks.kernels.op_times import difference
-from checkpoints_convert.files import write_json
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
-from pallas_kernels.gpu.blocks import TUNED, Blocks, Question, questions, trying
+from pallas_kernels.gpu.blocks import Blocks, Question, by_rule, questions, trying
+from pallas_kernels.gpu.tuned_blocks import devices, path_of, table_text, tuned
 
 _WORTH = 0.97
 _OPS = frozenset({"row_matmuls", "row_matmul", "expert_ffn"})
@@ -36,7 +38,7 @@ _FEWEST, _USUAL, _MOST = 32 * 1024, 72 * 1024, 144 * 1024
 _HELD = range(32, 256 + 1)
 # Largest difference from the rule's result that another order of sums may cause in bfloat16.
 _CLOSE = 0.03
-_WON = tuple(blocks for table in TUNED.values() for blocks in table.values())
+_WON = tuple(blocks for device in devices() for blocks in tuned(device).values())
 
 
 def candidates(question: Question, rule: Blocks) -> Iterator[Blocks]:
@@ -85,7 +87,7 @@ class _Trial:
     """Compiles the call, unless it's later than `until`; the rule's cut in any case."""
     if not self.is_rule and time.monotonic() > until:
       return
-    with trying(self.question, self.blocks):
+    with by_rule(), trying(self.question, self.blocks):
       try:
         self.call = TimedCall(_pallas(self.case), self.case.args, kernel=self.question[0])
       except Exception as error:
@@ -113,7 +115,7 @@ def tune(
     progress: called with a line on what was found.
   """
   until = time.monotonic() + seconds
-  with ThreadPoolExecutor(os.cpu_count()) as threads, _rule_alone():
+  with ThreadPoolExecutor(os.cpu_count()) as threads, by_rule():
     drawn = threads.map(lambda shape: [case for case in cases(shape, rows, 16) if case.op in _OPS], shapes)
     by_question = list(_trials([case for of_shape in drawn for case in of_shape], most))
     # Products take turns, so that each has had as many trials when the time runs out.
@@ -134,18 +136,6 @@ def tune(
       f"of {1 + len(others)} ({rule.case.what})"
     )
   return found
-
-
-@contextlib.contextmanager
-def _rule_alone() -> Iterator[None]:
-  """Hides the table of this device: cuts are compared with the rule's."""
-  kind = jax.devices()[0].device_kind
-  table = TUNED.pop(kind, None)
-  try:
-    yield
-  finally:
-    if table is not None:
-      TUNED[kind] = table
 
 
 def _trials(every: Sequence[Case], most: int | None) -> Iterator[list[_Trial]]:
@@ -207,21 +197,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds=args.seconds,
     progress=lambda line: print(line, file=sys.stderr, flush=True),
   )
-  facts = [
-    {"kernel": kernel, "sizes": sizes, "blocks": repr(best), "us": 1e6 * fast, "rule_us": 1e6 * slow}
-    for (kernel, sizes), (best, fast, slow) in found.items()
-  ]
+  how = f"{' '.join(['python -m benchmarks.kernels.tune', *(sys.argv[1:] if argv is None else argv)])}"
+  text = table_text(device.device_kind, f"{datetime.date.today()}", how, entries(found))
   args.out.parent.mkdir(parents=True, exist_ok=True)
-  write_json(args.out, {"device": device.device_kind, "found": facts})
-  print("\n".join(entries(found)))
+  args.out.write_text(text)
+  print(f"{args.out} may become pallas_kernels/gpu/tuned/{path_of(device.device_kind).name}")
   return 0
 
 
-def entries(found: dict[Question, tuple[Blocks, float, float]]) -> list[str]:
-  """A line of the table for each cut that beats the rule's by 3 % or more."""
+def entries(found: dict[Question, tuple[Blocks, float, float]]) -> list[dict[str, Any]]:
+  """An entry of the device's file for each choice that beats the rule's by 3 % or more, with both times."""
   return [
-    f"    {question!r}: _blocks({best.columns}, {best.inner}, {best.warps}, {best.stages}),"
-    for question, (best, fast, slow) in found.items()
+    {"kernel": kernel, "sizes": list(sizes), **dataclasses.asdict(best), "us": 1e6 * fast, "rule_us": 1e6 * slow}
+    for (kernel, sizes), (best, fast, slow) in found.items()
     if fast < _WORTH * slow
   ]
 

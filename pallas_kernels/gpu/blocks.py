@@ -1,83 +1,30 @@
-"""How GPU kernels cut a product: a table of measured choices for each device, and a rule of thumb where it has none."""
+"""Choosing a kernel's block sizes: those on trial, or those measured on this device, or those of a rule."""
 
 import contextlib
 import contextvars
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import jax
-from jax.experimental import pallas as pl
 
 from pallas_kernels.dispatch import traced_anew
+from pallas_kernels.gpu.block_sizes import Blocks, Question
+from pallas_kernels.gpu.triton_backend import pl
+from pallas_kernels.gpu.tuned_blocks import tuned
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Blocks:
-  """One kernel's cut.
-
-  Attributes:
-    columns: of the result, a program.
-    inner: steps along the axis that is summed.
-    warps: of a program.
-    stages: loads in flight.
-  """
-
-  columns: int
-  inner: int
-  warps: int
-  stages: int
-
-
-Question = tuple[str, tuple[int, ...]]
-"""A kernel's name and the sizes that its cut depends on."""
-
-
-def _blocks(columns: int, inner: int, warps: int, stages: int) -> Blocks:
-  return Blocks(columns=columns, inner=inner, warps=warps, stages=stages)
-
-
-TUNED: dict[str, dict[Question, Blocks]] = {
-  # 2026-11-26, at 16 rows, by profiles of single calls with caches flushed before each (docs/results).
-  "NVIDIA H200": {
-    ("row_matmul", (16, 6144, 2048)): _blocks(16, 256, 1, 4),
-    ("row_matmul", (16, 5120, 2048)): _blocks(64, 128, 2, 6),
-    ("row_matmul", (16, 6144, 4096)): _blocks(16, 256, 1, 4),
-    ("row_matmul", (16, 2048, 2048)): _blocks(16, 512, 2, 4),
-    ("row_matmul", (16, 2048, 4096)): _blocks(16, 512, 2, 4),
-    ("row_matmul", (16, 4096, 4096)): _blocks(16, 512, 2, 4),
-    ("row_matmul", (16, 64, 2048)): _blocks(16, 512, 2, 4),
-    ("row_matmul", (16, 128, 2048)): _blocks(16, 512, 2, 4),
-    ("row_matmul", (16, 50304, 2048)): _blocks(128, 128, 2, 3),
-    ("row_matmul", (16, 32000, 4096)): _blocks(128, 128, 2, 3),
-    ("expert_hidden", (16, 1024, 2048, 8, 2)): _blocks(64, 128, 4, 4),
-    ("expert_hidden", (16, 768, 2048, 8, 2)): _blocks(64, 128, 4, 4),
-    ("expert_down", (16, 2048, 768, 8, 1)): _blocks(64, 128, 4, 3),
-  },
-  # 2026-11-26, by `python -m benchmarks.kernels.tune --seconds 50`, which got through two fifths of the cuts.
-  "NVIDIA H100 80GB HBM3": {
-    ("row_matmul", (16, 6144, 2048)): _blocks(64, 128, 2, 5),
-    ("row_matmul", (16, 5120, 2048)): _blocks(16, 256, 1, 3),
-    ("row_matmul", (16, 6144, 4096)): _blocks(16, 256, 1, 3),
-    ("row_matmul", (16, 2048, 4096)): _blocks(16, 512, 2, 4),
-    ("row_matmul", (16, 4096, 4096)): _blocks(16, 256, 1, 4),
-    ("row_matmul", (16, 64, 2048)): _blocks(16, 512, 2, 5),
-    ("row_matmul", (16, 128, 2048)): _blocks(16, 512, 2, 4),
-    ("expert_hidden", (16, 1024, 2048, 8, 2)): _blocks(128, 128, 4, 3),
-    ("expert_hidden", (16, 14336, 4096, 2, 2)): _blocks(32, 256, 4, 4),
-  },
-}
-"""By JAX's `device_kind`: cuts that beat the rule by 3 % or more; `benchmarks.kernels.tune` looks for them."""
+__all__ = ["Blocks", "Question", "by_rule", "choose", "dividing_step", "questions", "trying"]
 
 _tried: contextvars.ContextVar[Mapping[Question, Blocks]] = contextvars.ContextVar(
   "tried", default=MappingProxyType({})
 )
 _asked: contextvars.ContextVar[tuple[dict[Question, Blocks], ...]] = contextvars.ContextVar("asked", default=())
+_measured: contextvars.ContextVar[bool] = contextvars.ContextVar("measured", default=True)
 
 
 def choose(kernel: str, sizes: tuple[int, ...], rule: Callable[[], Blocks]) -> Blocks:
-  """The cut on trial, or the one measured on this machine's GPU, or the rule's."""
-  found = _tried.get().get((kernel, sizes)) or TUNED.get(_device_kind(), {}).get((kernel, sizes)) or rule()
+  """The block sizes on trial, or else those measured on this machine's GPU, or else the rule's."""
+  measured = tuned(_device_kind()) if _measured.get() else {}
+  found = _tried.get().get((kernel, sizes)) or measured.get((kernel, sizes)) or rule()
   for answers in _asked.get():
     answers[kernel, sizes] = found
   return found
@@ -89,7 +36,7 @@ def _device_kind() -> str:
 
 @contextlib.contextmanager
 def trying(question: Question, blocks: Blocks) -> Iterator[None]:
-  """Kernels that this thread traces inside are cut this way."""
+  """Inside, kernels that this thread traces answer `question` with `blocks`."""
   token = _tried.set({**_tried.get(), question: blocks})
   try:
     with traced_anew():
@@ -100,7 +47,7 @@ def trying(question: Question, blocks: Blocks) -> Iterator[None]:
 
 @contextlib.contextmanager
 def questions() -> Iterator[dict[Question, Blocks]]:
-  """What kernels traced inside ask for, and what they are given."""
+  """Collects what kernels that this thread traces inside ask, with the answers that they are given."""
   answers: dict[Question, Blocks] = {}
   token = _asked.set((*_asked.get(), answers))
   try:
@@ -110,7 +57,18 @@ def questions() -> Iterator[dict[Question, Blocks]]:
     _asked.reset(token)
 
 
+@contextlib.contextmanager
+def by_rule() -> Iterator[None]:
+  """Inside, this thread chooses without the measured block sizes, so that candidates are compared with the rule."""
+  token = _measured.set(False)
+  try:
+    with traced_anew():
+      yield
+  finally:
+    _measured.reset(token)
+
+
 def dividing_step(inner: int, most: int) -> int:
-  """A power of two of at most `most`, dividing `inner` where it can: masks cost the pipelining of loads."""
+  """A power of two of at most `most` that divides `inner` if one can: masks would break the pipeline of loads."""
   dividing = inner & -inner
   return max(16, min(most, dividing if dividing >= 32 else pl.next_power_of_2(inner)))

@@ -1,12 +1,12 @@
 """Tuning tries cuts and keeps the fastest; what is on trial is what a kernel gets."""
 
-import jax
 import pytest
 
 from benchmarks.kernels.gpu_report import TINY_SHAPE
 from benchmarks.kernels.tune import candidates, entries, tune
 from pallas_kernels.gpu import blocks
 from pallas_kernels.gpu.blocks import Blocks, choose, questions, trying
+from pallas_kernels.gpu.tuned_blocks import devices, read_table, table_text, tuned
 
 RULE = Blocks(columns=32, inner=64, warps=4, stages=4)
 OTHER = Blocks(columns=16, inner=64, warps=4, stages=3)
@@ -17,7 +17,7 @@ def test_a_trial_comes_before_the_table_and_the_table_before_the_rule(monkeypatc
     return choose("kernel", (16, 8), lambda: RULE)
 
   assert ask() == RULE
-  monkeypatch.setitem(blocks.TUNED, "", {("kernel", (16, 8)): OTHER})
+  monkeypatch.setattr(blocks, "tuned", lambda device_kind: {("kernel", (16, 8)): OTHER})
   assert ask() == OTHER
   with questions() as asked, trying(("kernel", (16, 8)), RULE):
     assert ask() == RULE
@@ -46,19 +46,20 @@ def test_without_time_the_rules_cut_alone_is_measured():
 
 
 def test_cuts_are_compared_with_the_rules_and_not_with_the_tables(monkeypatch):
-  kind, question = jax.devices()[0].device_kind, ("row_matmul", (16, 64, 64))
-  monkeypatch.setitem(blocks.TUNED, kind, {question: OTHER})
-  monkeypatch.setattr(blocks, "_device_kind", lambda: kind)
+  question = ("row_matmul", (16, 64, 64))
+  monkeypatch.setattr(blocks, "tuned", lambda device_kind: {question: OTHER})
   found = tune([TINY_SHAPE], rows=4, most=1)
   assert found[question][0] != OTHER
-  assert blocks.TUNED[kind] == {question: OTHER}
 
 
-def test_a_line_of_the_table_is_what_wins_by_three_per_cent():
+def test_what_wins_by_three_per_cent_is_an_entry_of_the_devices_file(tmp_path):
   question = ("row_matmul", (16, 64, 2048))
-  assert entries({question: (OTHER, 97.1, 100.0)}) == []
-  (line,) = entries({question: (OTHER, 96.9, 100.0)})
-  assert line == "    ('row_matmul', (16, 64, 2048)): _blocks(16, 64, 4, 3),"
+  assert entries({question: (OTHER, 97.1e-6, 100e-6)}) == []
+  (entry,) = entries({question: (OTHER, 96.9e-6, 100e-6)})
+  assert (entry["us"], entry["rule_us"]) == pytest.approx((96.9, 100))
+  path = tmp_path / "tuned.json"
+  path.write_text(table_text("NVIDIA X", "2026-11-30", "by hand", [entry]))
+  assert read_table(path, "NVIDIA X") == {question: OTHER}
 
 
 def test_the_rule_is_tried_first_and_then_steps_that_divide_the_axis():
@@ -73,6 +74,6 @@ def test_the_rule_is_tried_first_and_then_steps_that_divide_the_axis():
 
 
 def test_cuts_that_won_somewhere_are_tried_next():
-  won = {cut for table in blocks.TUNED.values() for cut in table.values()}
+  won = {cut for device in devices() for cut in tuned(device).values()}
   tried = list(candidates(("row_matmul", (16, 6144, 2048)), RULE))
   assert set(tried[1 : 1 + len(won)]) == won

@@ -10,7 +10,8 @@ from pallas_kernels import gates, row_matmul
 from pallas_kernels.expert_ffn import expert_ffn
 from pallas_kernels.expert_ffn.gate_programs import programs
 from pallas_kernels.gates.shapes import MODEL_SHAPES
-from pallas_kernels.gpu.blocks import TUNED, questions, trying
+from pallas_kernels.gpu.blocks import questions, trying
+from pallas_kernels.gpu.tuned_blocks import devices, tuned
 
 # An H200 is an H100 with other memory.
 TARGET_OF = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h100"}
@@ -47,10 +48,10 @@ def experts_by_question():
 
 
 @pytest.mark.parametrize(
-  ("kernel", "device"), sorted({(question[0], device) for device, cuts in TUNED.items() for question in cuts})
+  ("kernel", "device"), sorted({(question[0], device) for device in devices() for question in tuned(device)})
 )
 def test_measured_cuts_keep_the_gates(kernel, device):
-  cuts = {question: blocks for question, blocks in TUNED[device].items() if question[0] == kernel}
+  cuts = {question: blocks for question, blocks in tuned(device).items() if question[0] == kernel}
   for question, blocks in cuts.items():
     fn, args = product_of(question[1]) if kernel == "row_matmul" else experts_by_question()[question]
 
