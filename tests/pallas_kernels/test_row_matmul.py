@@ -141,7 +141,7 @@ class TestInt8RowMatmul:
 
 def test_int8_weights_are_not_for_the_gpu_kernel_nor_natively_beside_others():
   x, weight = jnp.ones((3, 16), jnp.bfloat16), jnp.ones((16, 16), jnp.bfloat16)
-  with pytest.raises(NotImplementedError, match="int8 weights are not for the GPU kernels yet: plain JAX takes them"):
+  with pytest.raises(NotImplementedError, match="it takes no weights held as int8: it takes plain arrays"):
     row_matmul(x, in_int8(weight), implementation="pallas")
   with pytest.raises(NotImplementedError, match="int8 weights beside others: all of them, or none"):
     row_matmuls(x, [in_int8(weight), weight], implementation="cpu")
