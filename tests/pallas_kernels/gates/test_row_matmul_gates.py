@@ -1,5 +1,7 @@
 """The products of a decode step, compiled for real GPUs at released models' sizes."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from pallas_kernels import gates
@@ -18,3 +20,14 @@ def test_a_product_is_one_launch_on_tensor_cores_without_spills(model: str, targ
     gates.uses_tensor_cores(kernels)
     gates.within_limits(report, kernels, blocks_per_sm=2 if "T=16" in name else 1)
     gates.no_copy_of(report, args[1].size * 2)
+
+
+@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("rows", [16, 64])
+def test_float16_rows_that_are_normed_first_spill_nothing_either(rows: int, target: str):
+  fn, args = programs(MODEL_SHAPES["Qwen3-30B-A3B"])[f"norm, query, key, value, T={rows}"]
+  report = gates.compile_for(fn, [jax.ShapeDtypeStruct(arg.shape, jnp.float16) for arg in args], target)
+  assert gates.kernel_launches(report) == ["row_matmul"]
+  gates.no_spills(report.kernels.values())
+  gates.uses_tensor_cores(report.kernels.values())
+  gates.within_limits(report, report.kernels.values(), blocks_per_sm=2 if rows == 16 else 1)
