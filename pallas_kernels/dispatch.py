@@ -11,7 +11,7 @@ import jax
 
 from pallas_kernels.derivatives import differentiated_as
 from pallas_kernels.refusal import refuse
-from pallas_kernels.weights.base import HeldWeight, held_as
+from pallas_kernels.weights.base import kinds_held
 
 GPU = "cuda"
 CPU = "cpu"
@@ -67,8 +67,7 @@ class Implementation:
   def _refuses_weights(self, arrays: tuple[Any, ...]) -> str | None:
     if self.takes is None:
       return None
-    leaves = jax.tree.leaves(arrays, is_leaf=lambda leaf: isinstance(leaf, HeldWeight))
-    refused = sorted({kind for leaf in leaves if (kind := held_as(leaf)) is not None and kind not in self.takes})
+    refused = sorted(kinds_held(arrays) - set(self.takes))
     taken = " and ".join(("plain arrays", *self.takes))
     return f"it takes no weights held as {' or '.join(refused)}: it takes {taken}" if refused else None
 

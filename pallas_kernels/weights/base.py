@@ -76,6 +76,12 @@ def held_as(weight: Any) -> str | None:
   return weight.kind if isinstance(weight, HeldWeight) else None
 
 
+def kinds_held(arrays: Any) -> set[str]:
+  """The kinds of the held weights in a pytree."""
+  leaves = jax.tree.leaves(arrays, is_leaf=lambda leaf: isinstance(leaf, HeldWeight))
+  return {leaf.kind for leaf in leaves if isinstance(leaf, HeldWeight)}
+
+
 def is_exact(weight: Any) -> bool:
   """Whether the weight's numbers are those that were stored."""
   return weight.exact if isinstance(weight, HeldWeight) else True
