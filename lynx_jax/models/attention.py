@@ -94,7 +94,7 @@ class AttentionSpec:
     qk_norm: RMS norm of queries and keys: none, per head (Qwen3), over the whole projection (OLMoE), or per head
       without a learned scale (`l2`, Llama 4).
     qkv_bias: whether the projections to queries, keys and values carry biases.
-    output_bias: whether the one back to the model width does.
+    output_bias: whether the projection back to the model width carries one.
     clip: bound on the magnitude of projected queries, keys and values, or None.
     window: positions a query sees, itself included, or None for all before it.
     chunk: a query sees its own chunk of that many positions up to itself; None for no chunks.
