@@ -11,7 +11,6 @@ from checkpoints_convert.dtypes import as_dtype
 from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.params import Params
-from lynx_jax.models.released import RELEASED
 from lynx_jax.placement import Role, check_weights, place
 from lynx_jax.text.tokenizer import Tokenizer
 from pallas_kernels import Weight
@@ -42,11 +41,6 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
       the setting or the tensor, and the remedy.
   """
   directory = checkpoint_directory(path)
-  if str(path) in RELEASED and not directory.exists():
-    raise FileNotFoundError(
-      f"no directory {str(path)!r} here: the model's configuration is known (lynx-jax info {path}), but its weights "
-      f"must be downloaded first: hf download ORGANISATION/{path} --local-dir DIR, then give DIR"
-    )
   wanted = None if dtype is None else as_dtype(dtype)
   check_weights(weights)
   with open_model(directory) as (spec, checkpoint):

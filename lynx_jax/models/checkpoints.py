@@ -42,9 +42,10 @@ def read_spec(path: str | os.PathLike[str]) -> DecoderSpec:
 def check_model_directory(path: Path) -> None:
   """Raises an OSError that says what to do, unless `path` is a directory with a config.json."""
   if not path.exists() and released_config(str(path)) is not None:
+    repository = path if len(path.parts) > 1 else f"ORGANISATION/{path}"
     raise FileNotFoundError(
-      f"no directory {str(path)!r} here: the configuration of this model is known, but its weights must be downloaded "
-      f"first: hf download ORGANISATION/{path.name} --local-dir DIR, then give DIR"
+      f"no directory {str(path)!r} here: the model's configuration is known (lynx-jax info {path}), but its weights "
+      f"must be downloaded first: hf download {repository} --local-dir DIR, then give DIR"
     )
   check_directory(path)
 

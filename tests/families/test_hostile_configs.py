@@ -91,10 +91,14 @@ def test_a_file_that_is_nested_too_deeply_is_named(tmp_path: Path):
     lynx_jax.load(path)
 
 
-@pytest.mark.parametrize("name", ["Qwen3-30B-A3B", "Qwen/qwen3-30b-a3b"])
-def test_a_released_model_must_be_downloaded(name: str):
-  with pytest.raises(FileNotFoundError, match="the configuration of this model is known, but its weights must be"):
-    lynx_jax.load(name)
+@pytest.mark.parametrize("read", [lynx_jax.load, lambda name: lynx_jax.convert(name, "out")], ids=["load", "convert"])
+@pytest.mark.parametrize(
+  ("name", "repository"),
+  [("Qwen3-30B-A3B", "ORGANISATION/Qwen3-30B-A3B"), ("Qwen/qwen3-30b-a3b", "Qwen/qwen3-30b-a3b")],
+)
+def test_a_released_model_must_be_downloaded(name: str, repository: str, read):
+  with pytest.raises(FileNotFoundError, match=f"must be downloaded first: hf download {repository} --local-dir"):
+    read(name)
 
 
 def test_an_empty_path_is_named():
