@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int32
 
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
@@ -83,6 +84,10 @@ def lynx_route(
   router: Router = _RENORMALIZING_SOFTMAX,
   valid: RowMask | None = None,
   selection_bias: SelectionBias | None = None,
+  own: RowMask | None = None,
+  weight: Float32[Array, "T"] | None = None,
+  cost: Float32[Array, "E"] | None = None,
+  limit: Int32[Array, ""] | Float32[Array, ""] | None = None,
   tiles: bool = False,
   implementation: Choice = None,
 ) -> Routing:
@@ -93,10 +98,10 @@ def lynx_route(
   apply one at decode, where it saves weight reads, and not at prefill.
 
   On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one kernel launch. On a CPU these and a
-  `Budget` around one of them, except around `Prune`, run in one native call. Everything else, and batches with many
-  rows an expert, run in plain JAX. Implementations agree on the rules. Their gates and weights may differ in the last
-  bits, and so may a choice that ties but for them: that of experts by biased gates, of groups by gates, or the greedy
-  set of a `MassFloor`, a `Budget` or an `Auto`.
+  `Budget` around one of them, except around `Prune`, run in one native call. Everything else runs in plain JAX: other
+  policies, batches with many rows an expert, and calls with `own`, `weight`, `cost` or `limit`. Implementations agree
+  on the rules. Their gates and weights may differ in the last bits, and so may a choice that ties but for them: that of
+  experts by biased gates, of groups by gates, or the greedy set of a `MassFloor`, a `Budget` or an `Auto`.
 
   Args:
     logits: router logits [T, E] of any float dtype; valid rows hold no NaN.
@@ -106,6 +111,20 @@ def lynx_route(
     valid: bool [T], False for padding and finished rows, which influence nothing; None: every row counts.
     selection_bias: float32 [E], added to the gates of a sigmoid router where it chooses experts, not where it weighs
       them (`e_score_correction_bias` of DeepSeek-V3).
+    own: bool [T], rows that run their own `top_k` experts with the model's own weights, whatever the others choose (a
+      prefill row in a decode batch). They have no say. The experts that they run are read anyway, so they join the keep
+      set at no cost to the others. If the set, with them, costs no less than the own experts of all rows, every row
+      runs its own. Not with `Prune`, under which rows run fewer experts.
+    weight: float32 [T], a row's say in votes, summed worths and gains, relative to the largest weight of a row that is
+      not in `own`, in steps of 1/256 of it. A row of weight 0 has no say: the keep set is what it would be without the
+      row, which is then served from it. Where no row has weight, all have the same. None: all have the same.
+    cost: float32 [E], what reading an expert costs, relative to the dearest expert. Guards compare costs, greedy
+      policies and fills order experts by gain per cost, `Auto`'s price is per cost, and sizes of sets (`Budget`,
+      `XShare`, `CountVote`) count in units of the dearest expert. Lynx's and OEA's own choice ignores it. None: all
+      cost the same.
+    limit: the most experts that the batch may read, as `Budget` around any policy but as data, an int32 or float32
+      scalar; with `cost`, in units of the dearest expert. Experts of `own` rows count and are read in any case, and one
+      row always has the experts that it runs. None: no limit.
     tiles: whether to group the rows by expert as well, for `expert_ffn`. Batches with so many rows an expert that
       `expert_ffn` would use larger tiles are not grouped.
     implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
@@ -119,13 +138,14 @@ def lynx_route(
     NotImplementedError: the named implementation cannot take these arguments.
   """
   policy = as_policy(policy)
-  check_arguments(logits, top_k, policy, router, valid, selection_bias)
+  arrays = RouteArrays(logits, valid, selection_bias, own, weight, cost, limit)  # pyright: ignore[reportArgumentType]
+  check_arguments(arrays, top_k, policy, router)
   rows, experts = logits.shape
   few_rows_an_expert = tile_rows_for(rows, top_k, experts) == DECODE_TILE
   if implementation is None and not few_rows_an_expert:
     implementation = "reference"
   return _route(
-    RouteArrays(logits, jnp.ones(rows, bool) if valid is None else valid, selection_bias),
+    arrays._replace(valid=jnp.ones(rows, bool) if valid is None else valid),
     top_k=top_k,
     policy=policy,
     router=router,

@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Float32, Int32
 
 from pallas_kernels.checks import refusal, require
-from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
+from pallas_kernels.dims import Array, RouterLogits, RowMask, SelectionBias
 from pallas_kernels.lynx_route.policy import RoutingPolicy
 from pallas_kernels.lynx_route.router import Router
 
@@ -17,17 +18,29 @@ class RouteArrays(NamedTuple):
     logits: router logits [T, E] of any float dtype.
     valid: [T], the rows that count.
     selection_bias: [E], added to a sigmoid router's gates where experts are chosen; None for none.
+    own: [T], rows that run their own experts whatever the others choose; None for none.
+    weight: [T], a row's say in the keep set; None where all are alike.
+    cost: [E], what reading an expert costs; None where all are alike.
+    limit: the most experts that the batch may read, or the most cost; None for no limit.
   """
 
   logits: RouterLogits
   valid: RowMask
-  selection_bias: SelectionBias | None
+  selection_bias: SelectionBias | None = None
+  own: RowMask | None = None
+  weight: Float32[Array, "T"] | None = None
+  cost: Float32[Array, "E"] | None = None
+  limit: Float32[Array, ""] | Int32[Array, ""] | None = None
+
+  @property
+  def terms_given(self) -> list[str]:
+    """Which of `own`, `weight`, `cost` and `limit` are given."""
+    return [name for name in ("own", "weight", "cost", "limit") if getattr(self, name) is not None]
 
 
-def check_arguments(
-  logits: Any, top_k: Any, policy: RoutingPolicy, router: Any, valid: Any, selection_bias: Any
-) -> None:
+def check_arguments(arrays: RouteArrays, top_k: Any, policy: RoutingPolicy, router: Any) -> None:
   """ValueError that names the first argument of `lynx_route` that cannot work."""
+  logits, valid, selection_bias, own, weight, cost, limit = arrays
   if not (hasattr(logits, "dtype") and hasattr(logits, "shape")):
     raise refusal("logits", logits, "an array of shape [rows, experts]")
   floating = len(logits.shape) == 2 and jnp.issubdtype(logits.dtype, jnp.floating)
@@ -40,6 +53,13 @@ def check_arguments(
   policy.check_sizes(experts, top_k)
   _check_array("valid", valid, (rows,), "bool", "one flag for each row of logits")
   _check_array("selection_bias", selection_bias, (experts,), "float32", "one number for each expert")
+  _check_array("own", own, (rows,), "bool", "one flag for each row of logits")
+  _check_array("weight", weight, (rows,), "float32", "one number for each row of logits")
+  _check_array("cost", cost, (experts,), "float32", "one number for each expert")
+  if own is not None and policy.experts_per_token(top_k) != top_k:
+    raise refusal("own", Shape(own), f"None under {policy}", f"own rows run top_k = {top_k} experts")
+  if limit is not None and (getattr(limit, "shape", None) != () or limit.dtype not in (jnp.int32, jnp.float32)):
+    raise refusal("limit", Shape(limit), "an int32 or float32 scalar", "such as jnp.int32(24)")
   if selection_bias is not None and router.scoring != "sigmoid":
     raise refusal("selection_bias", Shape(selection_bias), f"None with {router}", "it goes with sigmoid gates")
 

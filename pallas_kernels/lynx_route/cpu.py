@@ -25,6 +25,8 @@ def cpu_objection(arrays: RouteArrays, *, policy: RoutingPolicy, **options: obje
   """Why the native code cannot run this policy, or None."""
   if reason := unavailable():
     return reason
+  if arrays.terms_given:
+    return f"it has no code for {' and '.join(arrays.terms_given)}"
   # By exact type: a user's subclass may choose another keep set.
   inner = policy.policy if type(policy) is Budget else policy
   if type(inner) not in _KINDS or (inner is not policy and type(inner) is Prune):
@@ -42,7 +44,7 @@ def lynx_route_cpu(
   instructions: str | None = None,
 ) -> Routing:
   """`lynx_route` in C++ (pallas_kernels/cpu/src/select_experts.cc)."""
-  logits, valid, selection_bias = arrays
+  logits, valid, selection_bias = arrays[:3]
   (rows, experts), run = logits.shape, policy.experts_per_token(top_k)
   inner, most = (policy.policy, policy.max_active) if isinstance(policy, Budget) else (policy, experts)
   ids, weights, active = cpu_call(

@@ -18,6 +18,7 @@ from pallas_kernels.dims import Array, ExpertMask, RowMask
 from pallas_kernels.lynx_route.expert_sets import union_of_rows
 from pallas_kernels.lynx_route.policy import MOST, RoutingPolicy, named_policy
 from pallas_kernels.lynx_route.scores import LOWEST, Scores
+from pallas_kernels.lynx_route.terms import WHOLE_SAY
 
 # Bins from -31 down cast the same vote.
 VOTE_BINS = 32
@@ -51,7 +52,7 @@ class Lynx(RoutingPolicy):
     """The union over valid rows of the top k experts by bin, then popularity, then lowest index."""
     num_experts = scores.num_experts
     bins_TE = affinity_bins(scores.logits, self.alpha, self.beta)
-    rank_E = popularity_ranks(bins_TE, scores.valid, counted_bins(self.beta) + 1)
+    rank_E = popularity_ranks(bins_TE, scores.valid, counted_bins(self.beta) + 1, scores.terms.say)
     # float32 because top_k of integers is a full sort on a CPU; affinity_bins keeps the keys exact in it.
     keys_TE = bins_TE * num_experts + rank_E.astype(jnp.float32)[None, :]
     _, ids_TK = jax.lax.top_k(keys_TE, scores.experts_per_token)
@@ -82,7 +83,9 @@ def affinity_bins(logits_TE: Float32[Array, "T E"], alpha: float | int, beta: in
   return jnp.where(logits_TE <= LOWEST, -float(lowest + 1), bins_TE)
 
 
-def popularity_ranks(bins_TE: Float32[Array, "T E"], valid_T: RowMask, depth: int) -> Int32[Array, "E"]:
+def popularity_ranks(
+  bins_TE: Float32[Array, "T E"], valid_T: RowMask, depth: int, say_T: Int32[Array, "T"] | None = None
+) -> Int32[Array, "E"]:
   """For each expert, how many experts have a strictly lower score sum_t B**q[t, e], in exact arithmetic.
 
   Scores order as the counts (c_0, c_1, ...) of valid rows that put the expert in bin 0, -1, ..., compared
@@ -92,15 +95,22 @@ def popularity_ranks(bins_TE: Float32[Array, "T E"], valid_T: RowMask, depth: in
   the other B - 1 >= 1 rows of c then still vote, so c is strictly ahead. Each row votes once for each
   expert, whence the same R, and why the last count need not be compared.
 
+  With says, a row counts as many times as its say: the order is that of the says summed by bin, compared
+  lexicographically. Equal says give the order of the counts.
+
   Rows rank experts by the votes of the others. Inside a row's own bin its own vote is the same for every
   expert, so leaving it in changes no order.
   """
   depth_J = jnp.arange(depth - 1, dtype=jnp.float32)
   bins_of_valid_TE = jnp.where(valid_T[:, None], -bins_TE, float(depth))
-  counts_JE = jnp.sum(bins_of_valid_TE[None] == depth_J[:, None, None], axis=1, dtype=jnp.int32)
+  votes_JTE = bins_of_valid_TE[None] == depth_J[:, None, None]
+  base = bins_TE.shape[0] + 1
+  if say_T is not None:
+    votes_JTE, base = jnp.where(votes_JTE, say_T[None, :, None], 0), bins_TE.shape[0] * WHOLE_SAY + 1
+  counts_JE = jnp.sum(votes_JTE, axis=1, dtype=jnp.int32)
   fewer_EE = functools.reduce(
     lambda lower, word: (word[:, None] < word[None, :]) | ((word[:, None] == word[None, :]) & lower),
-    pack_digits(counts_JE, base=bins_TE.shape[0] + 1)[::-1],
+    pack_digits(counts_JE, base=base)[::-1],
     jnp.zeros((bins_TE.shape[1],) * 2, bool),
   )
   return jnp.sum(fewer_EE, axis=0, dtype=jnp.int32)

@@ -17,6 +17,7 @@ from pallas_kernels.checks import number_fields, require, whole_fields
 from pallas_kernels.dims import Array, ExpertMask
 from pallas_kernels.lynx_route.policy import MOST, RoutingPolicy, check_kept, named_policy
 from pallas_kernels.lynx_route.scores import Scores
+from pallas_kernels.lynx_route.terms import best_per_cost, in_units, total_cost, weighted
 from pallas_kernels.lynx_route.topk import every_expert
 
 # A probability of 1 in the cover's fixed point: sums over a row's experts still fit an int32.
@@ -41,7 +42,8 @@ class MassFloor(RoutingPolicy):
 
   def keep_set(self, scores: Scores) -> ExpertMask:
     """Experts added by descending gain until no valid row is short of its floor."""
-    return greedy_cover(scores, every_expert(scores), self.tau, limit=scores.num_experts)
+    all_experts = in_units(scores.num_experts, scores.num_experts, scores.terms.cost)
+    return greedy_cover(scores, every_expert(scores), self.tau, limit=all_experts)
 
 
 @named_policy("budget")
@@ -71,11 +73,21 @@ class Budget(RoutingPolicy):
     check_kept("Budget.max_active", self.max_active, experts, self.policy.experts_per_token(top_k))
 
   def keep_set(self, scores: Scores) -> ExpertMask:
-    """The inner policy's set if it fits, else the `max_active` of its experts that retain most mass."""
-    keep = self.policy.keep_set(scores)
-    fits = jnp.sum(keep, dtype=jnp.int32) <= self.max_active
-    cover = greedy_cover(scores, keep, tau=1.0, limit=jnp.where(fits, 0, self.max_active))
-    return jnp.where(fits, keep, cover)
+    """The inner policy's set if it fits, else the part of it that retains most mass at a cost of `max_active`."""
+    return within_limit(scores, self.policy.keep_set(scores), self.max_active)
+
+
+def within_limit(scores: Scores, keep: ExpertMask, limit: int | Array) -> ExpertMask:
+  """`keep` if it costs no more than `limit`, else the part of it, by greedy cover, that retains most mass.
+
+  Experts that are free belong to the set, and count: the limit is on all that the batch reads.
+  """
+  _, cost, free = scores.terms
+  most = in_units(limit, scores.num_experts, cost)
+  keep = keep if free is None else keep | free
+  fits = total_cost(keep, cost) <= most
+  cover = greedy_cover(scores, keep, tau=1.0, limit=jnp.where(fits, 0, most))
+  return jnp.where(fits, keep, cover)
 
 
 class _Cover(NamedTuple):
@@ -87,12 +99,14 @@ class _Cover(NamedTuple):
 
 
 def greedy_cover(scores: Scores, candidates: ExpertMask, tau: float, limit: int | Int32[Array, ""]) -> ExpertMask:
-  """Take candidates by descending gain until each valid row has `tau` of its own mass, or `limit` are taken.
+  """Take candidates by descending gain, per cost, until each valid row has `tau` of its own mass, or `limit` is full.
 
-  An expert's gain is what it adds to the retained mass of the rows, none credited beyond its floor; ties go
-  to the lowest index. Probabilities are rounded down to fixed point and floors up, so that a row that meets
+  An expert's gain is what it adds to the retained mass of the rows by their say, none credited beyond its floor; ties
+  go to the lowest index. Candidates that no longer fit the limit on the total cost are passed over. Experts that are
+  free are taken from the start. Probabilities are rounded down to fixed point and floors up, so that a row that meets
   its floor here meets it in float32, and the sums of gains do not depend on the order of rows.
   """
+  say, cost, free = scores.terms
   fixed_TE = jnp.floor(scores.worth * UNIT).astype(jnp.int32)
   own_T = jnp.sum(jnp.take_along_axis(fixed_TE, scores.ids, axis=-1), axis=-1, dtype=jnp.int32)
   slack_T = jnp.floor((1.0 - tau) * own_T.astype(jnp.float32)).astype(jnp.int32)
@@ -100,19 +114,28 @@ def greedy_cover(scores: Scores, candidates: ExpertMask, tau: float, limit: int 
   # Gains of T rows add up in an int32 after this shift; rounded up, so that a gain never vanishes.
   shift = (len(floor_T) - 1).bit_length()
 
+  def open_candidates(taken: ExpertMask) -> ExpertMask:
+    open_E = candidates & ~taken
+    return open_E if cost is None else open_E & (total_cost(taken, cost) + cost <= limit)
+
   def short(cover: _Cover) -> Array:
-    return jnp.any(cover.deficit > 0) & (jnp.sum(cover.taken, dtype=jnp.int32) < limit)
+    room = total_cost(cover.taken, None) < limit if cost is None else jnp.any(open_candidates(cover.taken))
+    return jnp.any(cover.deficit > 0) & room
 
   def take_best(cover: _Cover) -> _Cover:
     worst_T = jnp.min(cover.best, axis=-1)
     added_TE = jnp.clip(fixed_TE - worst_T[:, None], 0, cover.deficit[:, None])
-    gain_E = jnp.sum((added_TE + ((1 << shift) - 1)) >> shift, axis=0, dtype=jnp.int32)
-    expert = jnp.argmax(jnp.where(candidates & ~cover.taken, gain_E, -1))
-    slot_T = jnp.argmin(cover.best, axis=-1)
-    replaced_TK = jnp.arange(cover.best.shape[1])[None, :] == slot_T[:, None]
+    gain_TE = (added_TE + ((1 << shift) - 1)) >> shift
+    gain_E = jnp.sum(gain_TE if say is None else weighted(gain_TE, say[:, None]), axis=0, dtype=jnp.int32)
+    expert = best_per_cost(jnp.where(open_candidates(cover.taken), gain_E, -1), cost)
+    slot_T = jax.lax.argmin(cover.best, 1, jnp.int32)
+    replaced_TK = jnp.arange(cover.best.shape[1], dtype=jnp.int32)[None, :] == slot_T[:, None]
     best_TK = jnp.where(replaced_TK, jnp.maximum(worst_T, fixed_TE[:, expert])[:, None], cover.best)
-    taken_E = cover.taken | (jnp.arange(scores.num_experts) == expert)
+    taken_E = cover.taken | (jnp.arange(scores.num_experts, dtype=jnp.int32) == expert)
     return _Cover(taken_E, best_TK, jnp.maximum(floor_T - jnp.sum(best_TK, axis=-1, dtype=jnp.int32), 0))
 
-  nothing = _Cover(jnp.zeros_like(candidates), jnp.zeros_like(scores.ids), floor_T)
-  return jax.lax.while_loop(short, take_best, nothing).taken
+  start = _Cover(jnp.zeros_like(candidates), jnp.zeros_like(scores.ids), floor_T)
+  if free is not None:
+    best_TK = jax.lax.top_k(jnp.where(free[None, :], fixed_TE, 0), scores.experts_per_token)[0]
+    start = _Cover(free, best_TK, jnp.maximum(floor_T - jnp.sum(best_TK, axis=-1, dtype=jnp.int32), 0))
+  return jax.lax.while_loop(short, take_best, start).taken

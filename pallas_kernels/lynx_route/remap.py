@@ -9,42 +9,66 @@ experts than its own top k.
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.dims import ExpertIds, ExpertMask, ExpertWeights
+from pallas_kernels.dims import ExpertIds, ExpertMask, ExpertWeights, RowMask
 from pallas_kernels.expert_ffn.blocks import DECODE_TILE
 from pallas_kernels.expert_ffn.tiles import tile_rows
 from pallas_kernels.lynx_route.arguments import RouteArrays
 from pallas_kernels.lynx_route.expert_sets import grow, union_of_rows
+from pallas_kernels.lynx_route.mass_floor import within_limit
 from pallas_kernels.lynx_route.policy import Routing, RoutingPolicy
 from pallas_kernels.lynx_route.router import Router, log_gates, own_weights, sparse_mixer
 from pallas_kernels.lynx_route.scores import LOWEST, Scores, score_rows
+from pallas_kernels.lynx_route.terms import Terms, costs, says, total_cost
 
 
 def lynx_route_reference(
   arrays: RouteArrays, *, top_k: int, policy: RoutingPolicy, router: Router, tiles: bool
 ) -> Routing:
   """`lynx_route` in plain JAX, for any policy on any platform."""
-  logits, valid, selection_bias = arrays
-  scores = score_rows(logits, top_k, policy.experts_per_token(top_k), valid, router, selection_bias)
-  if policy.batch_aware:
-    routing = route_within(scores, policy.keep_set(scores), top_k, router)
+  logits, valid = arrays.logits, arrays.valid
+  scores = score_rows(logits, top_k, policy.experts_per_token(top_k), valid, router, arrays.selection_bias)
+  if policy.batch_aware or arrays.limit is not None:
+    routing = _route_together(arrays, _with_terms(scores, arrays), policy, top_k, router)
   else:
-    routing = settle(scores, *unrestricted(scores, top_k, router))
+    routing = settle(scores, valid, *unrestricted(scores, top_k, router))
   if not tiles:
     return routing
   return routing._replace(tiles=tile_rows(routing.ids, valid, logits.shape[1], DECODE_TILE))
 
 
-def route_within(scores: Scores, keep: ExpertMask, top_k: int, router: Router) -> Routing:
-  """Routing inside `keep`, or the model's own where that touches no more experts; bit for bit the one or the other.
+def _with_terms(scores: Scores, arrays: RouteArrays) -> Scores:
+  """`scores` of the rows that have a say, and on what terms."""
+  own, weight, cost = arrays.own, arrays.weight, arrays.cost
+  voters, say, free = arrays.valid, None, None
+  if own is not None:
+    voters, free = voters & ~own, union_of_rows(scores.ids, voters & own, scores.num_experts)
+  if weight is not None:
+    say = says(weight, voters)
+    voters = voters & (say > 0)
+  return scores._replace(valid=voters, terms=Terms(say, None if cost is None else costs(cost), free))
 
-  A keep set that is too small for one row is first filled by descending summed worth.
+
+def _route_together(arrays: RouteArrays, scores: Scores, policy: RoutingPolicy, top_k: int, router: Router) -> Routing:
+  """Routing inside the keep set, or the model's own where that costs no more; bit for bit the one or the other.
+
+  Experts that are free join the keep set. A set that is too small for one row is then filled by descending summed
+  worth, per cost. Rows that run their own experts do so in any case.
   """
-  keep = grow(keep, scores.experts_per_token, scores.worth, scores.valid)
+  cost, free = scores.terms.cost, scores.terms.free
+  keep = policy.keep_set(scores)
+  if free is not None:
+    keep = keep | free
+  if arrays.limit is not None:
+    keep = within_limit(scores, keep, arrays.limit)
+  keep = grow(keep, scores.experts_per_token, scores)
   own_ids_TK, own_weights_TK = unrestricted(scores, top_k, router)
-  own_active = union_of_rows(own_ids_TK, scores.valid, scores.num_experts)
-  use_own = jnp.sum(keep) >= jnp.sum(own_active)
+  own_active = union_of_rows(own_ids_TK, arrays.valid, scores.num_experts)
+  use_own = total_cost(keep, cost) >= total_cost(own_active, cost)
+  if arrays.own is not None:
+    use_own = use_own | arrays.own[:, None]
   ids_TK, weights_TK = remap(scores, keep, router)
-  return settle(scores, jnp.where(use_own, own_ids_TK, ids_TK), jnp.where(use_own, own_weights_TK, weights_TK))
+  ids_TK, weights_TK = jnp.where(use_own, own_ids_TK, ids_TK), jnp.where(use_own, own_weights_TK, weights_TK)
+  return settle(scores, arrays.valid, ids_TK, weights_TK)
 
 
 def unrestricted(scores: Scores, top_k: int, router: Router) -> tuple[ExpertIds, ExpertWeights]:
@@ -98,12 +122,12 @@ def substitute_weights(scores: Scores, ids_TK: ExpertIds, router: Router, keep: 
   return shares_TK * scores.total[:, None]
 
 
-def settle(scores: Scores, ids: ExpertIds, weights: ExpertWeights) -> Routing:
+def settle(scores: Scores, valid: RowMask, ids: ExpertIds, weights: ExpertWeights) -> Routing:
   """Builds a `Routing`. Invalid rows get weight 0 and the ids of experts that other rows already read."""
-  active = union_of_rows(ids, scores.valid, scores.num_experts)
+  active = union_of_rows(ids, valid, scores.num_experts)
   _, idle_ids_K = jax.lax.top_k(active.astype(jnp.float32), scores.experts_per_token)
   return Routing(
-    ids=jnp.where(scores.valid[:, None], ids, idle_ids_K[None, :]),
-    weights=jnp.where(scores.valid[:, None], weights, 0.0),
+    ids=jnp.where(valid[:, None], ids, idle_ids_K[None, :]),
+    weights=jnp.where(valid[:, None], weights, 0.0),
     active=active,
   )

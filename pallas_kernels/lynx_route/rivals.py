@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.checks import whole_fields
 from pallas_kernels.dims import ExpertMask
-from pallas_kernels.lynx_route.expert_sets import chosen_by_row, grow, largest, union_of_rows
+from pallas_kernels.lynx_route.expert_sets import chosen_by_row, fill, summed_worth, union_of_rows
 from pallas_kernels.lynx_route.policy import MOST, RoutingPolicy, check_chosen, check_kept, named_policy
 from pallas_kernels.lynx_route.scores import Scores
 from pallas_kernels.lynx_route.topk import every_expert
@@ -65,7 +65,9 @@ class CountVote(RoutingPolicy):
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The `keep` experts that are in the own top k of most valid rows, ties to the lowest index."""
     chosen_TE = chosen_by_row(scores.ids, scores.num_experts) & scores.valid[:, None]
-    return largest(jnp.sum(chosen_TE, axis=0, dtype=jnp.int32), self.keep)
+    votes_TE = chosen_TE if scores.terms.say is None else jnp.where(chosen_TE, scores.terms.say[:, None], 0)
+    votes_E = jnp.sum(votes_TE, axis=0, dtype=jnp.int32)
+    return fill(jnp.zeros(scores.num_experts, bool), self.keep, votes_E, scores)
 
 
 @named_policy("oea")
@@ -118,4 +120,4 @@ class XShare(RoutingPolicy):
   def keep_set(self, scores: Scores) -> ExpertMask:
     """The protected experts, and the next by gate probability summed over valid rows."""
     protected = union_of_rows(scores.ids[:, : self.k0], scores.valid, scores.num_experts)
-    return grow(protected, self.budget, scores.worth, scores.valid)
+    return fill(protected, self.budget, summed_worth(scores.worth, scores.valid, scores.terms.say), scores)

@@ -9,6 +9,7 @@ from jaxtyping import Float32
 
 from pallas_kernels.dims import Array, ExpertIds, RouterLogits, RowMask, SelectionBias
 from pallas_kernels.lynx_route.router import Router, in_best_groups, log_gates, total_weight
+from pallas_kernels.lynx_route.terms import Terms
 
 # Lower bound of a logit, so that the difference of any two logits is finite.
 LOWEST = -float(np.finfo(np.float32).max) / 2
@@ -31,11 +32,12 @@ class Scores(NamedTuple):
     ids: [T, K], the experts that each row runs when every expert is kept; K is what
       `RoutingPolicy.experts_per_token` says.
     own_mass: [T], the sum of `worth` over the model's own top k, also where a row runs fewer experts.
-    valid: [T], the rows that count; no other row may influence a keep set.
+    valid: [T], the rows that have a say: no other row may influence a keep set.
     router_logits: [T, E], the logits that weights are computed from, infinities clipped to large finite values.
     choice: [T, E], the numbers that a row's experts are chosen by: the router's logits, or its gates plus the selection
       bias.
     total: [T], the sum of the weights that the model gives the row's own top k.
+    terms: the say of rows and the cost of experts where they differ, and experts that are read anyway.
   """
 
   logits: Float32[Array, "T E"]
@@ -46,6 +48,7 @@ class Scores(NamedTuple):
   router_logits: Float32[Array, "T E"]
   choice: Float32[Array, "T E"]
   total: Float32[Array, "T"]
+  terms: Terms = Terms()
 
   @property
   def num_experts(self) -> int:

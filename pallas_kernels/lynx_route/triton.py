@@ -52,6 +52,8 @@ _UNIT = 1 << 30
 def objection(arrays: RouteArrays, *, policy: RoutingPolicy, router: Router, **options: object) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
   rows, experts = arrays.logits.shape
+  if arrays.terms_given:
+    return f"it has no code for {' and '.join(arrays.terms_given)}"
   # By exact type: a user's subclass may choose another keep set.
   if type(policy) not in _POLICIES:
     return f"it has no code for the policy {policy}"

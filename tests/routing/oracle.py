@@ -33,30 +33,101 @@ def route(logits, top_k, policy, valid=None):
   return ids, weights, active
 
 
-def route_by(logits, top_k, policy, router, bias=None, valid=None):
-  """(ids, weights, active) of the whole rule: keep set, guards, fill, remap, weights, invalid rows."""
+@dataclasses.dataclass
+class Terms:
+  """On what terms rows and experts enter a keep set.
+
+  Attributes:
+    say: weight of each voting row, relative to the largest, in whole 256ths of it.
+    cost: cost of each expert, relative to the dearest.
+    free: experts that are read anyway.
+  """
+
+  say: dict
+  cost: list
+  free: set
+
+  def price(self, experts):
+    """What reading `experts` costs."""
+    return math.fsum(self.cost[e] for e in experts)
+
+
+def terms_of(rows, own, weight, cost, num_experts, top_k):
+  """The `Terms` of a batch: its voting rows are the keys of `say`."""
+  adaptive = [t for t in rows if own is None or not own[t]]
+  free = {e for t, row in rows.items() if t not in adaptive for e in row.order[:top_k]}
+  say = dict.fromkeys(adaptive, 1.0)
+  if weight is not None and any(weight[t] > 0 for t in adaptive):
+    largest = max(float(weight[t]) for t in adaptive)
+    say = {t: round(max(0.0, float(weight[t])) / largest * 256) / 256 for t in adaptive}
+  dearest = 1.0 if cost is None else float(max(cost))
+  cost = [1.0] * num_experts if cost is None else [float(c) / dearest for c in cost]
+  return Terms({t: value for t, value in say.items() if value > 0}, cost, free)
+
+
+def route_by(logits, top_k, policy, router, bias=None, valid=None, *, own=None, weight=None, cost=None, limit=None):
+  """(ids, weights, active) of the whole rule: keep set, limit, fill, guard, remap, weights, invalid rows.
+
+  Rows in `own` run their own experts. The others take theirs from inside the keep set, which the voting rows choose
+  together and to which the experts of `own` rows belong. All rows run their own where the set costs no less.
+  """
   num_rows, num_experts = logits.shape
   valid = [True] * num_rows if valid is None else [bool(flag) for flag in valid]
   rows = {t: own_rule(logits[t], top_k, router, bias) for t in range(num_rows) if valid[t]}
+  terms = terms_of(rows, own, weight, cost, num_experts, top_k)
   k = experts_run(policy, top_k)
-  ids = own = {t: row.order[:k] for t, row in rows.items()}
-  if not isinstance(policy, (TopK, Prune)) and len(rows) >= 2:
-    keep = keep_set(policy, rows, top_k)
-    popularity = [math.fsum(row.worth[e] for row in rows.values()) for e in range(num_experts)]
-    keep |= set(top(popularity, max(0, k - len(keep)), among=set(range(num_experts)) - keep))
-    if len(keep) < len(set().union(*own.values())):
-      ids = {t: [e for e in row.order if e in keep][:k] for t, row in rows.items()}
-      weights = {t: substitute_weights(row, ids[t], keep, router) for t, row in rows.items()}
-  if ids is own:
-    everything = set(range(num_experts))
-    weights = {
-      t: row.weights if k == top_k else substitute_weights(row, ids[t], everything, router) for t, row in rows.items()
-    }
+  own_ids = {t: row.order[:k] for t, row in rows.items()}
+  everything = set(range(num_experts))
+  own_weights = {
+    t: row.weights if k == top_k else substitute_weights(row, own_ids[t], everything, router) for t, row in rows.items()
+  }
+  ids, weights = own_ids, own_weights
+  if (limit is not None or not isinstance(policy, (TopK, Prune))) and terms.say and len(rows) >= 2:
+    voters = {t: rows[t] for t in terms.say}
+    keep = keep_set(policy, voters, top_k, terms) | terms.free
+    if limit is not None:
+      keep = within(voters, k, keep, limit, terms)
+    keep = filled(keep, voters, k, terms)
+    if terms.price(keep) < terms.price(set().union(*own_ids.values())):
+      moved = [t for t in rows if own is None or not own[t]]
+      ids = own_ids | {t: [e for e in rows[t].order if e in keep][:k] for t in moved}
+      weights = own_weights | {t: substitute_weights(rows[t], ids[t], keep, router) for t in moved}
   active = sorted({e for row in ids.values() for e in row})
   idle = (active + [e for e in range(num_experts) if e not in active])[:k]
   all_ids = [ids[t] if valid[t] else idle for t in range(num_rows)]
   all_weights = [weights[t] if valid[t] else [0.0] * k for t in range(num_rows)]
   return np.array(all_ids), np.array(all_weights), np.isin(np.arange(num_experts), active)
+
+
+def filled(keep, rows, k, terms):
+  """`keep` with the experts of largest summed worth per cost added until it holds `k`."""
+  popular = summed(rows, terms)
+  per_cost = [popular[e] / terms.cost[e] for e in range(len(popular))]
+  return keep | set(top(per_cost, max(0, k - len(keep)), among=set(range(len(popular))) - keep))
+
+
+def summed(rows, terms):
+  """The worth of each expert, summed over voting rows by their say."""
+  return [math.fsum(terms.say[t] * row.worth[e] for t, row in rows.items()) for e in range(len(terms.cost))]
+
+
+def filled_to(keep, size, values, terms):
+  """`keep` with experts of largest value per cost added while all together, but for free ones, cost at most `size`."""
+  keep, per_cost = set(keep), [value / cost for value, cost in zip(values, terms.cost, strict=True)]
+  paid = terms.price(keep - terms.free)
+  for e in top(per_cost, len(values), among=set(range(len(values))) - keep - terms.free):
+    paid += terms.cost[e]
+    if paid > size:
+      break
+    keep.add(e)
+  return keep
+
+
+def within(rows, k, keep, limit, terms):
+  """`keep` and the free experts if they cost at most `limit`, else the part of them that retains most mass."""
+  keep = keep | terms.free
+  worths = {t: row.worth for t, row in rows.items()}
+  return keep if terms.price(keep) <= limit else greedy_cover(worths, k, keep, 1.0, limit, terms)
 
 
 @dataclasses.dataclass
@@ -132,59 +203,60 @@ def experts_run(policy, top_k):
   return top_k
 
 
-def keep_set(policy, rows, top_k):
-  """The set S of one policy over the valid rows."""
+def keep_set(policy, rows, top_k, terms):
+  """The set S of one policy over the voting rows."""
   p = {t: row.worth for t, row in rows.items()}
   order = {t: row.order for t, row in rows.items()}
-  num_experts = len(next(iter(p.values())))
+  num_experts = len(terms.cost)
   match policy:
     case TopK() | Prune():
       return set(range(num_experts))
     case Lynx(alpha, beta):
-      return lynx({t: row.bins_of for t, row in rows.items()}, top_k, alpha, beta)
+      return lynx({t: row.bins_of for t, row in rows.items()}, top_k, alpha, beta, terms.say)
     case CountVote(keep):
-      counts = [sum(e in row[:top_k] for row in order.values()) for e in range(num_experts)]
-      return set(top(counts, keep))
+      counts = [sum(terms.say[t] for t, row in order.items() if e in row[:top_k]) for e in range(num_experts)]
+      return filled_to(set(), keep, counts, terms)
     case OEA(k0):
       return {e for row in order.values() for e in row[: min(k0, top_k)]}
     case XShare(budget, k0):
-      keep = {e for row in order.values() for e in row[: min(k0, top_k)]}
-      sums = [math.fsum(p[t][e] for t in p) for e in range(num_experts)]
-      return keep | set(top(sums, max(0, budget - len(keep)), among=set(range(num_experts)) - keep))
+      return filled_to({e for row in order.values() for e in row[: min(k0, top_k)]}, budget, summed(rows, terms), terms)
     case MassFloor(tau):
-      return greedy_cover(p, top_k, set(range(num_experts)), tau, num_experts)
+      return greedy_cover(p, top_k, set(range(num_experts)), tau, math.inf, terms)
     case Auto(share):
-      return worthwhile(p, {t: row.order[:top_k] for t, row in rows.items()}, top_k, share)
+      return worthwhile(p, {t: row.order[:top_k] for t, row in rows.items()}, top_k, share, terms)
     case Budget(inner, max_active):
-      keep = keep_set(inner, rows, top_k)
-      k = experts_run(inner, top_k)
-      return keep if len(keep) <= max_active else greedy_cover(p, k, keep, 1.0, max_active)
+      return within(rows, experts_run(inner, top_k), keep_set(inner, rows, top_k, terms), max_active, terms)
   raise TypeError(policy)
 
 
-def worthwhile(p, own, k, share):
-  """Add the expert that saves most while it saves `share` of the mean worth of an expert, all in float64."""
+def worthwhile(p, own, k, share, terms):
+  """Add the expert that saves most per cost, while it saves `share` of the mean worth of an expert, all in float64."""
   w = {t: [x / math.fsum(row[e] for e in own[t]) for x in row] for t, row in p.items()}
-  experts, keep = set(range(len(next(iter(w.values()))))), set()
-  worth = math.fsum(w[t][e] ** 2 for t in w for e in own[t])
-  price = share * worth / len({e for ids in own.values() for e in ids})
+  experts, keep = set(range(len(terms.cost))), set(terms.free)
+  worth = math.fsum(terms.say[t] * w[t][e] ** 2 for t in w for e in own[t])
+  price = share * worth / terms.price({e for ids in own.values() for e in ids})
 
   def loss(t, kept):
     retained = math.fsum(sorted((w[t][e] for e in kept), reverse=True)[:k])
-    return math.fsum(w[t][e] ** 2 for e in own[t] if e not in kept) + (1 - retained) ** 2
+    return terms.say[t] * (math.fsum(w[t][e] ** 2 for e in own[t] if e not in kept) + (1 - retained) ** 2)
 
   while keep != experts:
     saved = {e: math.fsum(loss(t, keep) - loss(t, keep | {e}) for t in w) for e in experts - keep}
-    best = min(saved, key=lambda e: (-round(saved[e], 7), e))
-    if saved[best] < max(price, 1e-9):
+    best = min(saved, key=lambda e: (-round(saved[e] / terms.cost[e], 7), e))
+    if saved[best] < max(price * terms.cost[best], 1e-9):
       break
     keep.add(best)
   return keep
 
 
-def lynx(z, top_k, alpha, beta):
-  """Bins in float32; votes B**q, scores and ranks m in integers, all times B**lowest (and m times B)."""
-  rows, lowest = len(z), 31 if beta is None else min(beta, 31)
+def lynx(z, top_k, alpha, beta, say):
+  """Bins in float32; votes B**q, scores and ranks m in integers, all times B**lowest (and m times B).
+
+  A row whose say is a 256th of a whole one votes as one row; others as that many. Where all have the same say, each
+  votes once.
+  """
+  votes = {t: 1 if len(set(say.values())) == 1 else round(256 * say[t]) for t in z}
+  rows, lowest = sum(votes.values()), 31 if beta is None else min(beta, 31)
   deepest = 2**24 // len(next(iter(z.values()))) - 1 if beta is None else beta
 
   def bin_of(value, best):
@@ -193,7 +265,7 @@ def lynx(z, top_k, alpha, beta):
 
   q = {t: [bin_of(value, max(row)) for value in row] for t, row in z.items()}
   h = {t: [rows ** (max(bin_, -lowest) + lowest) for bin_ in row] for t, row in q.items()}
-  score = [sum(column) for column in zip(*h.values(), strict=True)]
+  score = [sum(votes[t] * h[t][e] for t in z) for e in range(len(next(iter(h.values()))))]
   keep = set()
   for t in z:
     m = [q[t][e] * rows * rows**lowest + score[e] - h[t][e] for e in range(len(score))]
@@ -201,22 +273,25 @@ def lynx(z, top_k, alpha, beta):
   return keep
 
 
-def greedy_cover(p, k, candidates, tau, limit):
-  """Add the expert of largest gain until each row retains tau of its own mass, or `limit` are in.
+def greedy_cover(p, k, candidates, tau, limit, terms):
+  """Add the expert of largest gain per cost until each row retains tau of its own mass, or no other fits `limit`.
 
   In float64 with correctly rounded sums, so that equal gains compare equal.
   """
   floor = {t: tau * math.fsum(row[e] for e in top(row, k)) for t, row in p.items()}
-  keep = set()
+  keep = set(terms.free)
 
   def best(t, experts):
     return sorted((p[t][e] for e in experts), reverse=True)[:k] + [0.0] * (k - len(experts))
 
-  while len(keep) < limit:
+  while open_ := {e for e in candidates - keep if terms.price(keep | {e}) <= limit}:
     deficit = {t: max(0.0, floor[t] - math.fsum(best(t, keep))) for t in p}
     if not any(deficit.values()):
       break
     worst = {t: min(best(t, keep)) for t in p}
-    gain = {e: math.fsum(min(deficit[t], max(0.0, p[t][e] - worst[t])) for t in p) for e in candidates - keep}
+    gain = {
+      e: math.fsum(terms.say[t] * min(deficit[t], max(0.0, p[t][e] - worst[t])) for t in p) / terms.cost[e]
+      for e in open_
+    }
     keep.add(min(gain, key=lambda e: (-gain[e], e)))
   return keep
