@@ -15,6 +15,7 @@ from pallas_kernels.lynx_route.mass_floor import Budget, MassFloor
 from pallas_kernels.lynx_route.policy import Routing, RoutingPolicy
 from pallas_kernels.lynx_route.rivals import OEA, Prune
 from pallas_kernels.lynx_route.router import SCORINGS, Router
+from pallas_kernels.lynx_route.terms import cost_unit, costs, in_units, says
 from pallas_kernels.lynx_route.topk import TopK
 
 # The native code of each policy: `KeepRule::Kind` of keep_sets.h.
@@ -25,12 +26,12 @@ def cpu_objection(arrays: RouteArrays, *, policy: RoutingPolicy, **options: obje
   """Why the native code cannot run this policy, or None."""
   if reason := unavailable():
     return reason
-  if arrays.terms_given:
-    return f"it has no code for {' and '.join(arrays.terms_given)}"
   # By exact type: a user's subclass may choose another keep set.
   inner = policy.policy if type(policy) is Budget else policy
   if type(inner) not in _KINDS or (inner is not policy and type(inner) is Prune):
     return f"it has no code for the policy {policy}"
+  if arrays.limit is not None and type(inner) is Prune:
+    return f"it has no code for a limit around {policy}"
   return None
 
 
@@ -44,9 +45,9 @@ def lynx_route_cpu(
   instructions: str | None = None,
 ) -> Routing:
   """`lynx_route` in C++ (pallas_kernels/cpu/src/select_experts.cc)."""
-  logits, valid, selection_bias = arrays[:3]
-  (rows, experts), run = logits.shape, policy.experts_per_token(top_k)
+  (rows, experts), run = arrays.logits.shape, policy.experts_per_token(top_k)
   inner, most = (policy.policy, policy.max_active) if isinstance(policy, Budget) else (policy, experts)
+  given = _optional(arrays)
   ids, weights, active = cpu_call(
     "select_experts",
     (
@@ -54,12 +55,13 @@ def lynx_route_cpu(
       jax.ShapeDtypeStruct((rows, run), jnp.float32),
       jax.ShapeDtypeStruct((experts,), jnp.bool_),
     ),
-    logits.astype(jnp.float32),
-    valid,
-    *(() if selection_bias is None else (selection_bias,)),
+    arrays.logits.astype(jnp.float32),
+    arrays.valid,
+    *given.values(),
+    **dict.fromkeys(given, 1),
     instructions=instructions,
     top_k=top_k,
-    bias=int(selection_bias is not None),
+    unit=1 if arrays.cost is None else cost_unit(experts),
     scoring=SCORINGS.index(router.scoring),
     renormalize=int(router.renormalize),
     unit_weights=int(router.unit_weights),
@@ -71,7 +73,18 @@ def lynx_route_cpu(
     most=most,
     **_knobs(inner, experts),
   )
-  return Routing(ids, weights, active, tile_rows(ids, valid, experts, DECODE_TILE) if tiles else None)
+  return Routing(ids, weights, active, tile_rows(ids, arrays.valid, experts, DECODE_TILE) if tiles else None)
+
+
+def _optional(arrays: RouteArrays) -> dict[str, jax.Array]:
+  """The arrays that are given beside logits and valid rows, in the order in which the native code reads them."""
+  own, cost = arrays.own, None if arrays.cost is None else costs(arrays.cost)
+  found = {"bias": arrays.selection_bias, "own": own, "say": None, "cost": cost, "limit": None}
+  if arrays.weight is not None:
+    found["say"] = says(arrays.weight, arrays.valid if own is None else arrays.valid & ~own)
+  if arrays.limit is not None:
+    found["limit"] = jnp.asarray(in_units(arrays.limit, arrays.logits.shape[1], cost))
+  return {name: array for name, array in found.items() if array is not None}
 
 
 def _knobs(policy: RoutingPolicy, experts: int) -> dict[str, Any]:

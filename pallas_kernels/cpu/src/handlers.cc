@@ -187,6 +187,11 @@ LYNX_EXPORT lynx::ffi::Error* lynx_select_experts(lynx::ffi::CallFrame* frame) {
     op.router.two_best = call.attribute<int64_t>("two_best", 0) != 0;
     int64_t next = 2;
     op.router.bias = static_cast<const float*>(optional(call, "bias", next));
+    op.own = static_cast<const bool*>(optional(call, "own", next));
+    op.terms.say = static_cast<const int32_t*>(optional(call, "say", next));
+    op.terms.cost = static_cast<const int32_t*>(optional(call, "cost", next));
+    op.terms.limit = static_cast<const int32_t*>(optional(call, "limit", next));
+    op.terms.unit = call.attribute<int64_t>("unit", 1);
     op.rule.kind = static_cast<KeepRule::Kind>(call.attribute<int64_t>("rule", 0));
     op.rule.first = call.attribute<int64_t>("first", 0);
     op.rule.alpha = call.attribute<float>("alpha", 0);

@@ -12,9 +12,11 @@ struct SelectExperts {
   const bool* valid;    // [rows]
   Router router;
   KeepRule rule;
-  int32_t* ids;    // [rows, run]
-  float* weights;  // [rows, run]
-  bool* active;    // [experts]
+  Terms terms;      // without `free`, which follows from `own`
+  const bool* own;  // [rows], those that run their own experts whatever the others choose; or null
+  int32_t* ids;     // [rows, run]
+  float* weights;   // [rows, run]
+  bool* active;     // [experts]
 };
 
 void select_experts(const InstructionSet& set, const SelectExperts& op);
