@@ -146,6 +146,39 @@ def test_equals_the_slow_statement(implementation, case):
     check_by_the_oracle(implementation, case, logits, random.random(rows) < (1, 1, 0.7, 0.2)[seed])
 
 
+@pytest.mark.parametrize("names", ["own", "own weight cost limit"])
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] == 16 and "cpu" in names_here(case[3])], ids=str)
+@given(data=st.data())
+@settings(max_examples=12)
+def test_native_code_takes_the_same_terms_as_plain_jax(case, names, data):
+  rows, experts, top_k, policy, router = case
+  logits, valid = data.draw(batches(rows, experts))
+  random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+  terms = {
+    "own": random.random(rows) < 0.3,
+    "weight": random.choice([0.0, 0.25, 1.0, 4.0], rows).astype(np.float32),
+    "cost": random.choice([0.02, 0.3, 1.0], experts).astype(np.float32),
+    "limit": np.float32(random.uniform(0, experts)),
+  }
+  given = {name: jnp.asarray(terms[name]) for name in names.split()}
+  given |= {"policy": policy, "router": router, "valid": jnp.asarray(valid), "tiles": True}
+  got, want = (choose(jnp.asarray(logits), top_k, implementation=name, **given) for name in ("cpu", "reference"))
+  np.testing.assert_array_equal(got.ids, want.ids)
+  np.testing.assert_array_equal(got.active, want.active)
+  np.testing.assert_allclose(got.weights, want.weights, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("policy", [Lynx(3, 2), Auto(), TopK(), Budget(TopK(), 6)], ids=repr)
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="native code is for CPUs")
+def test_terms_that_are_all_alike_change_no_bit_in_native_code(policy):
+  random = np.random.default_rng(0)
+  logits = jnp.asarray(random.normal(size=(10, 16)), jnp.float32)
+  alike = {"own": jnp.zeros(10, bool), "weight": jnp.full(10, 0.3), "cost": jnp.full(16, 0.02), "limit": jnp.int32(16)}
+  plain = choose(logits, 3, policy=policy, implementation="cpu")
+  for one, other in zip(plain, choose(logits, 3, policy=policy, implementation="cpu", **alike), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_its_tiles_drive_expert_ffn(implementation):
   random = np.random.default_rng(0)
@@ -165,6 +198,10 @@ def test_what_an_implementation_cannot_take_is_said():
     lynx_route(jnp.zeros((64, 128)), 2, policy=MassFloor(0.5), implementation="pallas")
   with pytest.raises(NotImplementedError, match=r"it has no code for the policy Budget\(policy=TopK\(\), max_active=4"):
     lynx_route(jnp.zeros((2, 8)), 2, policy=Budget(TopK(), 4), implementation="pallas")
+  with pytest.raises(NotImplementedError, match="it has no code for own and cost"):
+    lynx_route(jnp.zeros((2, 8)), 2, own=jnp.ones(2, bool), cost=jnp.ones(8), implementation="pallas")
+  with pytest.raises(NotImplementedError, match=r"it has no code for a limit around Prune\(k0=1\)"):
+    lynx_route(jnp.zeros((2, 8)), 2, policy=Prune(1), limit=jnp.int32(2), implementation="cpu")
   with pytest.raises(ValueError, match="lynx_route has no implementation 'cuda': choose one of 'pallas', 'cpu'"):
     lynx_route(jnp.zeros((2, 8)), 2, implementation="cuda")
 

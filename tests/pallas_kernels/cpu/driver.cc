@@ -331,6 +331,27 @@ void check_select_experts(Random& random, const InstructionSet& set) {
   op.ids = ids.data();
   op.weights = weights.data();
   op.active = active.get();
+  std::vector<int32_t> says(rows), costs(experts, 1);
+  std::unique_ptr<bool[]> alone(new bool[rows]);
+  std::fill_n(alone.get(), rows, false);
+  const int64_t unit = 64;
+  const auto limit = static_cast<int32_t>(random.between(0, experts * unit));
+  if (run == top_k && random.between(0, 1) > 0) {
+    if (random.between(0, 1) > 0) {
+      for (int64_t t = 0; t < rows; ++t) alone[t] = random.between(0, 3) == 0;
+      op.own = alone.get();
+    }
+    if (random.between(0, 1) > 0) {
+      for (int32_t& say : says) say = static_cast<int32_t>(random.between(0, 256));
+      op.terms.say = says.data();
+    }
+    if (random.between(0, 1) > 0) {
+      for (int32_t& cost : costs) cost = static_cast<int32_t>(random.between(1, unit));
+      op.terms.cost = costs.data();
+      op.terms.unit = unit;
+      if (random.between(0, 1) > 0) op.terms.limit = &limit;
+    }
+  }
   select_experts(set, op);
   std::vector<bool> used(experts), chosen(experts);
   const bool by_logit = groups == 1 && op.router.bias == nullptr;
@@ -345,7 +366,8 @@ void check_select_experts(Random& random, const InstructionSet& set) {
       used[id] = true;
       // A row runs its best experts of those that are read, or of all experts if the batch keeps every row's own.
       if (by_logit) {
-        check(before(row, experts, id, own ? all.get() : active.get()) == k, "the order of experts", set.name);
+        const bool freely = (own && op.terms.limit == nullptr) || alone[t];
+        check(before(row, experts, id, freely ? all.get() : active.get()) == k, "the order of experts", set.name);
       }
     }
     for (int64_t e = 0; by_logit && valid[t] && e < experts; ++e) {
@@ -354,8 +376,12 @@ void check_select_experts(Random& random, const InstructionSet& set) {
     if (!mixer) check(std::fabs(total - (valid[t] ? 2 : 0)) < 1e-5, "weights", set.name);
   }
   for (int64_t e = 0; e < experts; ++e) check(active[e] == used[e], "active experts", set.name);
-  const auto count = [](const std::vector<bool>& experts) { return std::count(experts.begin(), experts.end(), true); };
-  if (by_logit) check(count(used) <= count(chosen), "no more experts than the model's own", set.name);
+  const auto cost = [&](const std::vector<bool>& read) {
+    int64_t total = 0;
+    for (int64_t e = 0; e < experts; ++e) total += read[e] ? costs[e] : 0;
+    return total;
+  };
+  if (by_logit) check(cost(used) <= cost(chosen), "no more than the model's own experts cost", set.name);
 }
 
 void check_vocabulary(Random& random, const InstructionSet& set) {
