@@ -47,6 +47,6 @@ def test_an_installed_wheel_generates_outside_the_tree(tmp_path):
   ).stdout  # fmt: skip
   assert ("on CPUs: native code with" in explained) == bool(shutil.which("c++")), explained
   program = "import lynx_jax, sys; print(lynx_jax.__file__, 'torch' in sys.modules)"
-  where = subprocess.run([str(python), "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+  where = subprocess.run([str(python), "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
   assert where.stdout.startswith(str(environment))
   assert where.stdout.endswith("False\n")
