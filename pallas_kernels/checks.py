@@ -39,8 +39,8 @@ def whole_number(
   plain = plain_number(value)
   if isinstance(plain, float) and plain.is_integer():
     plain = int(plain)
-  ok = isinstance(plain, int) and _within(plain, least, most)
-  require(ok, where, value, f"a whole number{_range(least, most)}", remedy)
+  if not isinstance(plain, int) or not _within(plain, least, most):
+    raise refusal(where, value, f"a whole number{_range(least, most)}", remedy)
   return plain
 
 
@@ -59,8 +59,9 @@ def number(
     ValueError: `value` is anything else; a bool is no number here.
   """
   plain = plain_number(value)
-  ok = plain is not None and abs(plain) <= sys.float_info.max and _within(plain, least, most)
-  require(ok and (above is None or plain > above), where, value, f"a number{_range(least, most, above)}", remedy)
+  inside = plain is not None and abs(plain) <= sys.float_info.max and _within(plain, least, most)
+  if plain is None or not inside or (above is not None and plain <= above):
+    raise refusal(where, value, f"a number{_range(least, most, above)}", remedy)
   return float(plain)
 
 

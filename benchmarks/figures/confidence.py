@@ -15,7 +15,7 @@ from lynx_jax.evals.decoding import Texts, own_hidden, route_by_step, whole_rows
 from lynx_jax.evals.faithful import compare_scores
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.params import Params
-from lynx_jax.routing import CountVote, Router, Routing, RoutingPolicy, lynx_route
+from lynx_jax.routing import CountVote, Router, RoutingPolicy, TiledRouting, lynx_route
 
 GROUPS = ("sure", "unsure")
 
@@ -58,7 +58,7 @@ def _route_half(
   router: Router,
   valid: jax.Array,
   selection_bias: jax.Array | None = None,
-) -> Routing:
+) -> TiledRouting:
   """Applies the policy to the half of each step's rows with the larger (or smaller) top gate, and to no others."""
   rule: dict[str, Any] = {"router": router, "valid": valid, "selection_bias": selection_bias}
   own = lynx_route(logits, top_k, implementation="reference", **rule)
@@ -66,7 +66,8 @@ def _route_half(
   top_gate = jnp.max(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=-1).reshape(texts.inputs.shape)
   larger = (top_gate >= jnp.median(top_gate, axis=0, keepdims=True)).reshape(-1, 1)
   chosen = larger if sure else ~larger
-  return own._replace(ids=jnp.where(chosen, moved.ids, own.ids), weights=jnp.where(chosen, moved.weights, own.weights))
+  ids, weights = jnp.where(chosen, moved.ids, own.ids), jnp.where(chosen, moved.weights, own.weights)
+  return TiledRouting(ids, weights, own.active)
 
 
 def draw_confidence(rows: list[dict[str, Any]], path: Path) -> None:

@@ -16,7 +16,7 @@ from benchmarks.figures.plot import drawn
 from lynx_jax.bench.decode import bench_decode
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.params import Params
-from lynx_jax.routing import CountVote, Routing, RoutingPolicy, TopK, lynx_route
+from lynx_jax.routing import CountVote, RoutingPolicy, TiledRouting, TopK, lynx_route_tiles
 
 _PREFILL_LENGTH = 128
 
@@ -85,8 +85,8 @@ def measure_experts(
 def _prefill(params: Params, ids: jax.Array, *, policy: RoutingPolicy) -> jax.Array:
   """Computes hidden states of prompts whose tokens may use only the experts of one keep set."""
 
-  def route(logits: jax.Array, top_k: int, /, **rule: Any) -> Routing:
-    return lynx_route(logits, top_k, policy=policy, **rule)
+  def route(logits: jax.Array, top_k: int, /, **rule: Any) -> TiledRouting:
+    return lynx_route_tiles(logits, top_k, policy=policy, **rule)
 
   return run_causal(params.decoder, ids, jnp.full(ids.shape[:1], ids.shape[1], jnp.int32), route=route)[0]
 

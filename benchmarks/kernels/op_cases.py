@@ -21,7 +21,7 @@ from pallas_kernels import (
 )
 from pallas_kernels.expert_ffn import Tiles
 from pallas_kernels.gates.shapes import ModelShape
-from pallas_kernels.lynx_route import Lynx, Router, TopK, lynx_route
+from pallas_kernels.lynx_route import Lynx, Router, TopK, lynx_route_tiles
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +80,9 @@ def _ops(shape: ModelShape, rows: int, capacity: int) -> Iterator[_Parts]:
   down = draw(shape.experts, width, shape.expert_width, scale=shape.expert_width**-0.5)
   router = Router(renormalize=shape.renormalize)
   for name, policy in (("top-k", TopK()), ("Lynx(3, 2)", Lynx(3, 2))):
-    options = {"top_k": shape.top_k, "policy": policy, "router": router, "tiles": True}
+    options = {"top_k": shape.top_k, "policy": policy, "router": router}
     yield "lynx_route", f"T={rows}, {name}", functools.partial(_route, **options), (logits,), _bytes_of(logits)
-    chosen = lynx_route(logits, **options)
+    chosen = lynx_route_tiles(logits, **options)
     live = int(chosen.active.sum())
     moved = live * (gate_up.nbytes + down.nbytes) // shape.experts
     args = (x, chosen.ids, chosen.weights, gate_up, down, chosen.tiles)
@@ -114,8 +114,8 @@ def _products(shape: ModelShape, rows: int) -> Iterator[_Parts]:
 
 
 def _route(logits: jax.Array, *, implementation: str | None, **options: Any) -> Any:
-  chosen = lynx_route(logits, implementation=implementation, **options)
-  return chosen.weights, chosen.ids, chosen.tiles.in_use
+  chosen = lynx_route_tiles(logits, implementation=implementation, **options)
+  return chosen.weights, chosen.ids, None if chosen.tiles is None else chosen.tiles.in_use
 
 
 def _experts(

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float32, Int32
 from experiments.moefy.forward import run, stacked_layers
 from experiments.moefy.router import shares, train_router
 from experiments.moefy.slices import Slices, activity, contributions, cut
-from lynx_jax.models.decoder import Decoder
+from lynx_jax.models.decoder import Decoder, Layer
+from lynx_jax.models.dense import Dense
 from lynx_jax.models.parameters import by_path
 
 _BATCH = 16
@@ -42,10 +43,16 @@ def dense_ffn(x_TD: Float32[Array, "T D"], weights: tuple[jax.Array, jax.Array])
   return (jax.nn.silu(gate) * up) @ down.T, x_TD.astype(jnp.float16)
 
 
+def dense_weights(layer: Layer) -> tuple[jax.Array, jax.Array]:
+  """Both weights of a layer's dense network; of several layers where they are stacked."""
+  assert isinstance(layer.ffn, Dense)
+  return layer.ffn.gate_up[...], layer.ffn.down[...]
+
+
 def ffn_inputs(decoder: Decoder, tokens: Int32[np.ndarray, "N L"]) -> np.ndarray:
   """The normed inputs of every layer's feed-forward part, float16 [layers, N * L, D]."""
   layers = stacked_layers(decoder)
-  weights = (layers.ffn.gate_up[...], layers.ffn.down[...])
+  weights = dense_weights(layers)
   seen = jax.jit(lambda tokens: run(decoder, layers, tokens, dense_ffn, weights)[1])
   return np.concatenate(
     [np.asarray(seen(jnp.asarray(tokens[at : at + _BATCH]))) for at in range(0, len(tokens), _BATCH)], axis=1
@@ -63,7 +70,7 @@ def cut_layers(
   """Each layer's slices and router; `inputs` are `ffn_inputs`, `shared` neurons of a layer always run."""
   busy, adds = jax.jit(activity), jax.jit(contributions)
   for index, layer in enumerate(decoder.layers):
-    gate_up, down = layer.ffn.gate_up[...], layer.ffn.down[...]
+    gate_up, down = dense_weights(layer)
     x_TD = jnp.asarray(inputs[index], jnp.float32)
     found = cut(np.asarray(busy(x_TD[::_GROUPED_ON_EVERY], gate_up, down)), shared=shared, experts=experts)
     gate_ups, downs = expert_weights(found, np.asarray(gate_up), np.asarray(down))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32
 
-from experiments.moefy.cutting import CutLayer, expert_weights
+from experiments.moefy.cutting import CutLayer, dense_weights, expert_weights
 from experiments.moefy.forward import run, stacked_layers
 from lynx_jax.evals.bootstrap import Interval, interval, resamples
 from lynx_jax.models.decoder import Decoder
@@ -87,7 +87,7 @@ def _exponent(losses: np.ndarray) -> Interval:
 def _stacked_weights(decoder: Decoder, layers: Sequence[CutLayer]) -> _Weights:
   found = []
   for layer, cut in zip(decoder.layers, layers, strict=True):
-    gate_up, down = np.asarray(layer.ffn.gate_up[...]), np.asarray(layer.ffn.down[...])
+    gate_up, down = map(np.asarray, dense_weights(layer))
     gate, up = np.split(gate_up, 2)
     shared = cut.slices.shared
     apart = expert_weights(cut.slices, gate_up, down)

@@ -5,6 +5,7 @@ Nothing heavy is imported until a command needs it, so that `--help` and `--vers
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def _settle_streams() -> None:
   if closed:
     raise OSError("standard output is closed: redirect it to a file, or to /dev/null")
   for stream in (sys.stdout, sys.stderr):
-    if hasattr(stream, "reconfigure") and stream.encoding.lower() not in ("utf-8", "utf8"):
+    if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
       stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 

@@ -1,7 +1,7 @@
 """Prompts as token ids: text, conversations or ids, checked against the vocabulary and the context."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import numpy as np
@@ -35,7 +35,8 @@ def encode_prompts(params: Params, prompts: Prompts | Chats, chat: bool | Mappin
     ids = [_encode(params, index, prompt) for index, prompt in enumerate(several)]
   else:
     # An empty mapping asks for chat too.
-    answered = chat_prompts(params.tokenizer, prompts, {} if chat is True else chat)
+    chats = cast("Chats", prompts)
+    answered = chat_prompts(params.tokenizer, chats, {} if chat is True else chat)
     ids = [_inside(index, prompt, params.spec.vocab) for index, prompt in enumerate(answered)]
   if not ids:
     raise ValueError("prompts is empty: give at least one prompt")

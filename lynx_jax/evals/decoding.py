@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.params import Params
 from lynx_jax.models.parts import ExpertTrace
-from lynx_jax.routing import Router, Routing, RoutingPolicy, lynx_route
+from lynx_jax.routing import Router, RoutingPolicy, TiledRouting, lynx_route
 from pallas_kernels.dims import RouterLogits, RowMask, SelectionBias
 
 
@@ -106,7 +106,7 @@ def route_by_step(
   router: Router,
   valid: RowMask,
   selection_bias: SelectionBias | None = None,
-) -> Routing:
+) -> TiledRouting:
   """Routes all positions of `texts` at once, the rows of each decode step as one batch, the prompts by themselves.
 
   Where a policy runs fewer experts a token, the row's own next ones fill the ids, with no weight.
@@ -129,7 +129,7 @@ def route_by_step(
   ids = jnp.concatenate([ids, own.ids[:, top_k - missing :]], axis=1)
   weights = jnp.pad(weights, ((0, 0), (0, missing)))
   decoded = texts.judged.reshape(-1, 1)
-  return own._replace(ids=jnp.where(decoded, ids, own.ids), weights=jnp.where(decoded, weights, own.weights))
+  return TiledRouting(jnp.where(decoded, ids, own.ids), jnp.where(decoded, weights, own.weights), own.active)
 
 
 def _gather(x: Array, index: Int32[Array, "B P"]) -> Array:

@@ -14,7 +14,7 @@ from lynx_jax.models.linear import array_of, normed_matmul, weight
 from lynx_jax.models.norms import Norm
 from lynx_jax.models.parts import ExpertChoice, ExpertTrace
 from lynx_jax.placement import Role
-from lynx_jax.routing import Router, Routing
+from lynx_jax.routing import Router, TiledRouting
 from pallas_kernels import capacity_ffn, expert_ffn
 from pallas_kernels.activations import SWIGLU, Activation
 from pallas_kernels.checks import field_of, require, whole_fields
@@ -107,10 +107,10 @@ class MoE(nnx.Module):
     if self.shared is not None:
       with jax.named_scope("shared"):
         y = y + self._shared(self.shared, x_TD, norm)
-    return y, ExpertTrace(logits, routing, dropped, bias, spec.top_k, spec.router)
+    return y, ExpertTrace(logits, routing.routing, dropped, bias, spec.top_k, spec.router)
 
   def _experts(
-    self, x_TD: jax.Array, routing: Routing, valid_T: jax.Array, expert_capacity: int | None
+    self, x_TD: jax.Array, routing: TiledRouting, valid_T: jax.Array, expert_capacity: int | None
   ) -> tuple[jax.Array, jax.Array]:
     """The weighted sum of each row's experts, and how many assignments were dropped."""
     ids, weights = routing.ids, routing.weights

@@ -16,7 +16,7 @@ from pallas_kernels.lynx_route.auto import Auto
 from pallas_kernels.lynx_route.cpu import cpu_objection, lynx_route_cpu
 from pallas_kernels.lynx_route.lynx import Lynx
 from pallas_kernels.lynx_route.mass_floor import Budget, MassFloor
-from pallas_kernels.lynx_route.policy import POLICIES, Routing, RoutingPolicy, named_policy
+from pallas_kernels.lynx_route.policy import POLICIES, Routing, RoutingPolicy, TiledRouting, named_policy
 from pallas_kernels.lynx_route.policy_text import as_policy, format_policy, parse_policy
 from pallas_kernels.lynx_route.remap import lynx_route_reference
 from pallas_kernels.lynx_route.rivals import OEA, CountVote, Prune, XShare
@@ -39,11 +39,13 @@ __all__ = [
   "Routing",
   "RoutingPolicy",
   "Scores",
+  "TiledRouting",
   "TopK",
   "XShare",
   "as_policy",
   "format_policy",
   "lynx_route",
+  "lynx_route_tiles",
   "named_policy",
   "parse_policy",
   "score_rows",
@@ -88,14 +90,13 @@ def lynx_route(
   weight: Float32[Array, "T"] | None = None,
   cost: Float32[Array, "E"] | None = None,
   limit: Int32[Array, ""] | Float32[Array, ""] | None = None,
-  tiles: bool = False,
   implementation: Choice = None,
 ) -> Routing:
   """Choose each row's experts under `policy`, with the weights that `router` would give them.
 
-  Pure and jittable with `top_k`, `policy`, `router`, `tiles` and `implementation` static; how many rows are valid is
-  data. Everything is computed in float32. Under a batch-aware policy a row's experts depend on its batch mates, so
-  apply one at decode, where it saves weight reads, and not at prefill.
+  Pure and jittable with `top_k`, `policy`, `router` and `implementation` static; how many rows are valid is data.
+  Everything is computed in float32. Under a batch-aware policy a row's experts depend on its batch mates, so apply
+  one at decode, where it saves weight reads, and not at prefill.
 
   On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one kernel launch, unless `own`, `weight`,
   `cost` or `limit` is given. On a CPU these policies and a `Budget` around one of them, except around `Prune`, run in
@@ -125,27 +126,60 @@ def lynx_route(
     limit: the most experts that the batch may read, as `Budget` around any policy but as data, an int32 or float32
       scalar; with `cost`, in units of the dearest expert. Experts of `own` rows count and are read in any case, and one
       row always has the experts that it runs. None: no limit.
-    tiles: whether to group the rows by expert as well, for `expert_ffn`. Batches with so many rows an expert that
-      `expert_ffn` would use larger tiles are not grouped.
     implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
-    `Routing`: ids [T, K] and weights [T, K] with K = `policy.experts_per_token(top_k)`, active [E], and tiles.
+    `Routing`: ids [T, K] and weights [T, K] with K = `policy.experts_per_token(top_k)`, and active [E].
 
   Raises:
     ValueError: an argument of the wrong shape, dtype or type, a knob or groups that do not fit `top_k` and the number
       of experts, or an unknown implementation.
     NotImplementedError: the named implementation cannot take these arguments.
   """
-  policy = as_policy(policy)
   arrays = RouteArrays(logits, valid, selection_bias, own, weight, cost, limit)  # pyright: ignore[reportArgumentType]
+  return _checked(arrays, top_k, policy, router, implementation, tiles=False).routing
+
+
+def lynx_route_tiles(
+  logits: RouterLogits,
+  top_k: int,
+  *,
+  policy: RoutingPolicy | str | None = None,
+  router: Router = _RENORMALIZING_SOFTMAX,
+  valid: RowMask | None = None,
+  selection_bias: SelectionBias | None = None,
+  own: RowMask | None = None,
+  weight: Float32[Array, "T"] | None = None,
+  cost: Float32[Array, "E"] | None = None,
+  limit: Int32[Array, ""] | Float32[Array, ""] | None = None,
+  implementation: Choice = None,
+) -> TiledRouting:
+  """`lynx_route`, with the rows grouped by expert for `expert_ffn`; arguments and errors are the same.
+
+  Batches with so many rows an expert that `expert_ffn` would use larger tiles are not grouped.
+  """
+  arrays = RouteArrays(logits, valid, selection_bias, own, weight, cost, limit)  # pyright: ignore[reportArgumentType]
+  return _checked(arrays, top_k, policy, router, implementation, tiles=True)
+
+
+def _checked(
+  arrays: RouteArrays,
+  top_k: int,
+  policy: RoutingPolicy | str | None,
+  router: Router,
+  implementation: Choice,
+  *,
+  tiles: bool,
+) -> TiledRouting:
+  """Checks the arguments, and leaves batches with many rows an expert to plain JAX."""
+  policy = as_policy(policy)
   check_arguments(arrays, top_k, policy, router)
-  rows, experts = logits.shape
+  rows, experts = arrays.logits.shape
   few_rows_an_expert = tile_rows_for(rows, top_k, experts) == DECODE_TILE
   if implementation is None and not few_rows_an_expert:
     implementation = "reference"
   return _route(
-    arrays._replace(valid=jnp.ones(rows, bool) if valid is None else valid),
+    arrays._replace(valid=jnp.ones(rows, bool) if arrays.valid is None else arrays.valid),
     top_k=top_k,
     policy=policy,
     router=router,
@@ -157,7 +191,7 @@ def lynx_route(
 @functools.partial(jax.jit, static_argnames=("top_k", "policy", "router", "tiles", "implementation"))
 def _route(
   arrays: RouteArrays, *, top_k: int, policy: RoutingPolicy, router: Router, tiles: bool, implementation: Choice
-) -> Routing:
+) -> TiledRouting:
   """Runs the op. The layers of a model call it with equal shapes and settings; jit keeps the trace of the first."""
   with jax.named_scope("lynx_route"):
     return LYNX_ROUTE(implementation, arrays, top_k=top_k, policy=policy, router=router, tiles=tiles)

@@ -12,7 +12,7 @@ from pallas_kernels.lynx_route.arguments import RouteArrays
 from pallas_kernels.lynx_route.auto import Auto
 from pallas_kernels.lynx_route.lynx import Lynx, counted_bins, lowest_bin
 from pallas_kernels.lynx_route.mass_floor import Budget, MassFloor
-from pallas_kernels.lynx_route.policy import Routing, RoutingPolicy
+from pallas_kernels.lynx_route.policy import RoutingPolicy, TiledRouting
 from pallas_kernels.lynx_route.rivals import OEA, Prune
 from pallas_kernels.lynx_route.router import SCORINGS, Router
 from pallas_kernels.lynx_route.terms import cost_unit, costs, in_units, says
@@ -43,7 +43,7 @@ def lynx_route_cpu(
   router: Router,
   tiles: bool,
   instructions: str | None = None,
-) -> Routing:
+) -> TiledRouting:
   """`lynx_route` in C++ (pallas_kernels/cpu/src/select_experts.cc)."""
   (rows, experts), run = arrays.logits.shape, policy.experts_per_token(top_k)
   inner, most = (policy.policy, policy.max_active) if isinstance(policy, Budget) else (policy, experts)
@@ -73,7 +73,7 @@ def lynx_route_cpu(
     most=most,
     **_knobs(inner, experts),
   )
-  return Routing(ids, weights, active, tile_rows(ids, arrays.valid, experts, DECODE_TILE) if tiles else None)
+  return TiledRouting(ids, weights, active, tile_rows(ids, arrays.valid, experts, DECODE_TILE) if tiles else None)
 
 
 def _optional(arrays: RouteArrays) -> dict[str, jax.Array]:

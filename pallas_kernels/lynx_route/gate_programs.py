@@ -17,7 +17,7 @@ from pallas_kernels.lynx_route import (
   Router,
   RoutingPolicy,
   TopK,
-  lynx_route,
+  lynx_route_tiles,
 )
 
 Program = tuple[Callable[..., Any], tuple[jax.ShapeDtypeStruct, ...]]
@@ -71,5 +71,5 @@ def routing(
 
 
 def _route(logits: Any, valid: Any, bias: Any = None, *, top_k: int, policy: RoutingPolicy, router: Router) -> Any:
-  chosen = lynx_route(logits, top_k, policy=policy, router=router, selection_bias=bias, valid=valid, tiles=True)
+  chosen = lynx_route_tiles(logits, top_k, policy=policy, router=router, selection_bias=bias, valid=valid)
   return chosen.ids, chosen.weights, chosen.tiles

@@ -23,13 +23,32 @@ class Routing(NamedTuple):
       anyway, so that it adds no memory traffic.
     weights: float32 [T, K], zero on invalid rows.
     active: bool [E], the experts that some valid row runs.
-    tiles: the valid rows of each active expert, as `expert_ffn` takes them; None if they were not asked for.
+  """
+
+  ids: ExpertIds
+  weights: ExpertWeights
+  active: ExpertMask
+
+
+class TiledRouting(NamedTuple):
+  """A `Routing`, and the rows of each expert, as a layer with experts takes it.
+
+  Attributes:
+    ids: as in `Routing`.
+    weights: as in `Routing`.
+    active: as in `Routing`.
+    tiles: the valid rows of each active expert, as `expert_ffn` takes them; None where it should group them itself.
   """
 
   ids: ExpertIds
   weights: ExpertWeights
   active: ExpertMask
   tiles: Tiles | None = None
+
+  @property
+  def routing(self) -> Routing:
+    """The routing without the tiles."""
+    return Routing(self.ids, self.weights, self.active)
 
 
 class RoutingPolicy(abc.ABC):

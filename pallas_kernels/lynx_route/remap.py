@@ -15,7 +15,7 @@ from pallas_kernels.expert_ffn.tiles import tile_rows
 from pallas_kernels.lynx_route.arguments import RouteArrays
 from pallas_kernels.lynx_route.expert_sets import grow, union_of_rows
 from pallas_kernels.lynx_route.mass_floor import within_limit
-from pallas_kernels.lynx_route.policy import Routing, RoutingPolicy
+from pallas_kernels.lynx_route.policy import Routing, RoutingPolicy, TiledRouting
 from pallas_kernels.lynx_route.router import Router, log_gates, own_weights, sparse_mixer
 from pallas_kernels.lynx_route.scores import LOWEST, Scores, score_rows
 from pallas_kernels.lynx_route.terms import Terms, costs, says, total_cost
@@ -23,7 +23,7 @@ from pallas_kernels.lynx_route.terms import Terms, costs, says, total_cost
 
 def lynx_route_reference(
   arrays: RouteArrays, *, top_k: int, policy: RoutingPolicy, router: Router, tiles: bool
-) -> Routing:
+) -> TiledRouting:
   """`lynx_route` in plain JAX, for any policy on any platform."""
   logits, valid = arrays.logits, arrays.valid
   scores = score_rows(logits, top_k, policy.experts_per_token(top_k), valid, router, arrays.selection_bias)
@@ -31,9 +31,7 @@ def lynx_route_reference(
     routing = _route_together(arrays, _with_terms(scores, arrays), policy, top_k, router)
   else:
     routing = settle(scores, valid, *unrestricted(scores, top_k, router))
-  if not tiles:
-    return routing
-  return routing._replace(tiles=tile_rows(routing.ids, valid, logits.shape[1], DECODE_TILE))
+  return TiledRouting(*routing, tile_rows(routing.ids, valid, logits.shape[1], DECODE_TILE) if tiles else None)
 
 
 def _with_terms(scores: Scores, arrays: RouteArrays) -> Scores:

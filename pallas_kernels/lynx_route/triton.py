@@ -1,4 +1,4 @@
-"""Routing in one program: rows are few, and a batch must agree, so there is nothing to spread over a GPU.
+"""TiledRouting in one program: rows are few, and a batch must agree, so there is nothing to spread over a GPU.
 
 Scores stay in registers, a block of rows at a time (rows.py).
 """
@@ -19,7 +19,7 @@ from pallas_kernels.lynx_route.arguments import RouteArrays
 from pallas_kernels.lynx_route.auto import Auto
 from pallas_kernels.lynx_route.lynx import Lynx, counted_bins, lowest_bin
 from pallas_kernels.lynx_route.mass_floor import MassFloor
-from pallas_kernels.lynx_route.policy import Routing, RoutingPolicy
+from pallas_kernels.lynx_route.policy import RoutingPolicy, TiledRouting
 from pallas_kernels.lynx_route.rivals import OEA, Prune
 from pallas_kernels.lynx_route.router import Router
 from pallas_kernels.lynx_route.rows import (
@@ -86,7 +86,7 @@ def _warps(rows: int, padded: int, scores: int) -> int:
 
 def lynx_route_triton(
   arrays: RouteArrays, *, top_k: int, policy: RoutingPolicy, router: Router, tiles: bool
-) -> Routing:
+) -> TiledRouting:
   """`lynx_route` in one launch, which groups the rows by expert as well."""
   (rows, experts), run = arrays.logits.shape, policy.experts_per_token(top_k)
   most = most_tiles(rows * run, rows, experts, DECODE_TILE)
@@ -115,7 +115,7 @@ def lynx_route_triton(
     name="lynx_route",
     num_warps=_warps(batch.block, padded, _cut(padded, policy, router)[1]),
   )
-  return Routing(ids, weights, active != 0, Tiles(in_use.reshape(()), expert, slot) if tiles else None)
+  return TiledRouting(ids, weights, active != 0, Tiles(in_use.reshape(()), expert, slot) if tiles else None)
 
 
 def _kernel(*refs, inputs: int, batch: Batch, top_k: int, policy: RoutingPolicy, router: Router):

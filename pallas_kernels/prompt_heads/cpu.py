@@ -31,6 +31,7 @@ def prompt_heads_cpu(
     results,
     *(array for array in arrays if array is not None),
     instructions=instructions,
+    aliases=None,
     **cpu_attributes(arrays, options),
   )
   return new_query, new_key, new_value

@@ -104,7 +104,7 @@ def _block(given: dict, y_ref, block: jax.Array, norm_eps: float, blocks: Blocks
   def step(index, carry):
     total, squares = carry
     x, at_in = load(index)
-    if before is not None:
+    if norm_ref is not None and before is not None:
       scale = plgpu.load(norm_ref.at[at_in]).astype(jnp.float32)
       x = (x.astype(jnp.float32) * before * scale[None, :]).astype(x.dtype)
     elif norm_ref is not None:

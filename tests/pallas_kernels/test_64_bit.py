@@ -7,7 +7,7 @@ import pytest
 
 import pallas_kernels
 from pallas_kernels.dispatch import Op
-from pallas_kernels.lynx_route import LYNX_ROUTE, Lynx, lynx_route
+from pallas_kernels.lynx_route import LYNX_ROUTE, Lynx, lynx_route_tiles
 
 
 def normal(*shape, dtype=jnp.float32):
@@ -60,7 +60,7 @@ def norm(implementation):
 
 
 def route(implementation):
-  return lynx_route(normal(3, 8), 2, policy=Lynx(3, 2), tiles=True, implementation=implementation)
+  return lynx_route_tiles(normal(3, 8), 2, policy=Lynx(3, 2), implementation=implementation)
 
 
 CALLS: dict[Op, object] = {

@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import expert_ffn, lynx_route
-from pallas_kernels.lynx_route import OEA, Auto, Budget, CountVote, Lynx, MassFloor, Prune, Router, TopK, XShare
+from pallas_kernels.lynx_route import (
+  OEA,
+  Auto,
+  Budget,
+  CountVote,
+  Lynx,
+  MassFloor,
+  Prune,
+  Router,
+  TopK,
+  XShare,
+  lynx_route_tiles,
+)
 from tests.routing import oracle
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
@@ -44,9 +56,9 @@ CASES = (
 # Compiled without optimisation: tests by these are mostly compilation.
 QUICKLY = {"xla_backend_optimization_level": 0}
 choose = jax.jit(
-  lynx_route,
+  lynx_route_tiles,
   static_argnums=(1,),
-  static_argnames=("policy", "router", "tiles", "implementation"),
+  static_argnames=("policy", "router", "implementation"),
   compiler_options=QUICKLY,
 )
 
@@ -94,9 +106,9 @@ def check(implementation, case, logits, valid, bias=None):
   rows, experts, top_k, policy, router = case
   given = {"policy": policy, "router": router, "valid": jnp.asarray(valid)}
   given["selection_bias"] = None if bias is None else jnp.asarray(bias)
-  got = choose(jnp.asarray(logits), top_k, implementation=implementation, tiles=True, **given)
+  got = choose(jnp.asarray(logits), top_k, implementation=implementation, **given)
   if implementation != "reference":
-    want = choose(jnp.asarray(logits), top_k, implementation="reference", tiles=True, **given)
+    want = choose(jnp.asarray(logits), top_k, implementation="reference", **given)
     np.testing.assert_array_equal(got.ids, want.ids)
     np.testing.assert_array_equal(got.active, want.active)
     np.testing.assert_allclose(got.weights, want.weights, rtol=1e-5, atol=1e-7)
@@ -116,7 +128,7 @@ def check_by_the_oracle(implementation, case, logits, valid, bias=None):
   _, _, top_k, policy, router = case
   given = {"policy": policy, "router": router, "valid": jnp.asarray(valid)}
   given["selection_bias"] = None if bias is None else jnp.asarray(bias)
-  got = choose(jnp.asarray(logits), top_k, implementation=implementation, tiles=True, **given)
+  got = choose(jnp.asarray(logits), top_k, implementation=implementation, **given)
   ids, weights, active = oracle.route_by(logits, top_k, policy, router, bias, valid)
   np.testing.assert_array_equal(got.ids, ids)
   np.testing.assert_array_equal(got.active, active)
@@ -161,7 +173,7 @@ def test_native_code_takes_the_same_terms_as_plain_jax(case, names, data):
     "limit": np.float32(random.uniform(0, experts)),
   }
   given = {name: jnp.asarray(terms[name]) for name in names.split()}
-  given |= {"policy": policy, "router": router, "valid": jnp.asarray(valid), "tiles": True}
+  given |= {"policy": policy, "router": router, "valid": jnp.asarray(valid)}
   got, want = (choose(jnp.asarray(logits), top_k, implementation=name, **given) for name in ("cpu", "reference"))
   np.testing.assert_array_equal(got.ids, want.ids)
   np.testing.assert_array_equal(got.active, want.active)
@@ -174,8 +186,8 @@ def test_terms_that_are_all_alike_change_no_bit_in_native_code(policy):
   random = np.random.default_rng(0)
   logits = jnp.asarray(random.normal(size=(10, 16)), jnp.float32)
   alike = {"own": jnp.zeros(10, bool), "weight": jnp.full(10, 0.3), "cost": jnp.full(16, 0.02), "limit": jnp.int32(16)}
-  plain = choose(logits, 3, policy=policy, implementation="cpu")
-  for one, other in zip(plain, choose(logits, 3, policy=policy, implementation="cpu", **alike), strict=True):
+  plain = choose(logits, 3, policy=policy, implementation="cpu").routing
+  for one, other in zip(plain, choose(logits, 3, policy=policy, implementation="cpu", **alike).routing, strict=True):
     np.testing.assert_array_equal(one, other)
 
 
@@ -185,7 +197,7 @@ def test_its_tiles_drive_expert_ffn(implementation):
   x, logits = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((6, 16), (6, 5)))
   gate_up, down = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((5, 16, 16), (5, 16, 8)))
   valid = jnp.asarray([True, True, False, True, True, False])
-  chosen = lynx_route(logits, 2, policy=Lynx(1, 2), valid=valid, tiles=True, implementation=implementation)
+  chosen = lynx_route_tiles(logits, 2, policy=Lynx(1, 2), valid=valid, implementation=implementation)
   args = (x, chosen.ids, chosen.weights, gate_up, down)
   y = expert_ffn(*args, valid=valid, tiles=chosen.tiles, implementation="pallas")
   np.testing.assert_allclose(y, expert_ffn(*args, valid=valid, implementation="reference"), rtol=1e-4, atol=1e-4)

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import lynx_route
-from pallas_kernels.lynx_route import OEA, Auto, CountVote, Lynx, MassFloor, Router, TopK
+from pallas_kernels.lynx_route import OEA, Auto, CountVote, Lynx, MassFloor, Router, TopK, lynx_route_tiles
 
 DEEPSEEK = Router("sigmoid", groups=4, groups_kept=2, group_score="top2_sum")
 
@@ -32,8 +31,8 @@ def test_it_gives_the_same_as_without(implementation, policy, router):
 
   def route():
     given = None if bias is None else jnp.asarray(bias)
-    options = {"policy": policy, "router": router, "selection_bias": given, "tiles": True}
-    return lynx_route(jnp.asarray(logits), 2, implementation=implementation, **options)
+    options = {"policy": policy, "router": router, "selection_bias": given}
+    return lynx_route_tiles(jnp.asarray(logits), 2, implementation=implementation, **options)
 
   plain = route()
   with jax.enable_x64(True):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lynx_jax.routing import Lynx, TopK, lynx_route
+from lynx_jax.routing import Lynx, TopK, lynx_route, lynx_route_tiles
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.expert_ffn import tile_rows
 from tests.routing.routing_cases import (
@@ -23,14 +23,14 @@ from tests.routing.routing_cases import (
 )
 
 VALID = np.array([True, False, True, True, True, False])
-to_tiles = jax.jit(functools.partial(lynx_route, tiles=True), static_argnums=1, static_argnames=("policy", "router"))
+to_tiles = jax.jit(lynx_route_tiles, static_argnums=1, static_argnames=("policy", "router"))
 in_plain_jax = functools.partial(lynx_route, implementation="reference")
 
 
 def assert_same_but_for_weights(got, expected):
   """In native code the last bits of weights are its own."""
   np.testing.assert_allclose(got.weights, expected.weights, rtol=3e-7)
-  assert_same_bits(got._replace(tiles=None), expected if unavailable() else expected._replace(weights=got.weights))
+  assert_same_bits(got.routing, expected if unavailable() else expected._replace(weights=got.weights))
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
