@@ -15,12 +15,12 @@ _DTYPES = ("float32", "bfloat16")
 
 def cpu_objection(arrays: ExpertArrays, *, options: ExpertOptions) -> str | None:
   """Says why the native code cannot take these arguments, or None."""
-  x, kinds = arrays.x, [held_as(weight) for weight in (arrays.gate_up, arrays.down)]
+  x, kinds = arrays.x, [held_as(weight) or weight.dtype.name for weight in (arrays.gate_up, arrays.down)]
   for bias in (arrays.gate_up_bias, arrays.down_bias):
     if bias is not None and bias.dtype != x.dtype:
       return f"rows of {x.dtype} and biases of {bias.dtype}: one dtype for both"
   if kinds[0] != kinds[1]:
-    return f"weights held as {kinds[0]} and as {kinds[1]}: one form for both"
+    return f"weights of {kinds[0]} and of {kinds[1]}: one form for both"
   if x.dtype.name not in _DTYPES:
     return f"rows of {x.dtype}: float32 or bfloat16"
   for weight in (arrays.gate_up, arrays.down):
