@@ -15,15 +15,16 @@ _DTYPES = ("float32", "bfloat16")
 
 def cpu_objection(arrays: ExpertArrays, *, options: ExpertOptions) -> str | None:
   """Says why the native code cannot take these arguments, or None."""
-  x, kinds = arrays.x, [held_as(weight) or weight.dtype.name for weight in (arrays.gate_up, arrays.down)]
+  x, weights = arrays.x, (arrays.gate_up, arrays.down)
   for bias in (arrays.gate_up_bias, arrays.down_bias):
     if bias is not None and bias.dtype != x.dtype:
       return f"rows of {x.dtype} and biases of {bias.dtype}: one dtype for both"
-  if kinds[0] != kinds[1]:
-    return f"weights of {kinds[0]} and of {kinds[1]}: one form for both"
+  if held_as(arrays.gate_up) != held_as(arrays.down):
+    gate_up, down = (held_as(weight) or weight.dtype.name for weight in weights)
+    return f"weights of {gate_up} and of {down}: one form for both"
   if x.dtype.name not in _DTYPES:
     return f"rows of {x.dtype}: float32 or bfloat16"
-  for weight in (arrays.gate_up, arrays.down):
+  for weight in weights:
     if held_as(weight) != "int8" and weight.dtype != x.dtype:
       return f"rows of {x.dtype} and weights of {weight.dtype}: one dtype for both, or int8 weights"
   return None
