@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.kernels.decode_program import COMPILED, STATE, decode_program
 from lynx_jax.models.released import RELEASED
-from lynx_jax.routing import Lynx
+from lynx_jax.routing import Lynx, RoutingPolicy
 from pallas_kernels import gates
+from tests.goldens.kernels import same_as_recorded
 
 # The run-time shape checker takes arrays only, and the weights here are abstract.
 pytestmark = pytest.mark.usefixtures("own_errors")
@@ -29,11 +30,17 @@ def compiled(name, policy, target, layers=None):
   return report
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+def short_loop(name: str, policy: RoutingPolicy | None, target: str, layers: int) -> list[str]:
+  """What a loop of so many layers launches, which is as many kernels as recorded."""
+  report = compiled(name, policy, target, layers)
+  same_as_recorded("decode loop", f"{name}, {target}, layers: {layers}, policy: {'Lynx' if policy else 'none'}", report)
+  return gates.kernel_launches(report)
+
+
 @pytest.mark.parametrize("name", COMPILED)
-def test_a_layer_is_few_launches_and_lynx_adds_none(name: str, target: str):
+def test_a_layer_is_few_launches_and_lynx_adds_none(name: str):
   launches = {
-    (policy, layers): gates.kernel_launches(compiled(name, policy, target, layers))
+    (policy, layers): short_loop(name, policy, "h100", layers)
     for policy, layers in ((None, 1), (None, 2), (Lynx(3, 2), 2))
   }
   # A layer and what a policy's statistics, sampling and the loop itself add apart.
@@ -41,6 +48,11 @@ def test_a_layer_is_few_launches_and_lynx_adds_none(name: str, target: str):
   assert len(launches[Lynx(3, 2), 2]) == len(launches[None, 2])
   # Where rows and groups fill a GPU, attention is not split and nothing is joined.
   assert {launch.split("__")[0] for launch in launches[None, 2]} >= OWN - {"join_attention"}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_an_a100_runs_the_same_kernels(name: str):
+  assert {launch.split("__")[0] for launch in short_loop(name, Lynx(3, 2), "a100", 2)} >= OWN - {"join_attention"}
 
 
 # One model a family that is not compiled above or in test_latent_loop_gates.py; the layers that differ in it.

@@ -1,5 +1,6 @@
 """The training script: resumes to the bit, refuses to mix runs, and exports what transformers reads alike."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer
 import lynx_jax
 from experiments import train_plot, train_tiny
 from experiments.tiny_corpus import tokenizer
-from lynx_jax.models.families import FAMILIES
+from lynx_jax.models.families import spec_from_config
 
 TINY = ["--batch", "1", "--length", "24", "--save-every", "2"]
 
@@ -43,7 +44,20 @@ def promotions():
     yield
 
 
+@pytest.fixture
+def one_layer(monkeypatch):
+  """Models of one layer in place of six: what is judged does not depend on their number, and they compile sooner."""
+  whole = train_tiny.tiny_spec
+
+  def short(*args):
+    spec = whole(*args)
+    return dataclasses.replace(spec, layers=spec.layers[:1])
+
+  monkeypatch.setattr(train_tiny, "tiny_spec", short)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_layer")
 def test_a_stopped_run_and_a_longer_one_continue_to_the_bit(corpus, tmp_path):
   train(corpus, tmp_path / "whole", 7, "--export", str(tmp_path / "whole_hf"))
 
@@ -63,6 +77,7 @@ def test_a_stopped_run_and_a_longer_one_continue_to_the_bit(corpus, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_layer")
 def test_the_coarse_form_is_mixtrals_and_transformers_agrees(corpus, tmp_path):
   torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
   train(corpus, tmp_path / "run", 2, "--form", "coarse", "--export", str(tmp_path / "hf"))
@@ -82,7 +97,7 @@ def test_forms_run_the_same_weights_for_a_token_out_of_more_or_fewer(form, milli
   from lynx_jax.models.sizes import counts
 
   spec = train_tiny.tiny_spec(4096, (0,), 512, form)
-  assert FAMILIES[spec.family](train_tiny.CONFIGS[spec.family](spec)) == spec
+  assert spec_from_config(train_tiny.CONFIGS[spec.family](spec)) == spec
   assert counts(spec).total == pytest.approx(millions * 1e6, rel=0.01)
   assert spec.layers[0].ffn.top_k * spec.layers[0].ffn.expert_width == 512
   assert counts(spec).active == pytest.approx(4.6e6, rel=0.01)

@@ -5,7 +5,7 @@ by judges of their own. Everything here goes through the public interface (`lynx
 `lynx_jax.testing`, `pallas_kernels.gates`), so that a move inside the packages does not touch it.
 
     python -m tests.goldens --check            # computes everything again and names what differs
-    python -m tests.goldens --write NAME ...   # records again: texts, routes, divergence
+    python -m tests.goldens --write NAME ...   # records again: texts, routes, divergence, kernels
 
 Recording again is right after a change that is meant to change a result: a fault mended in a family or a policy,
 another tiny configuration, kernels that were cut anew, another version of jaxlib (`kernels` alone). Such a commit says

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests import goldens
-from tests.goldens import divergence, routes, stored, texts
+from tests.goldens import divergence, kernels, routes, stored, texts
 
 RECORDERS: dict[str, Callable[[], dict[str, Any]]] = {
   "texts": lambda: {model: texts.record(model) for model in texts.MODELS},
@@ -17,7 +17,7 @@ RECORDERS: dict[str, Callable[[], dict[str, Any]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns 1 where a recorded result differs."""
-  names = tuple(RECORDERS)
+  names = (*RECORDERS, kernels.NAME)
   parser = argparse.ArgumentParser(
     prog="python -m tests.goldens", description=goldens.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
   failed = False
   for name in args.names or names:
-    if args.write:
+    if name == kernels.NAME:
+      failed |= not kernels.run(write=args.write)
+    elif args.write:
       stored.write(name, RECORDERS[name]())
     else:
       failed |= _differs(name, RECORDERS[name]())

@@ -7,9 +7,12 @@ from pallas_kernels.gates.shapes import MODEL_SHAPES
 from pallas_kernels.lynx_route import Router
 from pallas_kernels.lynx_route.gate_programs import POLICIES, ROUTERS, Program, programs, programs_of_router, routing
 
+# Models that route alike are one program: Qwen2-57B-A14B and OLMoE-1B-7B.
+DISTINCT = {(shape.experts, shape.top_k, shape.renormalize): model for model, shape in MODEL_SHAPES.items()}.values()
+
 
 @pytest.mark.parametrize("target", gates.TARGETS)
-@pytest.mark.parametrize("model", MODEL_SHAPES)
+@pytest.mark.parametrize("model", DISTINCT)
 def test_every_policy_is_one_launch_without_spills(model: str, target: str):
   check(programs(MODEL_SHAPES[model]), target)
 

@@ -28,11 +28,13 @@ def with_bias(logits, bias=None, **options):
 def programs():
   for dtype in (F32, BF16):
     name = jnp.dtype(dtype).name
-    for rows, heads, groups, width, capacity in attending.SIZES:
+    # float32 at one size: sizes and dtypes are odd independently of each other.
+    some = slice(1, 2) if dtype == F32 else slice(None)
+    for rows, heads, groups, width, capacity in attending.SIZES[some]:
       cache = of(dtype, rows, groups, capacity, width)
       args = (of(dtype, rows, heads, width), cache, cache, of(I32, rows))
       yield f"decode_attention-{name}-{rows}x{capacity}", functools.partial(decode_attention, window=5), args
-    for rows, heads, groups, width, capacity in appending.SIZES:
+    for rows, heads, groups, width, capacity in appending.SIZES[some]:
       cache, key = of(dtype, rows, groups, capacity, width), of(dtype, rows, groups * width)
       turn = of(F32, rows, width // 2)
       args = (of(dtype, rows, heads * width), key, key, cache, cache, of(I32, rows), turn, turn)
