@@ -297,31 +297,48 @@ KeepRule random_rule(Random& random, int64_t top_k, int64_t experts) {
   return rule;
 }
 
-void check_select_experts(Random& random, const InstructionSet& set) {
-  const int64_t groups = random.between(0, 2) > 0 ? 1 : random.between(2, 5);
-  const int64_t rows = random.rows(), size = random.between(2, 40 / groups), experts = size * groups;
-  const int64_t groups_kept = random.between(1, groups), top_k = random.between(1, size * groups_kept);
+// One random call of select_experts: what it is asked, and the arrays that it reads and writes.
+struct RoutingCase {
+  int64_t groups, rows, experts, groups_kept, top_k, run;
+  bool own, mixer;
   SelectExperts op{};
+  std::vector<float> logits, weights, bias;
+  std::vector<int32_t> ids, says, costs;
+  std::unique_ptr<bool[]> valid, active, all, alone;
+  int32_t limit = 0;
+
+  explicit RoutingCase(Random& random);
+  // `op` points into the arrays.
+  RoutingCase(const RoutingCase&) = delete;
+  RoutingCase& operator=(const RoutingCase&) = delete;
+
+  void draw_router(Random& random);
+  void draw_terms(Random& random);
+  bool by_logit() const { return groups == 1 && op.router.bias == nullptr; }
+  int64_t cost_of(const std::vector<bool>& read) const;
+};
+
+RoutingCase::RoutingCase(Random& random) {
+  groups = random.between(0, 2) > 0 ? 1 : random.between(2, 5);
+  rows = random.rows();
+  const int64_t size = random.between(2, 40 / groups);
+  experts = size * groups;
+  groups_kept = random.between(1, groups);
+  top_k = random.between(1, size * groups_kept);
   op.rule = random_rule(random, top_k, experts);
-  const bool own = op.rule.kind == KeepRule::Kind::kOwn && op.rule.most == experts;
-  const int64_t run = own ? random.between(1, top_k) : top_k;
-  std::vector<float> logits(rows * experts), weights(rows * run), bias(experts);
+  own = op.rule.kind == KeepRule::Kind::kOwn && op.rule.most == experts;
+  run = own ? random.between(1, top_k) : top_k;
+  logits.resize(rows * experts);
   // Rounded, so that many are equal.
   for (float& logit : logits) logit = std::round(random.normal() * 2);
-  for (float& value : bias) value = 0.1f * random.normal();
-  const bool mixer = groups == 1 && random.between(0, 3) == 0;
-  op.router.scoring = static_cast<Router::Scoring>(mixer ? 2 : random.between(0, 1));
-  op.router.renormalize = !mixer;
-  op.router.scale = 2;
-  op.router.groups = groups;
-  op.router.groups_kept = groups_kept;
-  op.router.two_best = groups > 1 && random.between(0, 1) > 0;
-  if (op.router.scoring == Router::Scoring::kSigmoid && random.between(0, 2) == 0) op.router.bias = bias.data();
-  std::vector<int32_t> ids(rows * run);
-  std::unique_ptr<bool[]> valid(new bool[rows]), active(new bool[experts]), all(new bool[experts]);
+  valid.reset(new bool[rows]);
+  active.reset(new bool[experts]);
+  all.reset(new bool[experts]);
   const bool nobody = random.between(0, 5) == 0;
   for (int64_t t = 0; t < rows; ++t) valid[t] = !nobody && random.between(0, 3) > 0;
   std::fill_n(all.get(), experts, true);
+  weights.resize(rows * run);
+  ids.resize(rows * run);
   op.rows = rows;
   op.experts = experts;
   op.top_k = top_k;
@@ -331,57 +348,84 @@ void check_select_experts(Random& random, const InstructionSet& set) {
   op.ids = ids.data();
   op.weights = weights.data();
   op.active = active.get();
-  std::vector<int32_t> says(rows), costs(experts, 1);
-  std::unique_ptr<bool[]> alone(new bool[rows]);
-  std::fill_n(alone.get(), rows, false);
+  draw_router(random);
+  draw_terms(random);
+}
+
+void RoutingCase::draw_router(Random& random) {
+  bias.resize(experts);
+  for (float& value : bias) value = 0.1f * random.normal();
+  mixer = groups == 1 && random.between(0, 3) == 0;
+  op.router.scoring = static_cast<Router::Scoring>(mixer ? 2 : random.between(0, 1));
+  op.router.renormalize = !mixer;
+  op.router.scale = 2;
+  op.router.groups = groups;
+  op.router.groups_kept = groups_kept;
+  op.router.two_best = groups > 1 && random.between(0, 1) > 0;
+  if (op.router.scoring == Router::Scoring::kSigmoid && random.between(0, 2) == 0) op.router.bias = bias.data();
+}
+
+// Own rows, says, costs and a limit, each in half of the calls that take them.
+void RoutingCase::draw_terms(Random& random) {
   const int64_t unit = 64;
-  const auto limit = static_cast<int32_t>(random.between(0, experts * unit));
-  if (run == top_k && random.between(0, 1) > 0) {
-    if (random.between(0, 1) > 0) {
-      for (int64_t t = 0; t < rows; ++t) alone[t] = random.between(0, 3) == 0;
-      op.own = alone.get();
-    }
-    if (random.between(0, 1) > 0) {
-      for (int32_t& say : says) say = static_cast<int32_t>(random.between(0, 256));
-      op.terms.say = says.data();
-    }
-    if (random.between(0, 1) > 0) {
-      for (int32_t& cost : costs) cost = static_cast<int32_t>(random.between(1, unit));
-      op.terms.cost = costs.data();
-      op.terms.unit = unit;
-      if (random.between(0, 1) > 0) op.terms.limit = &limit;
-    }
+  says.resize(rows);
+  costs.assign(experts, 1);
+  alone.reset(new bool[rows]);
+  std::fill_n(alone.get(), rows, false);
+  limit = static_cast<int32_t>(random.between(0, experts * unit));
+  if (run != top_k || random.between(0, 1) == 0) return;
+  if (random.between(0, 1) > 0) {
+    for (int64_t t = 0; t < rows; ++t) alone[t] = random.between(0, 3) == 0;
+    op.own = alone.get();
   }
-  select_experts(set, op);
-  std::vector<bool> used(experts), chosen(experts);
-  const bool by_logit = groups == 1 && op.router.bias == nullptr;
-  for (int64_t t = 0; t < rows; ++t) {
-    const float* row = logits.data() + t * experts;
+  if (random.between(0, 1) > 0) {
+    for (int32_t& say : says) say = static_cast<int32_t>(random.between(0, 256));
+    op.terms.say = says.data();
+  }
+  if (random.between(0, 1) > 0) {
+    for (int32_t& cost : costs) cost = static_cast<int32_t>(random.between(1, unit));
+    op.terms.cost = costs.data();
+    op.terms.unit = unit;
+    if (random.between(0, 1) > 0) op.terms.limit = &limit;
+  }
+}
+
+int64_t RoutingCase::cost_of(const std::vector<bool>& read) const {
+  int64_t total = 0;
+  for (int64_t e = 0; e < experts; ++e) total += read[e] ? costs[e] : 0;
+  return total;
+}
+
+void check_select_experts(Random& random, const InstructionSet& set) {
+  RoutingCase drawn(random);
+  select_experts(set, drawn.op);
+  std::vector<bool> used(drawn.experts), chosen(drawn.experts);
+  const bool* active = drawn.active.get();
+  const bool* all = drawn.all.get();
+  for (int64_t t = 0; t < drawn.rows; ++t) {
+    const float* row = drawn.logits.data() + t * drawn.experts;
+    const auto ids = drawn.ids.begin() + t * drawn.run;
     double total = 0;
-    for (int64_t k = 0; k < run; ++k) {
-      const int32_t id = ids[t * run + k];
-      total += weights[t * run + k];
-      check(std::count(ids.begin() + t * run, ids.begin() + (t + 1) * run, id) == 1, "an expert taken once", set.name);
-      if (!valid[t]) continue;
+    for (int64_t k = 0; k < drawn.run; ++k) {
+      const int32_t id = ids[k];
+      total += drawn.weights[t * drawn.run + k];
+      check(std::count(ids, ids + drawn.run, id) == 1, "an expert taken once", set.name);
+      if (!drawn.valid[t]) continue;
       used[id] = true;
       // A row runs its best experts of those that are read, or of all experts if the batch keeps every row's own.
-      if (by_logit) {
-        const bool freely = (own && op.terms.limit == nullptr) || alone[t];
-        check(before(row, experts, id, freely ? all.get() : active.get()) == k, "the order of experts", set.name);
+      if (drawn.by_logit()) {
+        const bool freely = (drawn.own && drawn.op.terms.limit == nullptr) || drawn.alone[t];
+        check(before(row, drawn.experts, id, freely ? all : active) == k, "the order of experts", set.name);
       }
     }
-    for (int64_t e = 0; by_logit && valid[t] && e < experts; ++e) {
-      if (before(row, experts, static_cast<int32_t>(e), all.get()) < top_k) chosen[e] = true;
+    for (int64_t e = 0; drawn.by_logit() && drawn.valid[t] && e < drawn.experts; ++e) {
+      if (before(row, drawn.experts, static_cast<int32_t>(e), all) < drawn.top_k) chosen[e] = true;
     }
-    if (!mixer) check(std::fabs(total - (valid[t] ? 2 : 0)) < 1e-5, "weights", set.name);
+    if (!drawn.mixer) check(std::fabs(total - (drawn.valid[t] ? 2 : 0)) < 1e-5, "weights", set.name);
   }
-  for (int64_t e = 0; e < experts; ++e) check(active[e] == used[e], "active experts", set.name);
-  const auto cost = [&](const std::vector<bool>& read) {
-    int64_t total = 0;
-    for (int64_t e = 0; e < experts; ++e) total += read[e] ? costs[e] : 0;
-    return total;
-  };
-  if (by_logit) check(cost(used) <= cost(chosen), "no more than the model's own experts cost", set.name);
+  for (int64_t e = 0; e < drawn.experts; ++e) check(active[e] == used[e], "active experts", set.name);
+  if (!drawn.by_logit()) return;
+  check(drawn.cost_of(used) <= drawn.cost_of(chosen), "no more than the model's own experts cost", set.name);
 }
 
 void check_vocabulary(Random& random, const InstructionSet& set) {
