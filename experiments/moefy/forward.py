@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
 from lynx_jax.models.decoder import Decoder, Layer
+from lynx_jax.models.rope import rotation_at
 
 # Takes normed rows [T, D] and the scan's data of the layer; returns the output [T, D] and what to remember.
 Ffn = Callable[[Float32[Array, "T D"], Any], tuple[Float32[Array, "T D"], Any]]
@@ -37,10 +38,13 @@ def run(
   positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens.shape)
   lengths = jnp.full((rows,), length, jnp.int32)
 
+  rotation = rotation_at(positions, lengths, decoder.layers[0].attention.spec.rotary)
+
   def one(x_TD: jax.Array, inputs: tuple[Layer, Any]) -> tuple[jax.Array, Any]:
     layer, given = inputs
     attention: Any = layer.attention  # whose own projections it takes back
-    mixed, _ = attention.attend_prompts(attention.project_in(x_TD, layer.attention_norm), positions, lengths)
+    projected = attention.project_in(x_TD, layer.attention_norm)
+    mixed, _ = attention.attend_prompts(projected, rotation, positions, lengths)
     x_TD = attention.project_out(mixed, x_TD)
     y_TD, remembered = ffn(layer.ffn_norm(x_TD), given)
     return x_TD + y_TD, remembered

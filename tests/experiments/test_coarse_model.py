@@ -1,4 +1,4 @@
-"""The coarse model that lies beside the examples, against transformers on the same directory."""
+"""The coarse model that lies beside the experiments, against transformers on the same directory."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import transformers
 
-import examples
+import experiments
 import lynx_jax
 from lynx_jax.routing import Auto
 
-DIRECTORY = Path(next(iter(examples.__path__))) / "coarse_model"
+DIRECTORY = Path(next(iter(experiments.__path__))) / "coarse_model"
 TEXT = "The man is standing in front of a camera and talking to the people. He is holding a ball in his hand."
 
 
