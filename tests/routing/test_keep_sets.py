@@ -91,7 +91,7 @@ def test_budget_retains_more_than_counting_votes():
 def test_policies_do_not_see_what_invalid_rows_held():
   logits, valid = jnp.asarray(normal_logits(1, 6, 8)), jnp.arange(6) < 4
   spoiled = jnp.where(valid[:, None], logits, jnp.nan)
-  both = (score_rows(given, 3, 2, valid, Router()) for given in (logits, spoiled))
+  both = (jax.tree.leaves(score_rows(given, 3, 2, valid, Router())) for given in (logits, spoiled))
   for clean, seen in zip(*both, strict=True):
     np.testing.assert_array_equal(clean, seen)
     assert np.isfinite(seen).all()
