@@ -43,9 +43,6 @@ def programs():
     ids, weights = of(I32, rows, top_k), of(F32, rows, top_k)
     stacks = of(F32, count, 2 * expert_width, width), of(F32, count, width, expert_width)
     yield f"expert_ffn-{rows}x{width}", expert_ffn, (of(F32, rows, width), ids, weights, *stacks)
-  for rows, groups, inner, outer in grouped.SIZES:
-    args = of(F32, rows, inner), of(F32, groups, outer, inner), of(I32, groups)
-    yield f"grouped_matmul-{rows}x{inner}", args
   for rows, inner, columns in products.SIZES:
     yield f"row_matmul-{rows}x{inner}", row_matmul, (of(BF16, rows, inner), of(BF16, columns, inner))
   for index, (rows, count, top_k, policy, router) in enumerate(routing.CASES):
