@@ -1,0 +1,115 @@
+"""A request while it lives: its tokens, its place in the cache, how far it has come."""
+
+import dataclasses
+import enum
+
+from lynx_jax.engine.host.request import WEIGHTS, Finished, FinishReason, Request, TopLogprobs
+from lynx_jax.engine.host.step_plan import RowSettings
+
+
+class State(enum.Enum):
+  """Where a sequence is. It holds a slot and blocks exactly while it is prefilling or decoding."""
+
+  WAITING = "waiting"
+  PREFILLING = "prefilling"
+  DECODING = "decoding"
+  FINISHED = "finished"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Sequence:
+  """What the scheduler knows of one request. Only the scheduler changes it.
+
+  There is no phase of prefill: a sequence has `done` computed positions and catches up with its tokens. Steps may be in
+  flight, so some of its newest tokens may exist on the device only; `pending` counts them.
+
+  Attributes:
+    request: what was asked for.
+    number: of the sequence; no two have the same.
+    rank: place in the queue, the smallest first. It never changes, so who came first stays first after a preemption.
+    settings: what the device is told of all its rows.
+    tokens: the prompt, and what was drawn as far as the host knows.
+    state: where it is.
+    slot: its place in arrays by slot, -1 while it holds none.
+    table: its blocks in order of positions.
+    keys: of its first blocks, as far as they are full and their tokens known.
+    done: positions whose keys and values are written once all dispatched steps have run.
+    pending: tokens drawn by dispatched steps whose results have not come.
+    adaptive_from: the first position that is not the model's own, by an adaptive row or after one; None if all are.
+    overtaken: sequences behind it in the queue that were admitted before it.
+    preemptions: how often it lost its blocks.
+    cached_tokens: positions that it took from the prefix cache when it was first admitted; None before.
+    weights: versions of the weights that its tokens were drawn with.
+    prompt_logprobs: of the prompt's tokens from the second on, as far as they are known.
+    routing: what the steps reported of its positions, as far as they are known.
+  """
+
+  request: Request
+  number: int
+  rank: int
+  settings: RowSettings
+  tokens: list[int]
+  state: State = State.WAITING
+  slot: int = -1
+  table: tuple[int, ...] = ()
+  keys: list[bytes] = dataclasses.field(default_factory=list)
+  done: int = 0
+  pending: int = 0
+  adaptive_from: int | None = None
+  overtaken: int = 0
+  preemptions: int = 0
+  cached_tokens: int | None = None
+  weights: list[int] = dataclasses.field(default_factory=list)
+  prompt_logprobs: list[tuple[float, TopLogprobs]] = dataclasses.field(default_factory=list)
+  routing: list[object] = dataclasses.field(default_factory=list)
+
+  @property
+  def drawn(self) -> int:
+    """Tokens drawn by all dispatched steps."""
+    return len(self.tokens) + self.pending - len(self.request.prompt)
+
+  @property
+  def missing(self) -> int:
+    """Known tokens that no dispatched step has computed."""
+    return len(self.tokens) - self.done
+
+  @property
+  def longest(self) -> int:
+    """Positions that it may write in all: the last token that it draws is never computed."""
+    return len(self.request.prompt) + max(self.request.max_new_tokens - 1, 0)
+
+  @property
+  def wants_token(self) -> bool:
+    """Whether another step may draw for it, by its own limit."""
+    return self.drawn < self.request.max_new_tokens
+
+  def finished(self, reason: FinishReason, message: str = "") -> Finished:
+    """What the caller is told of its end."""
+    return Finished(
+      reason=reason,
+      message=message,
+      prompt_tokens=len(self.request.prompt),
+      cached_tokens=self.cached_tokens or 0,
+      output_tokens=len(self.tokens) - len(self.request.prompt),
+      preemptions=self.preemptions,
+      weights=tuple(self.weights),
+      routing=tuple(self.routing),
+    )
+
+
+def new_sequence(
+  request: Request, number: int, rank: int, eos_ids: frozenset[int] = frozenset(), *, adaptive: bool = False
+) -> Sequence:
+  """The waiting sequence of a request; `adaptive` says whether the engine has a policy that changes routing."""
+  settings = RowSettings(
+    request_id=request.id,
+    sequence=number,
+    sampling=request.sampling,
+    stop_ids=request.stop_token_ids if request.ignore_eos else request.stop_token_ids | eos_ids,
+    exact=not adaptive or request.quality == "exact",
+    weight=WEIGHTS[request.quality],
+    logprobs=request.logprobs,
+    prompt_logprobs=request.prompt_logprobs,
+    return_routing=request.return_routing,
+  )
+  return Sequence(request, number, rank, settings, list(request.prompt))
