@@ -1,6 +1,7 @@
 """Kernels of Mixture-of-Experts inference: functions of arrays, usable without lynx_jax."""
 
 from pallas_kernels.append_heads import APPEND_HEADS, append_heads
+from pallas_kernels.chunk_attention import CHUNK_ATTENTION, chunk_attention
 from pallas_kernels.cpu import describe, use_threads
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
 from pallas_kernels.expert_ffn import EXPERT_FFN, capacity_ffn, expert_ffn
@@ -24,6 +25,7 @@ __all__ = [
   "append_heads",
   "bits_of",
   "capacity_ffn",
+  "chunk_attention",
   "decode_attention",
   "dequantize",
   "expert_ffn",
@@ -46,6 +48,7 @@ _OPS = (
   PROMPT_HEADS,
   DECODE_ATTENTION,
   LATENT_ATTENTION,
+  CHUNK_ATTENTION,
   LYNX_ROUTE,
   EXPERT_FFN,
   GREEDY_TOKEN,

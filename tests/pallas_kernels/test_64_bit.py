@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import pallas_kernels
+from pallas_kernels.chunk_attention import query_tiles
 from pallas_kernels.dispatch import Op
 from pallas_kernels.lynx_route import LYNX_ROUTE, Lynx, lynx_route_tiles
 
@@ -39,6 +40,12 @@ def latents(implementation):
   )
 
 
+def chunks(implementation):
+  pool, tables = normal(5, 1, 32, 16), jnp.asarray([[3, 0], [1, 4]], jnp.int32)
+  tiles = query_tiles([(0, 2, 1, 31), (3, 17, 0, 20)], most=4)
+  return pallas_kernels.chunk_attention(normal(22, 2, 16), pool, pool, tiles, tables, implementation=implementation)
+
+
 def experts(implementation):
   ids = jnp.asarray([[0], [2], [2]], jnp.int32)
   arrays = normal(3, 16), ids, normal(3, 1), normal(4, 32, 16), normal(4, 16, 16)
@@ -68,6 +75,7 @@ CALLS: dict[Op, object] = {
   pallas_kernels.PROMPT_HEADS: prompts,
   pallas_kernels.DECODE_ATTENTION: attention,
   pallas_kernels.LATENT_ATTENTION: latents,
+  pallas_kernels.CHUNK_ATTENTION: chunks,
   pallas_kernels.EXPERT_FFN: experts,
   pallas_kernels.ROW_MATMUL: products,
   pallas_kernels.GREEDY_TOKEN: token,
