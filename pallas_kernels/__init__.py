@@ -1,6 +1,8 @@
 """Kernels of Mixture-of-Experts inference: functions of arrays, usable without lynx_jax."""
 
 from pallas_kernels.append_heads import APPEND_HEADS, append_heads
+from pallas_kernels.append_latents import APPEND_LATENTS, append_latents
+from pallas_kernels.block_tables import BLOCK, BlockTables
 from pallas_kernels.chunk_attention import CHUNK_ATTENTION, chunk_attention
 from pallas_kernels.cpu import describe, use_threads
 from pallas_kernels.decode_attention import DECODE_ATTENTION, decode_attention
@@ -18,11 +20,14 @@ from pallas_kernels.weights.bfloat16 import BFloat16Bits, bits_of
 from pallas_kernels.weights.int8 import Int8Weight, quantize
 
 __all__ = [
+  "BLOCK",
   "BFloat16Bits",
+  "BlockTables",
   "HeldWeight",
   "Int8Weight",
   "Weight",
   "append_heads",
+  "append_latents",
   "bits_of",
   "capacity_ffn",
   "chunk_attention",
@@ -45,6 +50,7 @@ __all__ = [
 _OPS = (
   ROW_MATMUL,
   APPEND_HEADS,
+  APPEND_LATENTS,
   PROMPT_HEADS,
   DECODE_ATTENTION,
   LATENT_ATTENTION,

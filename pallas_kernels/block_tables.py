@@ -10,15 +10,20 @@ All ops over a paged cache share two rules:
   window back and leave -1 in their place.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32, Shaped
+from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from pallas_kernels.checks import require
 
 BLOCK = 32
 """Positions of a block."""
+
+HeadsCache: TypeAlias = Float[Array, "B G C H"] | Float[Array, "P G 32 H"]
+"""One layer's keys or values: C positions of each row, or a pool of blocks."""
+LatentsCache: TypeAlias = Float[Array, "B C W"] | Float[Array, "P 32 W"]
+"""One layer's latents: C positions of each row, or a pool of blocks."""
 
 
 class BlockTables(NamedTuple):
@@ -45,11 +50,20 @@ class Places(NamedTuple):
   offset: Int32[Array, "B"]
 
 
-def check_pool(name: str, pool: Shaped[Array, "..."], positions: Int32[Array, "B"], blocks: BlockTables) -> None:
-  """Raises ValueError unless the pool's blocks have 32 positions, and each row has a position and a slot."""
+def check_pool(
+  name: str, pool: Shaped[Array, "..."], positions: Int32[Array, "B"], blocks: BlockTables | None
+) -> BlockTables | None:
+  """`blocks` in int32; None, for a dense cache, stays None.
+
+  Raises:
+    ValueError: the pool's blocks do not have 32 positions, or not every row has one slot.
+  """
+  if blocks is None:
+    return None
   shape, rows = pool.shape, positions.shape[0]
   require(shape[-2] == BLOCK, f"{name}.shape", shape, f"blocks of {BLOCK} positions before the last axis")
   require(blocks.slots.shape == (rows,), "blocks.slots.shape", blocks.slots.shape, f"a slot for each of {rows} rows")
+  return BlockTables(blocks.tables.astype(jnp.int32), blocks.slots.astype(jnp.int32))
 
 
 def row_tables(blocks: BlockTables, pool_blocks: int) -> Int32[Array, "B M"]:

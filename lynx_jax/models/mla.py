@@ -15,8 +15,7 @@ from lynx_jax.models.linear import array_of, normed_matmul, normed_matmuls, weig
 from lynx_jax.models.norms import Norm, RMSNorm
 from lynx_jax.models.rope import RopeSpec, Rotary, Rotation
 from lynx_jax.placement import Role
-from pallas_kernels import latent_attention, row_matmul, row_matmuls
-from pallas_kernels.append_heads.reference import write_positions
+from pallas_kernels import append_latents, latent_attention, row_matmul, row_matmuls
 from pallas_kernels.checks import field_of, number_fields, require, whole_fields
 from pallas_kernels.rotary import rotate
 
@@ -181,7 +180,7 @@ class MLA(nnx.Module):
     """
     spec, rows = self.spec, positions_B.shape[0]
     content, rotated, entry = self._in_position(projected, rotation, (rows, 1))
-    latent = write_positions(cache.latent[:, None], entry, positions_B)[:, 0]
+    latent = append_latents(entry[:, 0], cache.latent, positions_B)
     absorbed = _by_head(content[:, 0], self.key_up[...])
     attended = latent_attention(
       jnp.concatenate([absorbed, rotated[:, 0]], axis=-1), latent, positions_B, value_width=spec.rank, scale=spec.scale

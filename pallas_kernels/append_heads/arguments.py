@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 
+from pallas_kernels.block_tables import BlockTables
+
 NormedOver: TypeAlias = Literal["head", "projection"]
 """What one mean square of a query/key norm is taken over: each head, or all heads of a projection together."""
 
@@ -16,13 +18,14 @@ class StepHeads(NamedTuple):
     query: projected queries [B, N * H], heads side by side.
     key: projected keys [B, G * H].
     value: projected values [B, G * H].
-    cache_key: keys so far [B, G, C, H].
-    cache_value: values so far [B, G, C, H].
+    cache_key: keys so far [B, G, C, H], or a pool of blocks [P, G, 32, H].
+    cache_value: values so far, likewise.
     positions: where each row writes, int32 [B].
     cos: real parts of the rotation [B, H / 2], float32.
     sin: imaginary parts.
     query_norm: scale of the norm of queries, [H] or [N * H], or None.
     key_norm: scale of the norm of keys, [H] or [G * H], or None.
+    blocks: where rows find their positions in a pool, or None for a dense cache.
   """
 
   query: jax.Array
@@ -35,6 +38,7 @@ class StepHeads(NamedTuple):
   sin: jax.Array
   query_norm: jax.Array | None
   key_norm: jax.Array | None
+  blocks: BlockTables | None
 
 
 class PromptHeads(NamedTuple):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.append_heads.arguments import HeadOptions, StepHeads
+from pallas_kernels.block_tables import BlockTables, places
 from pallas_kernels.rms_norm import rms_norm_reference
 from pallas_kernels.rotary import rotate
 
@@ -16,8 +17,8 @@ def append_heads_reference(arrays: StepHeads, *, options: HeadOptions) -> tuple[
   value = split_heads(arrays.value, head_dim, None, options)
   return (
     query,
-    write_positions(arrays.cache_key, key, positions),
-    write_positions(arrays.cache_value, value, positions),
+    write_positions(arrays.cache_key, key, positions, arrays.blocks),
+    write_positions(arrays.cache_value, value, positions, arrays.blocks),
   )
 
 
@@ -36,8 +37,17 @@ def split_heads(x: jax.Array, head_dim: int, scale: jax.Array | None, options: H
   return x
 
 
-def write_positions(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
-  """Writes new [B, G, H] into a cache [B, G, C, H] at each row's position; a position outside is not written."""
+def write_positions(
+  cache: jax.Array, new: jax.Array, positions: jax.Array, blocks: BlockTables | None = None
+) -> jax.Array:
+  """Writes new [B, G, H] into a cache [B, G, C, H], or with `blocks` into a pool [P, G, 32, H], at each row's position.
+
+  A position outside the cache is not written, and neither is an absent row of a pool.
+  """
+  if blocks is not None:
+    # On CPUs this widens a narrow pool, as the comment below says of a cache. Native code writes it in place.
+    block, offset = places(blocks, positions, cache.shape[0])
+    return cache.at[block, :, offset].set(new, mode="drop", unique_indices=True)
   rows = jnp.arange(positions.shape[0])
 
   def scatter(cache: jax.Array, new: jax.Array) -> jax.Array:

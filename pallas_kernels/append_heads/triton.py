@@ -12,6 +12,8 @@ from pallas_kernels.gpu.triton_backend import pl, plgpu
 
 def objection(arrays: StepHeads, *, options: HeadOptions) -> str | None:
   """Says why the kernel cannot take these arguments, or None."""
+  if arrays.blocks is not None:
+    return "it writes dense caches only"
   head_dim, width = arrays.cache_key.shape[3], arrays.query.shape[1]
   if head_dim < 4 or head_dim & (head_dim - 1):
     return f"it takes heads of a power of two wide, not {head_dim}"

@@ -5,16 +5,19 @@ from typing import NamedTuple
 
 import jax
 
+from pallas_kernels.block_tables import BlockTables
+
 
 class AttentionArrays(NamedTuple):
   """The arrays of `decode_attention`.
 
   Attributes:
     query: one query a head [B, N, H].
-    key: the cache's keys [B, G, C, H].
-    value: the cache's values [B, G, C, H].
+    key: the cache's keys [B, G, C, H], or a pool of blocks [P, G, 32, H].
+    value: the cache's values, likewise.
     positions: of each row's query, int32 [B].
     sinks: a logit a head [N], or None.
+    blocks: where rows find their positions in a pool, or None for a dense cache.
   """
 
   query: jax.Array
@@ -22,6 +25,7 @@ class AttentionArrays(NamedTuple):
   value: jax.Array
   positions: jax.Array
   sinks: jax.Array | None
+  blocks: BlockTables | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,8 @@ _LEAST_QUERIES = 16
 
 def objection(arrays: AttentionArrays, *, options: AttentionOptions) -> str | None:
   """Says why the kernels cannot take these arguments, or None."""
+  if arrays.blocks is not None:
+    return "it reads dense caches only"
   query, key, value = arrays.query, arrays.key, arrays.value
   head_dim = query.shape[2]
   if head_dim < 16 or head_dim & (head_dim - 1):
@@ -39,7 +41,7 @@ def split_count(rows: int, groups: int, span: int) -> int:
 
 def decode_attention_triton(arrays: AttentionArrays, *, options: AttentionOptions) -> jax.Array:
   """`decode_attention` in one launch, or in two where the sequence is split."""
-  query, key, value, positions, sinks = arrays
+  query, key, value, positions, sinks, _ = arrays
   rows, heads, width = query.shape
   groups, capacity = key.shape[1:3]
   span = min(bound for bound in (capacity, options.window, options.chunk) if bound is not None)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.block_tables import BlockTables, LatentsCache, check_pool
 from pallas_kernels.dispatch import GPU, Choice, Implementation, Op
 from pallas_kernels.gpu import triton_backend
 from pallas_kernels.latent_attention.arguments import LatentArrays, LatentOptions
@@ -29,11 +30,12 @@ LATENT_ATTENTION = Op(
 
 def latent_attention(
   query: Float[Array, "B N W"],
-  cache: Float[Array, "B C W"],
+  cache: LatentsCache,
   positions: Int32[Array, "B"],
   *,
   value_width: int,
   scale: float,
+  blocks: BlockTables | None = None,
   implementation: Choice = None,
 ) -> Float[Array, "B N _"]:
   """Softmax(query @ cache.T * scale) @ cache[:, :value_width], over the positions of a row up to its own.
@@ -43,20 +45,24 @@ def latent_attention(
 
   Args:
     query: one query a head, mapped into the cache's space.
-    cache: a latent, and behind it the rotary key, for each of C positions.
+    cache: a latent, and behind it the rotary key, for each of a row's C positions, or with `blocks` a pool of blocks.
     positions: of each row's query, in tokens; the cache holds that position already.
     value_width: how many numbers of a cached row are the latent.
     scale: factor of the scores.
+    blocks: where rows find their positions in the pool, and which rows are absent; None for a dense cache.
     implementation: "pallas", "reference", a list of these, or None for the best on the platform.
 
   Returns:
-    [B, N, value_width] in `query`'s dtype; scores and softmax in float32.
+    [B, N, value_width] in `query`'s dtype, zeros for an absent row; scores and softmax in float32.
 
   Raises:
-    ValueError: a value_width that is not within W, or an unknown implementation.
+    ValueError: a value_width that is not within W, a pool whose blocks are not of 32 positions, or an unknown
+      implementation.
     NotImplementedError: the named implementation cannot take these sizes.
   """
   if not 1 <= value_width <= cache.shape[2]:
     raise ValueError(f"value_width is {value_width}: expected 1 to {cache.shape[2]}, the width of a cached row")
-  arrays = LatentArrays(query, cache, positions.astype(jnp.int32))
+  positions = positions.astype(jnp.int32)
+  blocks = check_pool("cache", cache, positions, blocks)
+  arrays = LatentArrays(query, cache, positions, blocks)
   return LATENT_ATTENTION(implementation, arrays, options=LatentOptions(value_width=value_width, scale=float(scale)))

@@ -19,6 +19,8 @@ _HEADS, _POSITIONS = 16, 32
 
 def objection(arrays: LatentArrays, *, options: LatentOptions) -> str | None:
   """Says why the kernels cannot take these arguments, or None."""
+  if arrays.blocks is not None:
+    return "it reads dense caches only"
   query, cache, value_width = arrays.query, arrays.cache, options.value_width
   for name, width in (("a latent", value_width), ("a rotary key", cache.shape[2] - value_width)):
     if width < 16 or width & (width - 1):
@@ -30,7 +32,7 @@ def objection(arrays: LatentArrays, *, options: LatentOptions) -> str | None:
 
 def latent_attention_triton(arrays: LatentArrays, *, options: LatentOptions) -> jax.Array:
   """`latent_attention` in one launch, or in two where the sequence is split."""
-  query, cache, positions = arrays
+  query, cache, positions, _ = arrays
   value_width = options.value_width
   rows, heads, _ = query.shape
   blocks = pl.cdiv(heads, _HEADS)

@@ -22,6 +22,13 @@ def seen_by_numpy(tables, slot, position, pool_blocks, first=0):
   return {p: place for p, place in found.items() if place is not None}
 
 
+def without_shared_places(tables, slots, positions, pool_blocks):
+  """The same rows, of which those that would write a place a second time are absent."""
+  places = [place_by_numpy(tables, slot, at, pool_blocks) for slot, at in zip(slots, positions, strict=True)]
+  again = [place in places[:row] for row, place in enumerate(places)]
+  return tables, slots, np.where(again, -1, positions).astype(np.int32)
+
+
 @st.composite
 def paged_rows(draw, rows, slots=3, entries=3, pool_blocks=7):
   """Tables [slots, entries], and a slot and a position for each row.

@@ -46,6 +46,12 @@ def chunks(implementation):
   return pallas_kernels.chunk_attention(normal(22, 2, 16), pool, pool, tiles, tables, implementation=implementation)
 
 
+def appended_latents(implementation):
+  return pallas_kernels.append_latents(
+    normal(2, 48), normal(2, 300, 48), jnp.asarray([7, 299], jnp.int32), implementation=implementation
+  )
+
+
 def experts(implementation):
   ids = jnp.asarray([[0], [2], [2]], jnp.int32)
   arrays = normal(3, 16), ids, normal(3, 1), normal(4, 32, 16), normal(4, 16, 16)
@@ -74,6 +80,7 @@ CALLS: dict[Op, object] = {
   pallas_kernels.APPEND_HEADS: heads,
   pallas_kernels.PROMPT_HEADS: prompts,
   pallas_kernels.DECODE_ATTENTION: attention,
+  pallas_kernels.APPEND_LATENTS: appended_latents,
   pallas_kernels.LATENT_ATTENTION: latents,
   pallas_kernels.CHUNK_ATTENTION: chunks,
   pallas_kernels.EXPERT_FFN: experts,

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import append_heads
+from pallas_kernels.block_tables import BLOCK, BlockTables
 from tests.pallas_kernels.heads import EPS, heads_by_numpy, turned_by_numpy
+from tests.pallas_kernels.paged import paged_rows, place_by_numpy, without_shared_places
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
+PAGED = ("reference",)
 # Rows, query heads, groups, width of a head, positions of the cache.
 SIZES = ((1, 2, 1, 16, 4), (5, 6, 3, 8, 7), (3, 4, 4, 16, 9))
 
@@ -63,6 +66,46 @@ class TestAppendHeads:
       inside = positions < capacity
       got = np.asarray(after, np.float64).swapaxes(1, 2)[written]
       np.testing.assert_allclose(got, new[inside], **tolerance)
+
+
+POOL = 7
+ROWS = 6
+
+
+@pytest.mark.parametrize("implementation", PAGED)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@given(
+  paged=paged_rows(rows=ROWS, pool_blocks=POOL), sizes=st.sampled_from([(6, 3, 8), (4, 4, 16)]), seed=st.integers(0)
+)
+@settings(max_examples=20)
+def test_rows_of_a_pool_are_written_where_their_tables_say(implementation, dtype, paged, sizes, seed):
+  heads, groups, width = sizes
+  tables, slots, positions = without_shared_places(*paged, POOL)
+  random = np.random.default_rng(seed)
+  query, key, value, *caches = (
+    jnp.asarray(random.normal(size=size), dtype)
+    for size in ((ROWS, heads * width), *[(ROWS, groups * width)] * 2, *[(POOL, groups, BLOCK, width)] * 2)
+  )
+  angles = random.uniform(0, 6, size=(ROWS, width // 2)).astype(np.float32)
+  scale = jnp.asarray(random.normal(size=width), dtype)
+  turned, *grown = compiled(implementation, None, "head")(
+    *(query, key, value, *caches, jnp.asarray(positions), np.cos(angles), np.sin(angles)),
+    query_norm=scale,
+    key_norm=scale,
+    blocks=BlockTables(jnp.asarray(tables), jnp.asarray(slots)),
+  )
+  tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
+  expected = turned_by_numpy(heads_by_numpy(query, width, scale, None), angles, 1)
+  np.testing.assert_allclose(np.asarray(turned, np.float64), expected, **tolerance)
+  new_key = turned_by_numpy(heads_by_numpy(key, width, scale, None), angles, 1)
+  for before, after, new in zip(caches, grown, (new_key, heads_by_numpy(value, width, None, None)), strict=True):
+    untouched, after_wide = np.asarray(before, np.float64), np.array(after, np.float64)
+    for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
+      if (place := place_by_numpy(tables, slot, position, POOL)) is not None:
+        block, offset = place
+        np.testing.assert_allclose(after_wide[block, :, offset], new[row], **tolerance)
+        after_wide[block, :, offset] = untouched[block, :, offset]
+    np.testing.assert_array_equal(after_wide, untouched)
 
 
 def test_widths_that_do_not_fit_are_named(own_errors):

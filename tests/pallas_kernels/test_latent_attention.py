@@ -10,18 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import latent_attention
+from pallas_kernels.block_tables import BLOCK, BlockTables
+from tests.pallas_kernels.paged import paged_rows, seen_by_numpy
 
 IMPLEMENTATIONS = ("pallas", "reference")
+PAGED = ("reference",)
 # Rows, heads, width of the latent, of the rotary key, positions of the cache.
 SIZES = ((1, 4, 32, 16, 12), (3, 6, 16, 16, 40), (2, 20, 64, 32, 600))
 SCALE = 0.3
 
 
 def by_numpy(query, cache, positions, value_width):
+  places = [[(row, p) for p in range(position + 1)] for row, position in enumerate(positions)]
+  return over_places(query, cache, places, value_width)
+
+
+def over_places(query, cache, places, value_width):
+  """Attention of each row over its list of places [block or row, position] in a cache [., positions, W]."""
   query, cache = np.asarray(query, np.float64), np.asarray(cache, np.float64)
   mixed = np.zeros((*query.shape[:2], value_width))
   for row, head in np.ndindex(query.shape[:2]):
-    seen = cache[row, : positions[row] + 1]
+    if not places[row]:
+      continue
+    seen = cache[tuple(np.transpose(places[row]))]
     scores = seen @ query[row, head] * SCALE
     share = np.exp(scores - scores.max())
     mixed[row, head] = share @ seen[:, :value_width] / share.sum()
@@ -55,6 +66,37 @@ class TestLatentAttention:
     tolerance = 1e-5 if dtype == jnp.float32 else 3e-2
     expected = by_numpy(query, cache, positions, rank)
     np.testing.assert_allclose(np.asarray(mixed, np.float64), expected, rtol=tolerance, atol=tolerance)
+
+
+POOL = 24
+ROWS = 4
+
+
+@pytest.mark.parametrize("implementation", PAGED)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@given(data=st.data())
+@settings(max_examples=15)
+def test_rows_of_a_pool_see_what_their_tables_hold(implementation, dtype, data):
+  heads, rank, rope, entries = data.draw(st.sampled_from([(4, 32, 16, 3), (20, 16, 16, 20)]))
+  tables, slots, positions = data.draw(paged_rows(rows=ROWS, entries=entries, pool_blocks=POOL))
+  random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+  query = jnp.asarray(random.normal(size=(ROWS, heads, rank + rope)), dtype)
+  cache = random.normal(size=(POOL, BLOCK, rank + rope))
+  places = [
+    list(seen_by_numpy(tables, slot, position, POOL).values()) for slot, position in zip(slots, positions, strict=True)
+  ]
+  # What no row sees may hold anything, also NaN.
+  unseen = np.ones((POOL, BLOCK), bool)
+  unseen[tuple(np.transpose(sum(places, [(0, 0)])))] = False
+  cache = jnp.asarray(np.where(unseen[:, :, None], np.nan, cache), dtype)
+  blocks = BlockTables(jnp.asarray(tables), jnp.asarray(slots))
+  mixed = compiled(implementation, rank)(query, cache, jnp.asarray(positions), blocks=blocks)
+  assert mixed.dtype == dtype
+  tolerance = 1e-5 if dtype == jnp.float32 else 3e-2
+  expected = over_places(query, cache, places, rank)
+  np.testing.assert_allclose(np.asarray(mixed, np.float64), expected, rtol=tolerance, atol=tolerance)
+  absent = [not row for row in places]
+  assert not np.asarray(mixed, np.float32)[absent].any()
 
 
 def test_values_are_the_beginning_of_a_cached_row(own_errors):
