@@ -37,7 +37,7 @@ def own_errors():
 
 
 @pytest.fixture
-def eight_devices() -> list[jax.Device]:
+def eight_devices():
   """Eight devices of one kind; they are forced on CPUs, and share the machine's cores."""
   devices = jax.devices("cpu")
   assert len(devices) >= 8, "XLA_FLAGS forces fewer than 8 CPU devices"

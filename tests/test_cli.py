@@ -51,6 +51,7 @@ def test_chat_answers_each_line_of_standard_input(capsys, monkeypatch):
   assert code == 0
   assert len(out.splitlines()) >= 2
   params = lynx_jax.load()
+  assert params.tokenizer is not None
   prompt = params.tokenizer.encode(
     params.tokenizer.apply_chat([{"role": "user", "content": "What do plants need?"}]), add_special_tokens=False
   )

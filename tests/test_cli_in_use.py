@@ -26,6 +26,7 @@ def test_generate_says_what_it_compiles_how_fast_it_was_and_which_rows_ended_at_
   assert lines[1] == "compiling decode of 2 rows x 16 positions, TopK() ..."
   assert lines[2] == "the text of prompts 0, 1 ended at its limit (--max-new-tokens, or the model's context)"
   params = lynx_jax.load()
+  assert params.tokenizer is not None
   assert lines[3].startswith(
     f"prompt: {sum(len(params.tokenizer.encode(text)) for text in ('The man is', 'A'))} tokens, "
   )
@@ -38,6 +39,7 @@ def test_generate_says_what_it_compiles_how_fast_it_was_and_which_rows_ended_at_
 
 def test_chat_goes_on_when_the_conversation_outgrows_the_context(capsys, monkeypatch):
   params = lynx_jax.load()
+  assert params.tokenizer is not None
   message = "What do plants need to grow? " * 20
   size = len(params.tokenizer.encode(message))
   assert params.spec.context / 4 < size < params.spec.context / 2
@@ -59,6 +61,7 @@ def test_out_of_memory_is_one_line_with_sizes_and_what_to_lower(capsys, monkeypa
   monkeypatch.setattr("lynx_jax.generation.compiled_prefill", exhausted)
   code, _, err = run(capsys, "generate", "The man is", "--max-new-tokens", 100, "--quiet")
   params = lynx_jax.load()
+  assert params.tokenizer is not None
   cache = 128 * 3072 / 1e9
   assert code == 2
   assert len(err.splitlines()) == 1

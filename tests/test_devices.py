@@ -12,7 +12,7 @@ POLICIES = ("topk", "lynx:alpha=1,beta=1", "auto", "xshare:budget=12,k0=1")
 _route = jax.jit(lynx_jax.lynx_route, static_argnames=("top_k", "policy"))
 
 
-def decoded(device: jax.Device) -> np.ndarray:
+def decoded(device) -> np.ndarray:
   """Tokens of three rows, one of them shorter, decoded on one device."""
   params = jax.device_put(small_params(), device)
   prompts, lengths = jax.device_put(
@@ -25,14 +25,14 @@ def decoded(device: jax.Device) -> np.ndarray:
   return np.asarray(state.output)
 
 
-def test_another_device_decodes_the_same_tokens(eight_devices: list[jax.Device]):
+def test_another_device_decodes_the_same_tokens(eight_devices):
   first, sixth = decoded(eight_devices[0]), decoded(eight_devices[5])
   np.testing.assert_array_equal(sixth, first)
   assert (first[:, :13] != first[:, :1]).any()
 
 
 @pytest.mark.parametrize("text", POLICIES)
-def test_logits_over_eight_devices_are_routed_as_on_one(eight_devices: list[jax.Device], text: str):
+def test_logits_over_eight_devices_are_routed_as_on_one(eight_devices, text: str):
   policy = lynx_jax.parse_policy(text)
   logits = np.random.default_rng(0).normal(size=(16, 24)).astype(np.float32)
   valid = np.arange(16) != 3

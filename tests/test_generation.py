@@ -1,6 +1,7 @@
 """Text in, text out: order, limits, stop strings, streaming, sampling, and what bad input is told."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,9 @@ def test_completions_come_in_order_with_new_tokens_only(embedded):
 def test_the_pieces_of_a_stream_join_to_what_generate_gives(embedded, policy, stop):
   options = {"max_new_tokens": 24, "policy": policy, "stop": stop, "stats": True}
   done = lynx_jax.generate(embedded, PROMPTS, **options)
-  texts, ids, reasons = [""] * 3, [()] * 3, [None] * 3
+  texts = [""] * 3
+  ids: list[tuple[int, ...]] = [()] * 3
+  reasons: list[str | None] = [None] * 3
   stats = []
   for piece in lynx_jax.stream(embedded, PROMPTS, **options):
     assert reasons[piece.row] is None
@@ -87,9 +90,11 @@ def test_the_same_seed_gives_the_same_tokens_and_rows_differ(embedded):
 def test_statistics_compare_the_policy_with_the_models_own_routing(embedded):
   prompts = [PROMPTS[0]] * 2 + PROMPTS[1:]
   own = lynx_jax.generate(embedded, prompts, max_new_tokens=16, stats=True)[0].stats
+  assert own is not None
   assert own.active_experts == own.own_experts
   assert own.retained_mass == pytest.approx([1.0] * 6)
   lynx = lynx_jax.generate(embedded, prompts, max_new_tokens=16, policy=Lynx(alpha=1, beta=2), stats=True)[0].stats
+  assert lynx is not None
   assert np.mean(lynx.active_experts) < np.mean(lynx.own_experts)
   assert lynx.expert_bytes == pytest.approx(sum(lynx.active_experts) * 3 * 256 * 128 * 2)
   assert "distinct experts per layer and step" in str(lynx)
@@ -183,11 +188,13 @@ def test_numbers_may_be_numpys_and_a_policy_may_be_text():
   params, prompts = small_params(), random_prompts([4, 5])
   policy = Lynx(alpha=1, beta=1)
   expected = lynx_jax.generate(params, prompts, max_new_tokens=[3, 4], policy=policy)
-  for limits in (np.array([3, 4]), [np.int64(3), 4.0], jnp.array([3, 4])):
+  numbers: tuple[Any, ...] = np.array([3, 4]), [np.int64(3), 4.0], jnp.array([3, 4])
+  for limits in numbers:
     assert lynx_jax.generate(params, prompts, max_new_tokens=limits, policy="lynx:alpha=1,beta=1") == expected
   arrays = [np.array(prompts[0]), jnp.array(prompts[1])]
   assert lynx_jax.generate(params, arrays, max_new_tokens=[3, 4], policy=policy) == expected
-  assert len(lynx_jax.generate(params, prompts, max_new_tokens=np.int64(3))[1].token_ids) == 3
+  one: Any = np.int64(3)
+  assert len(lynx_jax.generate(params, prompts, max_new_tokens=one)[1].token_ids) == 3
   pieces = lynx_jax.stream(params, prompts, max_new_tokens=3, policy="lynx:alpha=1,beta=1")
   assert sum(len(piece.token_ids) for piece in pieces) == 6
 
@@ -195,9 +202,10 @@ def test_numbers_may_be_numpys_and_a_policy_may_be_text():
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_tokenizer_of_another_model_is_named(embedded, chat):
   params = dataclasses.replace(small_params(), tokenizer=embedded.tokenizer)
+  mixed: Any = [[5], "The man is standing"]
   message = rf"prompt 1 becomes token id \d+, and the model's vocabulary has ids 0 to {VOCAB - 1}: the tokenizer does"
   with pytest.raises(ValueError, match=message):
-    lynx_jax.generate(params, [[5]] * 1 + ["The man is standing"] if not chat else ["", "The man"], chat=chat)
+    lynx_jax.generate(params, ["", "The man"] if chat else mixed, chat=chat)
 
 
 @pytest.mark.parametrize("chat", [False, True])

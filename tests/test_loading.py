@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def test_the_tree_is_that_of_the_decoder():
 
 def test_weights_are_where_the_decoder_looks_for_them():
   state = reference(CASE).state_dict()
-  layer = lynx_jax.load(str(checkpoint(CASE))).decoder.layers[1]
+  layer: Any = lynx_jax.load(str(checkpoint(CASE))).decoder.layers[1]
   ours = {
     "self_attn.k_proj.weight": layer.attention.key,
     "self_attn.o_proj.bias": layer.attention.output_bias,

@@ -20,7 +20,6 @@ from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, TopK, parse_policy
 
 
-@register_model("lynx_jax")
 class LynxLM(TemplateLM):
   """A model for the harness: likelihoods from `score_continuations`, texts from `generate`.
 
@@ -130,6 +129,10 @@ class LynxLM(TemplateLM):
   def _score(self, continuations: list[Continuation]) -> list[tuple[float, bool]]:
     scored = score_continuations(self.params, continuations, policy=self.policy, batch=self.batch_size, seed=self._seed)
     return [(one.log_likelihood, one.greedy) for one in scored]
+
+
+# Called and not a decorator: its declared result would hide this class's own arguments from a type checker.
+register_model("lynx_jax")(LynxLM)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class QueryTiles(NamedTuple):
   """
 
   start: Int32[ArrayLike, "Q"]
-  count: Int32[ArrayLike, "Q"]
+  count: Int32[ArrayLike, "Q"]  # pyright: ignore[reportIncompatibleMethodOverride]
   slot: Int32[ArrayLike, "Q"]
   position: Int32[ArrayLike, "Q"]
 

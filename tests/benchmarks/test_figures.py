@@ -60,7 +60,7 @@ def test_quality_at_equal_experts(batches, tmp_path, monkeypatch):
       value, low, high = cost["divergence"]
       assert low <= value <= high
   tables = quality_tables(found)
-  cells = {name: [list(column.cells) for column in table.columns] for name, table in tables.items()}
+  cells = {name: [[str(cell) for cell in column.cells] for column in table.columns] for name, table in tables.items()}
   assert [str(column.header) for column in tables["equal_experts"].columns][1:] == ["Auto", "OEA", "Prune"]
   best = sum(bool(row["costs"]) for row in found["equal"])
   assert best >= 3

@@ -131,7 +131,7 @@ def test_a_flush_is_one_kernel():
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="by the clock elsewhere")
 def test_every_call_has_a_program_of_its_own_and_a_time():
   calls = [TimedCall(jnp.sin, (jnp.ones((8,)),)) for _ in range(2)]
-  assert all(f"HloModule {call.module}," in call._compiled.as_text() for call in calls)
+  assert all(f"HloModule {call.module}," in (call._compiled.as_text() or "") for call in calls)
   assert len({call.module for call in calls}) == 2
   assert all(seconds > 0 for seconds in call_seconds(calls, rounds=2))
 

@@ -30,7 +30,8 @@ def test_bfloat16_comes_bit_for_bit(tmp_path: Path):
 
 def test_a_file_that_shrinks_after_it_was_opened_is_named(tmp_path: Path):
   path = copied(CASE, tmp_path)
-  with SafetensorsReader(path) as reader:
+  reader = SafetensorsReader(path)
+  with reader:
     last = max(reader._offsets, key=reader._offsets.__getitem__)
     (path / SINGLE).write_bytes((path / SINGLE).read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"truncated or corrupt \(.* numbers\): download it again"):

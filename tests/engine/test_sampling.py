@@ -1,5 +1,7 @@
 """Drawing tokens: the filters against a NumPy statement of each, the distribution, and rows' independence."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +113,8 @@ def test_absurd_settings_are_refused_by_name_and_value(field, value):
 
 @pytest.mark.usefixtures("own_errors")
 def test_settings_may_be_numpys_numbers():
-  setting = Sampling(temperature=np.float32(0.5), top_k=np.int64(3), seed=np.uint32(7), top_p=1, min_p=np.float64(0))
+  numbers: dict[str, Any] = {"temperature": np.float32(0.5), "top_k": np.int64(3), "seed": np.uint32(7)}
+  setting = Sampling(**numbers, top_p=1, min_p=np.float64(0))
   assert setting == Sampling(temperature=0.5, top_k=3, seed=7)
   assert hash(setting) == hash(Sampling(temperature=0.5, top_k=3, seed=7))
   assert setting.top_k.__class__ is int

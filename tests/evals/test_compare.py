@@ -21,11 +21,12 @@ def made(experts, divergence, increase, batches=12):
 
 def test_divergence_is_interpolated_in_its_logarithm():
   family = [made(20, 0.01, 0.001), made(12, 0.04, 0.009), made(28, 0.0, 0.0)]
-  found = cost_at(family, 16)
+  found, at_knob = cost_at(family, 16), cost_at(family, 20)
+  assert found is not None
+  assert at_knob is not None
   assert found.divergence.value == pytest.approx(0.02, rel=0.05)
   assert found.divergence.low < found.divergence.value < found.divergence.high
   assert found.increase.value == pytest.approx(0.005)
-  at_knob = cost_at(family, 20)
   assert at_knob.divergence.value == pytest.approx(summarize(family[0]).divergence.value)
 
 
@@ -38,6 +39,7 @@ def test_nothing_is_said_beyond_the_knobs():
 def test_how_many_times_cheaper_at_the_same_experts():
   family = [made(20, 0.03, 0.003), made(12, 0.12, 0.027)]
   found = times_cheaper(made(16, 0.02, 0.002), family)
+  assert found is not None
   assert found.value == pytest.approx(0.06 / 0.02, rel=0.05)
   assert found.low < found.value < found.high
   assert times_cheaper(made(11, 0.02, 0.002), family) is None

@@ -49,6 +49,7 @@ def step_by_step(params, texts, policy):
     logits, state = step(params, dataclasses.replace(state, token=jnp.asarray(fed), finish=finish), policy=policy)
     log = np.asarray(jax.nn.log_softmax(logits))
     logs |= {(row, int(positions[row])): log[row] for row in np.flatnonzero(running)}
+  assert state.totals is not None
   return logs, state.totals
 
 

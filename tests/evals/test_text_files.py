@@ -46,6 +46,7 @@ def test_errors_name_the_line(tmp_path, record, message):
 
 def test_documents_are_set_apart_by_the_stop_token():
   params = lynx_jax.load()
+  assert params.tokenizer is not None
   stream = token_streams(params, {"a": ["One.", "Two."]})["a"].tolist()
   stop = params.spec.stop_ids[0]
   assert stream == [stop, *params.tokenizer.encode("One."), stop, *params.tokenizer.encode("Two.")]

@@ -9,6 +9,7 @@ import transformers
 
 import experiments
 import lynx_jax
+from lynx_jax.models.moe import MoESpec
 from lynx_jax.routing import Auto
 
 DIRECTORY = Path(next(iter(experiments.__path__))) / "coarse_model"
@@ -19,6 +20,8 @@ def test_transformers_loads_the_same_directory_with_the_same_logits():
   theirs = transformers.AutoModelForCausalLM.from_pretrained(DIRECTORY, dtype=torch.float32).eval()
   params = lynx_jax.load(DIRECTORY, dtype="float32")
   moe = params.spec.layers[0].ffn
+  assert isinstance(moe, MoESpec)
+  assert params.tokenizer is not None
   assert (params.spec.family, moe.experts, moe.top_k) == ("mixtral", 8, 2)
   ids = params.tokenizer.encode(TEXT)
   with torch.no_grad():
@@ -34,4 +37,5 @@ def test_a_batch_of_it_reads_fewer_experts_under_auto():
   params = lynx_jax.load(DIRECTORY)
   prompts = ["The man is", "Question: What", "A dog runs", "She puts the"]
   stats = lynx_jax.generate(params, prompts, max_new_tokens=12, policy=Auto(), stats=True)[0].stats
+  assert stats is not None
   assert np.mean(stats.active_experts) < np.mean(stats.own_experts)

@@ -12,6 +12,7 @@ import lynx_jax
 from experiments import train_plot, train_tiny
 from experiments.tiny_corpus import tokenizer
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.moe import MoESpec
 
 TINY = ["--batch", "1", "--length", "24", "--save-every", "2"]
 
@@ -83,6 +84,7 @@ def test_the_coarse_form_is_mixtrals_and_transformers_agrees(corpus, tmp_path):
   train(corpus, tmp_path / "run", 2, "--form", "coarse", "--export", str(tmp_path / "hf"))
   params = lynx_jax.load(tmp_path / "hf", dtype="float32")
   moe = params.spec.layers[0].ffn
+  assert isinstance(moe, MoESpec)
   assert (params.spec.family, moe.experts, moe.top_k) == ("mixtral", 8, 2)
   ids = np.random.default_rng(1).integers(params.spec.vocab, size=(2, 20))
   judge = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
@@ -99,7 +101,9 @@ def test_forms_run_the_same_weights_for_a_token_out_of_more_or_fewer(form, milli
   spec = train_tiny.tiny_spec(4096, (0,), 512, form)
   assert spec_from_config(train_tiny.CONFIGS[spec.family](spec)) == spec
   assert counts(spec).total == pytest.approx(millions * 1e6, rel=0.01)
-  assert spec.layers[0].ffn.top_k * spec.layers[0].ffn.expert_width == 512
+  moe = spec.layers[0].ffn
+  assert isinstance(moe, MoESpec)
+  assert moe.top_k * moe.expert_width == 512
   assert counts(spec).active == pytest.approx(4.6e6, rel=0.01)
 
 

@@ -306,7 +306,8 @@ def reference(case: Case) -> Any:
     _hand_on_lengths(model.model.rotary_emb)
     # transformers reads a row again when it grows past the original context; here its cached keys stay as they are.
     model.prepare_inputs_for_generation = functools.partial(
-      transformers.GenerationMixin.prepare_inputs_for_generation, model
+      transformers.GenerationMixin.prepare_inputs_for_generation,  # pyright: ignore[reportAttributeAccessIssue]
+      model,
     )
   return model
 

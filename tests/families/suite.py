@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import lynx_jax
+from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.moe import MoESpec
+from lynx_jax.models.spec import DecoderSpec
 from tests.families.cases import Case, checkpoint, random_tokens, reference_logits
 
 # Of the largest logit's magnitude: float32 sums in another order differ by about 1e-6.
@@ -18,6 +21,13 @@ TOLERANCE = 1e-4
 def written_config(case: Case) -> dict[str, Any]:
   """config.json as transformers writes it for the case."""
   return json.loads((checkpoint(case) / "config.json").read_text())
+
+
+def attention_of(spec: DecoderSpec, layer: int = 0) -> AttentionSpec:
+  """How a layer attends, in families that keep keys and values of every head."""
+  attention = spec.layers[layer].attention
+  assert isinstance(attention, AttentionSpec)
+  return attention
 
 
 class FamilySuite:
@@ -59,7 +69,9 @@ class FamilySuite:
     minimal["num_attention_heads"] = 16  # as many as the most key and value heads of any family's defaults
     theirs = type(case.config())(**minimal)
     spec = spec_from_config({"model_type": case.family, **minimal, "eos_token_id": None})
-    attention, ffn = spec.layers[0].attention, spec.layers[0].ffn
+    attention, ffn = attention_of(spec), spec.layers[0].ffn
+    assert attention.rope is not None
+    assert isinstance(ffn, MoESpec)
     assert attention.kv_heads == theirs.num_key_value_heads
     assert attention.rope.theta == theirs.rope_parameters["rope_theta"]
     assert attention.output_bias == getattr(theirs, "attention_bias", False)

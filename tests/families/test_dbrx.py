@@ -4,8 +4,9 @@ import pytest
 import transformers
 
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.moe import MoESpec
 from tests.families.cases import DBRX
-from tests.families.suite import REFUSED_BY_ALL, FamilySuite, written_config
+from tests.families.suite import REFUSED_BY_ALL, FamilySuite, attention_of, written_config
 
 
 class TestDbrx(FamilySuite):
@@ -22,11 +23,19 @@ class TestDbrx(FamilySuite):
     ffn = {"ffn_hidden_size": 8, "moe_num_experts": 4, "moe_top_k": 1}
     theirs = type(case.config())(**minimal, ffn_config=ffn)
     spec = spec_from_config({"model_type": "dbrx", **minimal, "ffn_config": ffn})
-    attention = spec.layers[0].attention
+    attention, moe = attention_of(spec), spec.layers[0].ffn
+    assert attention.rope is not None
+    assert isinstance(moe, MoESpec)
     assert (attention.kv_heads, attention.clip) == (theirs.attn_config.kv_n_heads, theirs.attn_config.clip_qkv)
     assert attention.rope.theta == theirs.rope_parameters["rope_theta"]
-    assert spec.layers[0].ffn.router.renormalize == (theirs.ffn_config.moe_normalize_expert_weights == 1)
+    assert moe.router.renormalize == (theirs.ffn_config.moe_normalize_expert_weights == 1)
     assert (spec.context, spec.tied) == (theirs.max_seq_len, theirs.tie_word_embeddings)
+
+
+def rope_theta(config):
+  rope = attention_of(spec_from_config(config)).rope
+  assert rope is not None
+  return rope.theta
 
 
 def changed(part, **values):
@@ -51,7 +60,7 @@ def test_settings_inside_that_would_be_ignored_are_refused():
 def test_the_base_of_the_released_files_counts_where_it_stands_alone():
   config = changed("attn_config", rope_theta=5e5)
   del config["rope_parameters"]
-  assert spec_from_config(config).layers[0].attention.rope.theta == 5e5
+  assert rope_theta(config) == 5e5
 
 
 def test_a_released_file_that_transformers_saved_again_says_which_base_to_change(tmp_path):
@@ -66,7 +75,7 @@ def test_a_released_file_that_transformers_saved_again_says_which_base_to_change
     spec_from_config(again)
   # Both remedies of the message work.
   again["rope_parameters"]["rope_theta"] = 500000.0
-  assert spec_from_config(again).layers[0].attention.rope.theta == 5e5
+  assert rope_theta(again) == 5e5
   again["rope_parameters"]["rope_theta"] = 1e4
   del again["attn_config"]["rope_theta"]
-  assert spec_from_config(again).layers[0].attention.rope.theta == 1e4
+  assert rope_theta(again) == 1e4

@@ -8,7 +8,7 @@ from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.moe import MoESpec
 from tests.families.cases import LLAMA4_TEXT, checkpoint
-from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, written_config
+from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, attention_of, written_config
 
 
 class TestLlama4Text(FamilySuite):
@@ -29,7 +29,7 @@ def test_every_fourth_layer_has_no_positions_and_sees_everything():
     del config[name]
   spec = spec_from_config(config | {"interleave_moe_layer_step": 2})
   for index, layer in enumerate(spec.layers):
-    attention = layer.attention
+    attention = attention_of(spec, index)
     turned = index % 4 != 3
     assert (attention.rope is not None, attention.chunk, attention.qk_norm) == (
       turned, 8192 if turned else None, "l2" if turned else "none",

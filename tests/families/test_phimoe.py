@@ -1,8 +1,9 @@
 import pytest
 
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.rope import LongScaling
 from tests.families.cases import PHIMOE
-from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, written_config
+from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, attention_of, written_config
 
 
 class TestPhimoe(FamilySuite):
@@ -20,7 +21,10 @@ class TestPhimoe(FamilySuite):
 
 
 def test_magnitudes_are_those_that_the_file_gives():
-  scaling = spec_from_config(written_config(PHIMOE[0])).layers[0].attention.rope.scaling
+  rope = attention_of(spec_from_config(written_config(PHIMOE[0]))).rope
+  assert rope is not None
+  scaling = rope.scaling
+  assert isinstance(scaling, LongScaling)
   assert (scaling.short_attention_factor, scaling.long_attention_factor) == (1.1, 1.3)
   config = written_config(PHIMOE[0])
   del config["rope_parameters"]["long_mscale"]

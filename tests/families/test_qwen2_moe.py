@@ -2,8 +2,9 @@ import pytest
 
 from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families import spec_from_config
+from lynx_jax.models.moe import MoESpec
 from tests.families.cases import QWEN2_MOE
-from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, written_config
+from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, attention_of, written_config
 
 
 class TestQwen2Moe(FamilySuite):
@@ -14,9 +15,11 @@ class TestQwen2Moe(FamilySuite):
 
 def test_windows_and_experts_are_those_of_each_layer():
   spec = spec_from_config(written_config(QWEN2_MOE[2]))
-  assert [layer.attention.window for layer in spec.layers] == [5, None, 5]
+  assert [attention_of(spec, layer).window for layer in range(3)] == [5, None, 5]
   assert spec.moe_layers == (1,)
-  assert spec.layers[1].ffn.shared == DenseSpec(width=32)
+  moe = spec.layers[1].ffn
+  assert isinstance(moe, MoESpec)
+  assert moe.shared == DenseSpec(width=32)
 
 
 def test_a_window_without_the_layers_that_slide_is_refused():

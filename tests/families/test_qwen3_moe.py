@@ -4,7 +4,7 @@ from lynx_jax.models.dense import DenseSpec
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.moe import MoESpec
 from tests.families.cases import QWEN3_MOE
-from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, written_config
+from tests.families.suite import REFUSED_BY_ALL, REQUIRED_BY_ALL, FamilySuite, attention_of, written_config
 
 
 class TestQwen3Moe(FamilySuite):
@@ -31,8 +31,8 @@ def test_a_dense_layer_needs_its_width():
 
 def test_a_window_counts_only_where_it_is_switched_on():
   config = written_config(QWEN3_MOE[0]) | {"sliding_window": 7}
-  assert spec_from_config(config).layers[0].attention.window is None
-  assert spec_from_config(config | {"use_sliding_window": True}).layers[0].attention.window == 7
+  assert attention_of(spec_from_config(config)).window is None
+  assert attention_of(spec_from_config(config | {"use_sliding_window": True})).window == 7
 
 
 def test_a_window_from_some_layer_on_is_refused():

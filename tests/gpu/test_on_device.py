@@ -35,6 +35,7 @@ def test_bfloat16_scores_are_close_to_the_cpus():
   def scores(device):
     with jax.default_device(device):
       params = lynx_jax.load(dtype="bfloat16")
+      assert params.tokenizer is not None
       ids = [params.tokenizer.encode(prompt) for prompt in PROMPTS]
       lengths = np.array([len(row) for row in ids], np.int32)
       padded = np.zeros((len(ids), 32), np.int32)
@@ -60,4 +61,5 @@ def test_kernels_run_and_not_their_references():
   assert jax.default_backend() == "gpu"
   x, weight = jnp.ones((16, 256), jnp.bfloat16), jnp.ones((256, 256), jnp.bfloat16)
   text = jax.jit(row_matmul).lower(x, weight).compile().as_text()
+  assert text is not None
   assert "row_matmul" in text

@@ -1,6 +1,7 @@
 """How prompts attend, against the definition in float64, in both dtypes and over batch, group and window sizes."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +34,11 @@ def drawn(rows, length, groups, dtype):
 
 def attended(query, key, value, lengths, window=None, **more):
   """`causal_attention`, which takes heads before positions."""
-  by_head = (x.swapaxes(1, 2) for x in (query, key, value))
-  return causal_attention(*by_head, jnp.asarray(lengths), window, **more)
+  query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+  return causal_attention(query, key, value, jnp.asarray(lengths), window, **more)
 
 
-def tolerance(dtype):
+def tolerance(dtype) -> dict[str, Any]:
   # bfloat16: the shares and the result are rounded to 8 bits.
   return {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 2e-2}
 

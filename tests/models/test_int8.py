@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from lynx_jax.bench.decode import bench_decode
 from lynx_jax.info import describe
 from lynx_jax.models.checkpoints import convert
 from lynx_jax.models.decoder import run_causal
+from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import by_path
 from lynx_jax.models.sizes import bytes_of, expert_bytes, weight_bytes
 from lynx_jax.testing import random_checkpoint
@@ -40,7 +42,7 @@ PLAIN = [case for case in CASES if case.name == "plain"]
 _forward = jax.jit(lynx_jax.forward)
 
 
-def held(params) -> dict[str, object]:
+def held(params) -> dict[str, Any]:
   """Parameters by path, as the decoder holds them."""
   flat = nnx.to_flat_state(nnx.state(params.decoder))
   return {".".join(map(str, path)): variable.get_value() for path, variable in flat}
@@ -125,6 +127,7 @@ def test_native_code_and_plain_jax_write_the_same_greedy_text(case: Case, monkey
 def test_decoded_logits_of_the_embedded_model_stay_near_those_of_its_own_weights():
   whole, narrow = embedded(), embedded(weights="int8")
   text = "The man is standing in front of a camera and talking to the people. He is holding a ball in his hand."
+  assert whole.tokenizer is not None
   ids = np.array([whole.tokenizer.encode(text)], np.int32)
   found = []
   for params in (whole, narrow):
@@ -170,13 +173,14 @@ def test_what_cannot_be_held_or_written_or_trained_is_named(tmp_path: Path):
 
 def test_bytes_are_those_of_int8_and_its_scales():
   whole, narrow = embedded(), embedded(weights="int8")
-  spec = whole.spec
+  moe = whole.spec.layers[0].ffn
+  assert isinstance(moe, MoESpec)
   one = 3 * 256 * 128
   assert expert_bytes(whole.decoder) == (2 * one,) * 6
   assert expert_bytes(narrow.decoder) == (one + 4 * (2 * 128 + 256),) * 6
   size = weight_bytes(narrow.decoder)
   assert size.total == bytes_of(narrow) < 0.52 * bytes_of(whole)
-  assert size.experts == spec.layers[0].ffn.experts * sum(expert_bytes(narrow.decoder))
+  assert size.experts == moe.experts * sum(expert_bytes(narrow.decoder))
   lines = dict(describe(None, "int8"))
   assert lines["dtype"] == "bfloat16, most weights held as int8"
   assert lines["weights"] == f"{size.total / 1e6:.2f} MB, of which experts {size.experts / 1e6:.2f} MB"

@@ -8,7 +8,9 @@ import jax
 def arrays_made(compiled: jax.stages.Compiled, at_least: int) -> list[str]:
   """HLO instructions, parameters aside, whose result has `at_least` elements or more; tuples only pass arrays on."""
   made = []
-  for line in compiled.as_text().splitlines():
+  text = compiled.as_text()
+  assert text is not None, "the compiler gives no text"
+  for line in text.splitlines():
     found = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(", line)
     if not found or found.group(4) in ("parameter", "get-tuple-element", "tuple", "while", "conditional"):
       continue

@@ -1,5 +1,8 @@
 """Every implementation in a process that asks for 64-bit numbers: the same results as without, in 32 bits."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +79,7 @@ def route(implementation):
   return lynx_route_tiles(normal(3, 8), 2, policy=Lynx(3, 2), implementation=implementation)
 
 
-CALLS: dict[Op, object] = {
+CALLS: dict[Op, Callable[[str | None], Any]] = {
   pallas_kernels.APPEND_HEADS: heads,
   pallas_kernels.PROMPT_HEADS: prompts,
   pallas_kernels.DECODE_ATTENTION: attention,

@@ -1,6 +1,7 @@
 """One suite for every implementation of `append_heads`, judged by NumPy in float64."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ class TestAppendHeads:
     turned, *grown = compiled(implementation, clip, over)(
       query, key, value, *caches, positions, *turn, query_norm=query_norm, key_norm=key_norm
     )
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
+    tolerance: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
     expected = turned_by_numpy(heads_by_numpy(query, width, query_norm, clip, over), angles, magnitude)
     np.testing.assert_allclose(np.asarray(turned, np.float64), expected, **tolerance)
     new_key = turned_by_numpy(heads_by_numpy(key, width, key_norm, clip, over), angles, magnitude)
@@ -80,7 +81,7 @@ ROWS = 6
 @settings(max_examples=20)
 def test_rows_of_a_pool_are_written_where_their_tables_say(implementation, dtype, paged, sizes, seed):
   heads, groups, width = sizes
-  tables, slots, positions = without_shared_places(*paged, POOL)
+  tables, slots, positions = without_shared_places(*paged, pool_blocks=POOL)
   random = np.random.default_rng(seed)
   query, key, value, *caches = (
     jnp.asarray(random.normal(size=size), dtype)
@@ -94,7 +95,7 @@ def test_rows_of_a_pool_are_written_where_their_tables_say(implementation, dtype
     key_norm=scale,
     blocks=BlockTables(jnp.asarray(tables), jnp.asarray(slots)),
   )
-  tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
+  tolerance: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
   expected = turned_by_numpy(heads_by_numpy(query, width, scale, None), angles, 1)
   np.testing.assert_allclose(np.asarray(turned, np.float64), expected, **tolerance)
   new_key = turned_by_numpy(heads_by_numpy(key, width, scale, None), angles, 1)
@@ -133,4 +134,4 @@ def test_a_scale_of_another_length_than_the_norm_is_over_is_named(own_errors):
   with pytest.raises(ValueError, match=r"key_norm has shape \(16,\): normed_over='projection' expects \(32,\)"):
     append_heads(*arrays, key_norm=jnp.ones(16), normed_over="projection")
   with pytest.raises(ValueError, match="normed_over is 'row': give 'head' or 'projection'"):
-    append_heads(*arrays, key_norm=jnp.ones(16), normed_over="row")
+    append_heads(*arrays, key_norm=jnp.ones(16), normed_over="row")  # pyright: ignore[reportArgumentType]

@@ -46,7 +46,7 @@ class TestAppendLatents:
   @given(paged=paged_rows(rows=ROWS, pool_blocks=POOL), seed=st.integers(0, 2**16))
   @settings(max_examples=20)
   def test_rows_of_a_pool_are_written_where_their_tables_say(self, implementation, dtype, paged, seed):
-    tables, slots, positions = without_shared_places(*paged, POOL)
+    tables, slots, positions = without_shared_places(*paged, pool_blocks=POOL)
     random = np.random.default_rng(seed)
     latent, cache = normal(random, (ROWS, WIDTH), dtype), normal(random, (POOL, BLOCK, WIDTH), dtype)
     expected = np.array(cache)

@@ -19,12 +19,12 @@ def test_with_room_for_all_it_equals_expert_ffn_and_its_gradients():
   x, ids, weights, *experts = inputs()
 
   def by_capacity(x, weights, *experts):
-    return capacity_ffn(x, ids, weights, *experts, 20)[0]
+    return capacity_ffn(x, ids, weights, *experts, capacity=20)[0]
 
   def exactly(x, weights, *experts):
     return expert_ffn(x, ids, weights, *experts)
 
-  y, dropped = capacity_ffn(x, ids, weights, *experts, 20)
+  y, dropped = capacity_ffn(x, ids, weights, *experts, capacity=20)
   assert dropped == 0
   np.testing.assert_allclose(y, exactly(x, weights, *experts), rtol=1e-5, atol=1e-5)
   found, expected = (
@@ -38,18 +38,20 @@ def test_with_room_for_all_it_equals_expert_ffn_and_its_gradients():
 def test_assignments_past_the_capacity_are_dropped_in_row_order_and_counted():
   x, ids, weights, *experts = inputs()
   capacity = 3
-  y, dropped = capacity_ffn(x, ids, weights, *experts, capacity)
+  y, dropped = capacity_ffn(x, ids, weights, *experts, capacity=capacity)
   kept, seats = np.zeros(ids.shape, np.float32), dict.fromkeys(range(4), 0)
   for place, expert in np.ndenumerate(np.asarray(ids)):
     kept[place] = seats[int(expert)] < capacity
     seats[int(expert)] += 1
   assert int(dropped) == ids.size - int(kept.sum()) > 0
-  expected = by_numpy(x, ids, np.asarray(weights) * kept, *experts, np.ones(20, bool))
+  expected = by_numpy(x, ids, np.asarray(weights) * kept, *experts, valid=np.ones(20, bool))
   np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_biases_and_the_activation_are_those_of_expert_ffn():
   x, ids, weights, *experts = inputs()
   more = biases_of(4, 8, 12) | {"activation": CLAMPED}
-  y, _ = capacity_ffn(x, ids, weights, *experts, 20, **more)
-  np.testing.assert_allclose(y, by_numpy(x, ids, weights, *experts, np.ones(20, bool), **more), rtol=1e-5, atol=1e-5)
+  y, _ = capacity_ffn(x, ids, weights, *experts, capacity=20, **more)
+  np.testing.assert_allclose(
+    y, by_numpy(x, ids, weights, *experts, valid=np.ones(20, bool), **more), rtol=1e-5, atol=1e-5
+  )

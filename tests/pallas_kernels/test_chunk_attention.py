@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ class Step:
   sinks: np.ndarray | None
 
 
-def drawn_chunks(random, sizes):
+def drawn_chunks(random, sizes) -> list[Any]:
   """Chunks of some slots, with other rows between them; positions end where the table does, or before."""
   chunks, row = [], 0
   for slot in random.permutation(sizes.slots):
@@ -247,4 +248,4 @@ def test_arguments_that_do_not_go_together_are_named(own_errors):
     ((query, pool, pool), {"value_width": 8}, "value_width is 8: expected None beside values"),
   ):
     with pytest.raises(ValueError, match=message):
-      chunk_attention(*arrays, tiles, tables, **options)
+      chunk_attention(*arrays, tiles, tables, **options)  # pyright: ignore[reportArgumentType]

@@ -74,7 +74,7 @@ class TestDecodeAttention:
     key, value = (jnp.where(past[:, None, :, None], jnp.asarray(1e4, dtype), x) for x in (key, value))
     mixed = compiled(implementation, *bounds)(query, key, value, jnp.asarray(positions), sinks=sinks)
     assert mixed.dtype == dtype
-    expected = by_numpy(query, key, value, positions, *bounds, sinks)
+    expected = by_numpy(query, key, value, positions, *bounds, sinks=sinks)
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
     np.testing.assert_allclose(np.asarray(mixed, np.float64), expected, rtol=tolerance, atol=tolerance)
 

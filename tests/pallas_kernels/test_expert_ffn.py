@@ -1,5 +1,7 @@
 """One suite for every implementation of `expert_ffn`; a new one joins by its name in `IMPLEMENTATIONS`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +92,7 @@ class TestExpertFFN:
     x, ids, weights, valid, experts, more = load
     y = run(x, ids, weights, *experts, valid=valid, **more, implementation=implementation)
     # float32 sums of up to 40 terms of order 1.
-    np.testing.assert_allclose(y, by_numpy(x, ids, weights, *experts, valid, **more), rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(y, by_numpy(x, ids, weights, *experts, valid=valid, **more), rtol=2e-5, atol=2e-5)
     np.testing.assert_array_equal(y[~valid], 0)
 
   @pytest.mark.parametrize("shape", SHAPES)
@@ -145,12 +147,14 @@ class TestExpertFFN:
 
     @jax.jit
     def loss(x, weights, gate_up, down, *biases):
-      more = dict(zip(("gate_up_bias", "down_bias"), biases, strict=True)) | {"activation": CLAMPED}
-      y = expert_ffn(x, ids, weights, gate_up, down, valid=valid, **more, implementation=implementation)
+      more: dict[str, Any] = dict(zip(("gate_up_bias", "down_bias"), biases, strict=True))
+      options = {"activation": CLAMPED, "implementation": implementation}
+      y = expert_ffn(x, ids, weights, gate_up, down, valid=valid, **more, **options)
       return jnp.sum(jnp.sin(y))
 
     def loss64(arrays):
-      return np.sin(by_numpy(arrays[0], ids, *arrays[1:4], valid, *arrays[4:], CLAMPED)).sum()
+      x, weights, gate_up, down, *biases = arrays
+      return np.sin(by_numpy(x, ids, weights, gate_up, down, valid, *biases, activation=CLAMPED)).sum()
 
     inputs = (x, weights, *experts, *biases_of(4, 8, 12).values())
     gradients = jax.grad(loss, argnums=(0, 1, 2, 3, 4, 5))(*inputs)
@@ -190,7 +194,7 @@ class TestInt8Experts:
     x, ids, weights, valid, experts, more = load
     experts = in_int8(experts)
     y = run(x, ids, weights, *experts, valid=valid, **more, implementation=implementation)
-    expected = by_numpy(x, ids, weights, *map(dequantize, experts), valid, **more)
+    expected = by_numpy(x, ids, weights, *map(dequantize, experts), valid=valid, **more)
     np.testing.assert_allclose(y, expected, atol=INT8_ERRORS[implementation] * max(1.0, np.abs(expected).max()))
     np.testing.assert_array_equal(y[~valid], 0)
 
@@ -203,7 +207,7 @@ class TestInt8Experts:
     weights = np.full((rows, top_k), 1 / top_k, np.float32)
     narrow = in_int8(weights_of(experts, width, expert_width))
     y = run(x, ids, weights, *narrow, implementation=implementation)
-    expected = by_numpy(x, ids, weights, *map(dequantize, narrow), np.ones(rows, bool))
+    expected = by_numpy(x, ids, weights, *map(dequantize, narrow), valid=np.ones(rows, bool))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=2**-7 * np.abs(expected).max())
 

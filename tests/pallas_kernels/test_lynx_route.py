@@ -82,8 +82,8 @@ def batches(draw, rows, experts):
 
 def names(policy):
   """The implementations that have code for a policy."""
-  taken = {"pallas": (TopK, Prune, OEA, Lynx, MassFloor, Auto)}
-  taken["cpu"] = (*taken["pallas"], Budget)
+  pallas = (TopK, Prune, OEA, Lynx, MassFloor, Auto)
+  taken = {"pallas": pallas, "cpu": (*pallas, Budget)}
   return tuple(name for name in IMPLEMENTATIONS if name == "reference" or isinstance(policy, taken[name]))
 
 

@@ -94,7 +94,7 @@ def test_what_is_left_out_was_not_worth_its_price_where_gates_saturate(implement
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_sigmoids_that_nearly_vanish_weigh_what_the_model_says(implementation):
-  logits = np.float32([[-46.0, -47.0, -60.0, -80.0], [-500.0] * 4, [1.0, 0.0, -1.0, -2.0]])
+  logits = np.array([[-46.0, -47.0, -60.0, -80.0], [-500.0] * 4, [1.0, 0.0, -1.0, -2.0]], np.float32)
   for policy in ("topk", "prune", "lynx"):
     check(implementation, (3, 4, 2, POLICIES[policy], Router("sigmoid")), logits, np.ones(3, bool))
 
@@ -102,7 +102,7 @@ def test_sigmoids_that_nearly_vanish_weigh_what_the_model_says(implementation):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_experts_of_other_groups_only_fill_a_row(implementation):
   # The first row's group is (0, 1), the others' is (4, 5): kept are 0 and 5, so 5, of another group, fills a row.
-  logits = np.float32([[9, 1, 3, 2, 7, 8, 0, 0]] + [[0, 0, 0, 0, 8, 9, 0, 0]] * 3)
+  logits = np.array([[9, 1, 3, 2, 7, 8, 0, 0]] + [[0, 0, 0, 0, 8, 9, 0, 0]] * 3, np.float32)
   router = Router(groups=4, groups_kept=1)
   chosen = lynx_route(jnp.asarray(logits), 2, policy=OEA(1), router=router, implementation=implementation)
   assert chosen.ids[0].tolist() == [0, 5]

@@ -1,6 +1,7 @@
 """One suite for every implementation of `prompt_heads`, judged by NumPy in float64 and by `append_heads`."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ class TestPromptHeads:
     given_norms = dict(zip(("query_norm", "key_norm"), scales, strict=True))
     over = "head" if norms == "none" else norms
     results = compiled(implementation, clip, over)(*projected, *turn, **given_norms)
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
+    tolerance: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 3e-2}
     for x, scale, turned, result in zip(projected, (*scales, None), (True, True, False), results, strict=True):
       expected = heads_by_numpy(x, width, scale, clip, over)
       if turned:
@@ -67,13 +68,13 @@ class TestPromptHeads:
     projected, angles, (query_norm, key_norm) = drawn(np.random.default_rng(0), size, dtype, "head")
     options = {"query_norm": query_norm, "key_norm": key_norm, "norm_eps": EPS, "implementation": implementation}
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    together = prompt_heads(*projected, cos, sin, **options)
+    query, key, value = projected
+    together = prompt_heads(query, key, value, cos, sin, **options)
     query, key, value = (x.reshape(rows, length, -1) for x in projected)
     caches = [jnp.zeros((rows, groups, length, width), dtype)] * 2
     for at in range(length):
-      positions = jnp.full(rows, at, jnp.int32)
-      turn = cos[:, at], sin[:, at]
-      turned, *caches = append_heads(query[:, at], key[:, at], value[:, at], *caches, positions, *turn, **options)
+      arrays = *(x[:, at] for x in (query, key, value)), *caches, jnp.full(rows, at, jnp.int32), cos[:, at], sin[:, at]
+      turned, *caches = append_heads(*arrays, **options)
       self.same(implementation, turned, together[0][:, :, at])
     for cache, whole in zip(caches, together[1:], strict=True):
       self.same(implementation, cache, whole)

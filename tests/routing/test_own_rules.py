@@ -1,6 +1,7 @@
 """The model's own routing against the routers of transformers, given the logits by an identity for a weight."""
 
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,7 @@ def test_llama4():
 
 
 def test_dbrx():
-  rule = types.SimpleNamespace(moe_normalize_expert_weights=1, top_k=4)
+  rule: Any = types.SimpleNamespace(moe_normalize_expert_weights=1, top_k=4)
   for logits in batches():
     weights, ids = DbrxFFN.route_tokens_to_experts(rule, torch.from_numpy(logits))
     assert_same(logits, 4, Router(), ids.numpy(), weights.numpy())

@@ -100,7 +100,7 @@ def test_router():
   with pytest.raises(ValueError, match=r"Router.scoring is 'tanh': expected one of softmax, sigmoid, sparsemixer"):
     Router(scoring="tanh")
   with pytest.raises(ValueError, match=r"Router.renormalize is 1: expected True or False"):
-    Router(renormalize=1)
+    Router(renormalize=1)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

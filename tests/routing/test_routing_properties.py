@@ -118,7 +118,7 @@ def counts_tie(policy, logits):
   """Whether the batch votes alike for two experts, so that their order, and nothing else, decides."""
   below = logits - logits.max(axis=1, keepdims=True)
   match policy:
-    case Lynx(alpha, beta):
+    case Lynx(alpha, int(beta)):
       votes = np.sort(np.maximum(np.ceil(np.float32(alpha) * below), -beta), axis=0)
     case CountVote():
       votes = np.sum(below >= np.sort(below, axis=1)[:, -TOP_K, None], axis=0, keepdims=True)

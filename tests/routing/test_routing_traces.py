@@ -26,7 +26,7 @@ from tests.routing.routing_cases import (
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_one_trace_for_any_number_of_valid_rows(policy):
   # Another test may have compiled this, and compiled programs are let go at times (conftest.py).
-  route_both.clear_cache()
+  route_both.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
   TRACES.clear()
   for count in range(ROWS + 1):
     route_both(normal_logits(count, ROWS, EXPERTS), some_rows(count, ROWS, count), policy=policy)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lynx_jax
-from lynx_jax.routing import RoutingPolicy, Scores, format_policy, lynx_route, named_policy, parse_policy
+from lynx_jax.routing import Budget, RoutingPolicy, Scores, format_policy, lynx_route, named_policy, parse_policy
 from tests.routing.routing_cases import normal_logits
 from tests.small_models import random_prompts, small_params
 
@@ -30,7 +30,7 @@ def test_it_has_a_text_form():
   assert parse_policy("toy") == Toy(3)
   assert parse_policy("toy:knob=2") == Toy(2)
   assert format_policy(Toy(5)) == "toy:knob=5"
-  assert parse_policy("budget:policy=(toy:knob=4),max_active=3").policy == Toy(4)
+  assert parse_policy("budget:policy=(toy:knob=4),max_active=3") == Budget(Toy(4), max_active=3)
 
 
 def test_it_routes_inside_its_keep_set():
@@ -44,6 +44,7 @@ def test_it_routes_inside_its_keep_set():
 def test_the_engine_generates_with_it():
   texts = lynx_jax.generate(small_params(), random_prompts([3, 5, 4, 6]), max_new_tokens=4, policy=Toy(2), stats=True)
   stats = texts[0].stats
+  assert stats is not None
   assert np.mean(stats.active_experts) < np.mean(stats.own_experts)
 
 

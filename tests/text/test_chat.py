@@ -155,7 +155,8 @@ def test_a_form_that_is_not_supported_is_named_with_the_way_out(tmp_path: Path, 
 def test_several_chats_are_messages_or_lists_of_them():
   user = {"role": "user", "content": "a"}
   assert conversations("a") == conversations(["a"]) == conversations([user]) == conversations([[user]]) == [[user]]
-  assert conversations(["a", [user, user]]) == [[user], [user, user]]
+  mixed: Any = ["a", [user, user]]
+  assert conversations(mixed) == [[user], [user, user]]
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,7 @@ def test_generate_answers_chats_as_it_completes_their_prompts():
     {"role": "user", "content": "?"},
   ]
   chats = ["What do plants need?", turns]
+  assert params.tokenizer is not None
   prompts = [
     params.tokenizer.encode(params.tokenizer.apply_chat(messages), add_special_tokens=False)
     for messages in conversations(chats)

@@ -319,7 +319,7 @@ def test_a_copy_is_equal_and_works(clone):
 
 def test_it_cannot_be_changed():
   with pytest.raises(dataclasses.FrozenInstanceError):
-    ours("byte_level").chat_template = "other"
+    ours("byte_level").chat_template = "other"  # pyright: ignore[reportAttributeAccessIssue]
   ours("byte_level").named_tokens["eos_token"] = "other"
   assert ours("byte_level").eos_token == "<|end|>"
 

@@ -144,7 +144,7 @@ def test_no_array_of_the_weights_size_is_made_in_a_decode_loop():
     return jax.lax.fori_loop(0, x.shape[1], step, x)
 
   compiled = loop.lower(x, *held, experts[0][0, :64]).compile()
-  assert "lynx_expert_ffn" in compiled.as_text()
+  assert "lynx_expert_ffn" in (compiled.as_text() or "")
   assert arrays_made(compiled, held[1].bits.size) == []
 
 
