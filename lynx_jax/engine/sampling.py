@@ -26,17 +26,17 @@ class Samplers:
 
 
 def samplers(settings: Sampling | Sequence[Sampling], rows: int) -> Samplers:
-  """Lays out `settings` for `rows` rows; one `Sampling` serves all, each row with a random stream of its own.
+  """Lays out `settings` for `rows` rows; one `Sampling` serves all, row i with random stream i, counted from its own.
 
   A sequence shorter than `rows` is filled with greedy rows.
   """
   if isinstance(settings, Sampling):
-    each, streams = [settings] * rows, range(rows)
+    each = [dataclasses.replace(settings, stream=(settings.stream + row) % 2**32) for row in range(rows)]
   else:
-    each, streams = [*settings, *[Sampling()] * (rows - len(settings))], [0] * rows
+    each = [*settings, *[Sampling()] * (rows - len(settings))]
   seeds = np.array([s.seed for s in each], np.uint32)
   keys = jax.vmap(lambda seed, stream: jax.random.key_data(jax.random.fold_in(jax.random.key(seed), stream)))(
-    seeds, np.array(list(streams), np.uint32)
+    seeds, np.array([s.stream for s in each], np.uint32)
   )
 
   def column(name: str, dtype: type) -> jax.Array:

@@ -13,9 +13,11 @@ from lynx_jax.models.causal_attention import causal_attention
 from lynx_jax.models.declare import Declare
 from lynx_jax.models.linear import array_of, normed_matmuls, weight
 from lynx_jax.models.norms import Norm, RMSNorm
+from lynx_jax.models.paged import PagedRows, attend_blocks
 from lynx_jax.models.rope import LongScaling, RopeSpec, Rotary, Rotation
 from lynx_jax.placement import Role
 from pallas_kernels import append_heads, decode_attention, prompt_heads, row_matmul
+from pallas_kernels.block_tables import BLOCK
 from pallas_kernels.checks import field_of, number_fields, require, whole_fields
 
 Projected: TypeAlias = tuple[Float[Array, "T NH"], Float[Array, "T GH"], Float[Array, "T GH"]]
@@ -64,6 +66,10 @@ class KeyValueSpec:
     """An empty cache for `rows` rows of that many positions."""
     shape = (rows, self.heads, positions, self.width)
     return KeyValueCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+
+  def allocate_blocks(self, blocks: int) -> KeyValueCache:
+    """An empty paged cache: a pool of that many blocks."""
+    return self.allocate(blocks, BLOCK)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +238,26 @@ class Attention(nnx.Module):
       window=spec.window, chunk=spec.chunk, scale=spec.scale, sinks=array_of(self.sinks),
     )  # fmt: skip
     return attended.reshape(positions_B.shape[0], -1), KeyValueCache(key, value)
+
+  def attend_paged(
+    self, projected: Projected, rotation: Rotation, cache: KeyValueCache, rows: PagedRows
+  ) -> tuple[Float[Array, "T NH"], KeyValueCache]:
+    """Rows are written to a paged cache, and attend to what their sequences hold up to them."""
+    spec = self.spec
+    query, key, value = append_heads(
+      *projected,
+      *cache,
+      rows.positions,
+      rotation.cos[:, 0],
+      rotation.sin[:, 0],
+      blocks=rows.blocks,
+      **self._norms(),
+    )
+    query = _grown(query, rows.positions[:, None], spec.query_growth)
+    attended = attend_blocks(
+      query, key, value, rows, window=spec.window, chunk=spec.chunk, scale=spec.scale, sinks=array_of(self.sinks)
+    )
+    return attended.reshape(attended.shape[0], -1), KeyValueCache(key, value)
 
   def project_out(
     self, attended_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"] | None

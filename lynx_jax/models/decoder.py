@@ -1,5 +1,6 @@
 """The one decoder that serves every family: assembled from its spec, run with a choice of attention and routing."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -115,25 +116,56 @@ def run_layers(
 
   `route` and `expert_capacity` as in `ExpertChoice`.
   """
-  x, shape, spec = decoder.embed(token_ids.reshape(-1)), token_ids.shape, decoder.spec
   choice = ExpertChoice(valid.reshape(-1), route, expert_capacity)
-  if spec.embedding_multiplier != 1.0:
-    x = x * spec.embedding_multiplier
+  x = embedded(decoder, token_ids.reshape(-1))
   remembered, traces = [], []
   for index, layer in enumerate(decoder.layers):
     with jax.named_scope(f"layer_{index}"):
-      with jax.named_scope("attention"):
-        attended, kept = attend(index, layer.attention, layer.attention.project_in(x, layer.attention_norm))
-        remembered.append(kept)
-        if spec.residual_multiplier == 1.0:
-          x = layer.attention.project_out(attended, x)
-        else:
-          x = x + layer.attention.project_out(attended, None) * spec.residual_multiplier
-      y, trace = layer.ffn.feed(x, layer.ffn_norm, choice)
-      x = x + (y if spec.residual_multiplier == 1.0 else y * spec.residual_multiplier)
-      if trace is not None:
-        traces.append(trace)
-  return x.reshape(*shape, -1), remembered, traces
+      x, kept, trace = run_layer(
+        layer, x, functools.partial(attend, index), choice, residual_multiplier=decoder.spec.residual_multiplier
+      )
+    remembered.append(kept)
+    if trace is not None:
+      traces.append(trace)
+  return x.reshape(*token_ids.shape, -1), remembered, traces
+
+
+def embedded(decoder: Decoder, token_ids: Int[Array, "T"]) -> Float[Array, "T D"]:
+  """What the first layer reads: the tokens' rows of the embedding, times the model's multiplier."""
+  x = decoder.embed(token_ids)
+  multiplier = decoder.spec.embedding_multiplier
+  return x if multiplier == 1.0 else x * multiplier
+
+
+def run_layer(
+  layer: Layer,
+  x_TD: Float[Array, "T D"],
+  attend: Callable[[AttentionPart, Any], tuple[jax.Array, Any]],
+  choice: ExpertChoice,
+  *,
+  residual_multiplier: float,
+) -> tuple[Float[Array, "T D"], Any, ExpertTrace | None]:
+  """Runs one layer; returns the residual stream, what `attend` remembered, and what experts did, where there are any.
+
+  Args:
+    layer: its parameters.
+    x_TD: the residual stream.
+    attend: `Attend` of this layer.
+    choice: how experts are chosen.
+    residual_multiplier: scales what both parts add to the stream.
+  """
+
+  def added(y: jax.Array) -> jax.Array:
+    return y if residual_multiplier == 1.0 else y * residual_multiplier
+
+  with jax.named_scope("attention"):
+    attended, kept = attend(layer.attention, layer.attention.project_in(x_TD, layer.attention_norm))
+    if residual_multiplier == 1.0:
+      x_TD = layer.attention.project_out(attended, x_TD)
+    else:
+      x_TD = x_TD + added(layer.attention.project_out(attended, None))
+  y, trace = layer.ffn.feed(x_TD, layer.ffn_norm, choice)
+  return x_TD + added(y), kept, trace
 
 
 def run_causal(

@@ -13,9 +13,11 @@ from lynx_jax.models.causal_attention import causal_attention
 from lynx_jax.models.declare import Declare
 from lynx_jax.models.linear import array_of, normed_matmul, normed_matmuls, weight
 from lynx_jax.models.norms import Norm, RMSNorm
+from lynx_jax.models.paged import PagedRows, attend_latent_blocks
 from lynx_jax.models.rope import RopeSpec, Rotary, Rotation
 from lynx_jax.placement import Role
 from pallas_kernels import append_latents, latent_attention, row_matmul, row_matmuls
+from pallas_kernels.block_tables import BLOCK
 from pallas_kernels.checks import field_of, number_fields, require, whole_fields
 from pallas_kernels.rotary import rotate
 
@@ -61,6 +63,10 @@ class LatentSpec:
   def allocate(self, rows: int, positions: int) -> LatentCache:
     """An empty cache for `rows` rows of that many positions."""
     return LatentCache(jnp.zeros((rows, positions, self.width), self.dtype))
+
+  def allocate_blocks(self, blocks: int) -> LatentCache:
+    """An empty paged cache: a pool of that many blocks."""
+    return self.allocate(blocks, BLOCK)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +193,20 @@ class MLA(nnx.Module):
     )
     values = _by_head(attended, self.value_up[...].swapaxes(1, 2))
     return values.reshape(rows, -1), LatentCache(latent)
+
+  def attend_paged(
+    self, projected: Projected, rotation: Rotation, cache: LatentCache, rows: PagedRows
+  ) -> tuple[Float[Array, "T NU"], LatentCache]:
+    """Rows are written to a paged cache, and attend to the latents that their sequences hold up to them."""
+    spec, count = self.spec, rows.positions.shape[0]
+    content, rotated, entry = self._in_position(projected, rotation, (count, 1))
+    latent = append_latents(entry[:, 0], cache.latent, rows.positions, blocks=rows.blocks)
+    absorbed = _by_head(content[:, 0], self.key_up[...])
+    attended = attend_latent_blocks(
+      jnp.concatenate([absorbed, rotated[:, 0]], axis=-1), latent, rows, value_width=spec.rank, scale=spec.scale
+    )
+    values = _by_head(attended, self.value_up[...].swapaxes(1, 2))
+    return values.reshape(count, -1), LatentCache(latent)
 
   def _in_position(
     self, projected: Projected, rotation: Rotation, shape: tuple[int, int]

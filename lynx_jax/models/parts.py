@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from lynx_jax.models.norms import Norm
+from lynx_jax.models.paged import PagedRows
 from lynx_jax.models.rope import Rotation
 from lynx_jax.routing import Route, Router, Routing, RoutingStats, route_by, routing_stats
 
@@ -51,6 +52,12 @@ class AttentionPart(Protocol[Projected, Cache]):
     self, projected: Projected, rotation: Rotation, cache: Cache, positions_B: Int[Array, "B"], /
   ) -> tuple[Float[Array, "B _"], Cache]:
     """One position a row is written to the cache and attends to all up to it; the cache's memory is reused."""
+    ...
+
+  def attend_paged(
+    self, projected: Projected, rotation: Rotation, cache: Cache, rows: PagedRows, /
+  ) -> tuple[Float[Array, "T _"], Cache]:
+    """Rows of several sequences are written to a paged cache, and attend to what their sequences hold up to them."""
     ...
 
   def project_out(

@@ -14,7 +14,8 @@ class Sampling:
     top_k: keeps the `top_k` most likely tokens (and ties with the last); 0 keeps all.
     top_p: keeps the fewest tokens whose probability reaches `top_p` (arXiv 1904.09751); 1 keeps all.
     min_p: keeps tokens at least `min_p` times as likely as the first (arXiv 2407.01082); 0 keeps all.
-    seed: of the row's random stream; a row's tokens depend on it and on nothing else in the batch.
+    seed: of the row's random numbers; a row's tokens depend on seed and stream, and on nothing else in the batch.
+    stream: which of the seed's random streams; rows that share a seed draw differently in different streams.
   """
 
   temperature: float = 0.0
@@ -22,10 +23,11 @@ class Sampling:
   top_p: float = 1.0
   min_p: float = 0.0
   seed: int = 0
+  stream: int = 0
 
   def __post_init__(self) -> None:
     number_fields(self, "temperature", least=0, most=100, remedy="0 is greedy")
     whole_fields(self, "top_k", least=0, most=2**31 - 1, remedy="0 is off")
     number_fields(self, "top_p", above=0, most=1, remedy="1 is off")
     number_fields(self, "min_p", least=0, most=1, remedy="0 is off")
-    whole_fields(self, "seed", least=0, most=2**32 - 1)
+    whole_fields(self, "seed", "stream", least=0, most=2**32 - 1)

@@ -1,0 +1,111 @@
+"""Compiled programs on the disk, found again by everything that went into them."""
+
+import functools
+import hashlib
+import logging
+import os
+import pickle
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib.version
+from jax.experimental import serialize_executable
+
+_LOG = logging.getLogger(__name__)
+_PACKAGES = ("lynx_jax", "pallas_kernels")
+
+
+class Executables:
+  """A directory of executables.
+
+  An executable from the disk needs neither tracing nor compiling, the longest part of a start. Its file is a pickle, so
+  the directory must belong to the user alone: it is made with access for its owner only.
+  """
+
+  def __init__(self, directory: Path | None):
+    """`directory` None keeps nothing."""
+    self._directory = directory
+
+  def load_or_build(self, key: object, build: Callable[[], Any], name: str) -> tuple[Any, str]:
+    """The executable of `key`, and where it came from: `from disk` or `compiled`.
+
+    A file that cannot be read is built again. A directory that cannot be written is said once a program, and left.
+    """
+    if self._directory is None:
+      return build(), "compiled"
+    path = self._directory / f"{_digest(key)}.step"
+    try:
+      payload = pickle.loads(path.read_bytes())
+      return serialize_executable.deserialize_and_load(*payload), "from disk"
+    except FileNotFoundError:
+      pass
+    except Exception as error:  # a damaged file can raise anything
+      _LOG.warning("%s: the executable kept at %s cannot be read (%s); it is compiled again", name, path, error)
+    compiled = build()
+    try:
+      self._store(path, pickle.dumps(serialize_executable.serialize(compiled)))
+    except (OSError, ValueError) as error:
+      _LOG.warning("%s: its executable is not kept: %s", name, error)
+    return compiled, "compiled"
+
+  def _store(self, path: Path, content: bytes) -> None:
+    """Writes the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    try:
+      with os.fdopen(handle, "wb") as file:
+        file.write(content)
+      Path(partial).replace(path)
+    except BaseException:
+      Path(partial).unlink(missing_ok=True)
+      raise
+
+
+def _digest(key: object) -> str:
+  """A name for everything that the machine code depends on."""
+  return hashlib.sha256(repr((key, _surroundings())).encode()).hexdigest()[:40]
+
+
+def _surroundings() -> tuple[Any, ...]:
+  """Versions, device, flags and our own code."""
+  device = jax.devices()[0]
+  flags = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(("XLA_", "LYNX_"))))
+  settings = [jax.config.values[name] for name in ("jax_enable_x64", "jax_default_matmul_precision")]
+  return (
+    jax.__version__,
+    jaxlib.version.__version__,
+    device.platform,
+    device.device_kind,
+    device.client.platform_version,
+    jax.device_count(),
+    _processor() if device.platform == "cpu" else "",
+    flags,
+    settings,
+    _our_code(),
+  )
+
+
+@functools.cache
+def _our_code() -> str:
+  """A digest of the packages' Python files, and of the native code beside them."""
+  digest = hashlib.sha256()
+  for package in _PACKAGES:
+    root = Path(__import__(package).__file__ or "").parent
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.so"), *root.rglob("*.json")]):
+      digest.update(f"{path.relative_to(root)}\0".encode())
+      digest.update(path.read_bytes())
+  return digest.hexdigest()
+
+
+@functools.cache
+def _processor() -> str:
+  """The processor's instructions: code is compiled for this machine's."""
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

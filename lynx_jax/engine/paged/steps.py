@@ -1,0 +1,286 @@
+"""The pure function of one engine step: rows of many sequences pass through the layers, and draw their next tokens."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int16, Int32
+
+from lynx_jax.engine.paged.step_arrays import ABSENT, ADAPTIVE, CHUNK, StepArrays
+from lynx_jax.engine.sampling import Samplers, sample
+from lynx_jax.models.decoder import Decoder, Layer, Rotations, embedded, rotations_at, run_layer
+from lynx_jax.models.paged import PagedRows
+from lynx_jax.models.parts import AttentionPart, ExpertChoice, ExpertTrace, LayerCache
+from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.routing import RoutingPolicy
+from pallas_kernels.block_tables import BlockTables
+from pallas_kernels.chunk_attention import QueryTiles
+from pallas_kernels.lynx_route import lynx_route_tiles
+
+MOST_TOP_LOGPROBS = 20
+"""Likely tokens that a step reports beside the drawn one, at most."""
+
+
+class PagedState(NamedTuple):
+  """What the device keeps from one step to the next.
+
+  Attributes:
+    cache: a pool of blocks, one `LayerCache` a layer.
+    token: the newest token of each slot, not yet in the cache.
+    alive: whether the slot's sequence goes on; a row that drew a stop token ends here at once.
+  """
+
+  cache: tuple[LayerCache, ...]
+  token: Int32[Array, "S"]
+  alive: Bool[Array, "S"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepSettings:
+  """What is fixed when a step program is compiled, beside its shape.
+
+  Attributes:
+    policy: which experts adaptive rows may use; None is the model's own routing for all.
+    limited: whether `StepArrays.limit` bounds the experts of a layer.
+    stats: whether to compare the policy with the model's own routing.
+    routing: whether to return the experts of every row.
+  """
+
+  policy: RoutingPolicy | None = None
+  limited: bool = False
+  stats: bool = False
+  routing: bool = False
+
+
+class LayerCounts(NamedTuple):
+  """What one step's routing reads in each MoE layer (L of them).
+
+  Attributes:
+    active: distinct experts that run.
+    own: distinct experts that the model's own routing would run, or None where that is not asked for.
+    retained: worth that adaptive rows retain, summed over them, or None.
+    worst: the least that a row retains, or None.
+  """
+
+  active: Int32[Array, "M"]
+  own: Int32[Array, "M"] | None
+  retained: Float32[Array, "M"] | None
+  worst: Float32[Array, "M"] | None
+
+
+class Likely(NamedTuple):
+  """Log-probabilities of some rows, in nats; zeros where nobody asked.
+
+  Attributes:
+    chosen: that of the row's token.
+    ids: the most likely tokens.
+    logprobs: theirs.
+  """
+
+  chosen: Float32[Array, "R"]
+  ids: Int32[Array, "R _"]
+  logprobs: Float32[Array, "R _"]
+
+
+class StepOutputs(NamedTuple):
+  """What one step has drawn and counted.
+
+  Attributes:
+    ids: the token that each draw took.
+    finite: whether its logits were all finite; where they were not, the token means nothing.
+    alive: whether its sequence goes on, as far as the device knows.
+    likely: of the drawn tokens.
+    counts: what routing read.
+    prompts: of the prompts' tokens, one a row; None in a pure decode step.
+    experts: the experts of every row and MoE layer, or None where they are not asked for.
+  """
+
+  ids: Int32[Array, "D"]
+  finite: Bool[Array, "D"]
+  alive: Bool[Array, "D"]
+  likely: Likely
+  counts: LayerCounts
+  prompts: Likely | None
+  experts: Int16[Array, "T M K"] | None
+
+
+def paged_step(
+  decoder: Decoder, state: PagedState, step: StepArrays, settings: StepSettings
+) -> tuple[PagedState, StepOutputs]:
+  """One step of all its rows; pure, with `settings` static.
+
+  Chunks of prompts and exact rows run the model's own experts, whatever else is in the step. The experts that they read
+  are free for adaptive rows, which choose under the policy.
+  """
+  present, rows = _rows_of(state, step)
+  hidden, cache, traces = _run_layers(decoder, state, step, rows, present, settings)
+  logits = decoder.logits(hidden[step.draw_row])
+  drawn = sample(logits, _samplers(step), step.draw_index)
+  stopped = (drawn.ids[:, None] == step.draw_stop_ids).any(axis=-1)
+  alive = drawn.finite & ~stopped & present[step.draw_row]
+  # A slot past the last is dropped: a draw that is not there, or a row whose sequence has ended.
+  slot = jnp.where(present[step.draw_row], step.draw_slot, state.token.shape[0])
+  outputs = StepOutputs(
+    drawn.ids,
+    drawn.finite,
+    alive,
+    likely=_likely(logits, drawn.ids, step.draw_logprobs),
+    counts=_counts(traces, present, step.row_kind == ADAPTIVE, settings),
+    prompts=None if rows.tiles is None else _prompt_logprobs(decoder, hidden, step.row_target, step.draw_row.shape[0]),
+    experts=_experts(traces) if settings.routing else None,
+  )
+  token = state.token.at[slot].set(drawn.ids, mode="drop")
+  return PagedState(cache, token, state.alive.at[slot].set(alive, mode="drop")), outputs
+
+
+def _rows_of(state: PagedState, step: StepArrays) -> tuple[Bool[Array, "T"], PagedRows]:
+  """Which rows are there, without those whose sequences have ended on the device, and where they lie."""
+  decodes = step.row_kind > CHUNK
+  present = (step.row_kind != ABSENT) & (state.alive[step.row_slot] | ~decodes)
+  tiles = None
+  if step.tile_start.shape[0]:
+    tiles = QueryTiles(step.tile_start, step.tile_count, step.tile_slot, step.tile_position)
+  rows = PagedRows(
+    positions=jnp.where(present, step.row_position, -1),
+    lengths=step.row_length,
+    decodes=decodes,
+    blocks=BlockTables(step.tables, step.row_slot),
+    tiles=tiles,
+    most_decoding=step.draw_row.shape[0],
+  )
+  return present, rows
+
+
+def _run_layers(
+  decoder: Decoder,
+  state: PagedState,
+  step: StepArrays,
+  rows: PagedRows,
+  present: Bool[Array, "T"],
+  settings: StepSettings,
+) -> tuple[Float[Array, "T D"], tuple[LayerCache, ...], list[ExpertTrace]]:
+  """Every layer over the step's rows; returns the residual stream, the caches and what experts did."""
+  x = embedded(decoder, jnp.where(step.row_token >= 0, step.row_token, state.token[step.row_slot]))
+  rotations = rotations_at(decoder.spec, step.row_position[:, None], rows.lengths)
+  say = _Say(present, step.row_kind != ADAPTIVE, step.row_weight, step.limit)
+  caches, traces = [], []
+  for index, layer in enumerate(decoder.layers):
+    with jax.named_scope(f"layer_{index}"):
+      x, cache, trace = _layer(layer, x, state.cache[index], rows, rotations, say, settings, decoder.spec)
+    caches.append(cache)
+    if trace is not None:
+      traces.append(trace)
+  return x, tuple(caches), traces
+
+
+class _Say(NamedTuple):
+  """What rows may do in the choice of experts: present, served with their own experts, weight, and the limit."""
+
+  valid: Bool[Array, "T"]
+  own: Bool[Array, "T"]
+  weight: Float32[Array, "T"]
+  limit: Int32[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "spec"))
+def _layer(
+  layer: Layer,
+  x_TD: Float[Array, "T D"],
+  cache: LayerCache,
+  rows: PagedRows,
+  rotations: Rotations,
+  say: _Say,
+  settings: StepSettings,
+  spec: DecoderSpec,
+) -> tuple[Float[Array, "T D"], LayerCache, ExpertTrace | None]:
+  """One layer. Layers of one kind have equal shapes, so `jax.jit` traces each kind once."""
+
+  def attend(attention: AttentionPart, projected: Any) -> tuple[jax.Array, LayerCache]:
+    return attention.attend_paged(projected, rotations[attention.spec.rotary], cache, rows)
+
+  policy = settings.policy
+  terms: dict[str, Any] = {}
+  if policy is not None:
+    terms = {"own": say.own, "weight": say.weight, "limit": say.limit if settings.limited else None}
+  route = functools.partial(lynx_route_tiles, policy=policy, **terms)
+  choice = ExpertChoice(say.valid, route)
+  x_TD, kept, trace = run_layer(layer, x_TD, attend, choice, residual_multiplier=spec.residual_multiplier)
+  return x_TD, cast(LayerCache, kept), trace
+
+
+def _samplers(step: StepArrays) -> Samplers:
+  return Samplers(
+    temperature=step.draw_temperature,
+    top_k=step.draw_top_k,
+    top_p=step.draw_top_p,
+    min_p=step.draw_min_p,
+    key=jax.lax.bitcast_convert_type(step.draw_key, jnp.uint32),
+  )
+
+
+def _likely(logits_RV: Float32[Array, "R V"], ids: Int32[Array, "R"], wanted: Int32[Array, "R"]) -> Likely:
+  """Log-probabilities of `ids`, and of the likeliest tokens, computed only if some row wants them (`wanted` > 0)."""
+  count, most = ids.shape[0], min(MOST_TOP_LOGPROBS, logits_RV.shape[1])
+
+  def of_chosen(_: None) -> jax.Array:
+    chosen = jnp.take_along_axis(logits_RV, ids[:, None], axis=1)[:, 0]
+    return chosen - jax.nn.logsumexp(logits_RV, axis=1)
+
+  def likeliest(_: None) -> tuple[jax.Array, jax.Array]:
+    values, top_ids = jax.lax.top_k(logits_RV, most)
+    return top_ids.astype(jnp.int32), values - jax.nn.logsumexp(logits_RV, axis=1)[:, None]
+
+  def none(_: None) -> tuple[jax.Array, jax.Array]:
+    return jnp.zeros((count, most), jnp.int32), jnp.zeros((count, most), jnp.float32)
+
+  chosen = jax.lax.cond(jnp.any(wanted >= 0), of_chosen, lambda _: jnp.zeros((count,), jnp.float32), None)
+  return Likely(chosen, *jax.lax.cond(jnp.any(wanted > 0), likeliest, none, None))
+
+
+def _prompt_logprobs(decoder: Decoder, hidden_TD: Float[Array, "T D"], target: Int32[Array, "T"], block: int) -> Likely:
+  """Log-probabilities of the prompts' next tokens, `block` rows at a time, where there is a target."""
+  rows = hidden_TD.shape[0]
+  blocks = -(-rows // block)
+
+  def in_blocks(x: jax.Array, fill: int) -> jax.Array:
+    room = [(0, blocks * block - rows)] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, room, constant_values=fill).reshape(blocks, block, *x.shape[1:])
+
+  def of_block(inputs: tuple[jax.Array, jax.Array]) -> Likely:
+    hidden, target = inputs
+    wanted = jnp.where(target >= 0, MOST_TOP_LOGPROBS, -1)
+    return jax.lax.cond(
+      jnp.any(target >= 0),
+      lambda: _likely(decoder.logits(hidden), jnp.maximum(target, 0), wanted),
+      lambda: _no_likely(block, decoder.spec.vocab),
+    )
+
+  found = jax.lax.map(of_block, (in_blocks(hidden_TD, 0), in_blocks(target, -1)))
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], found)
+
+
+def _no_likely(rows: int, vocab: int) -> Likely:
+  zeros = functools.partial(jnp.zeros, (rows, min(MOST_TOP_LOGPROBS, vocab)))
+  return Likely(jnp.zeros((rows,), jnp.float32), zeros(jnp.int32), zeros(jnp.float32))
+
+
+def _counts(
+  traces: list[ExpertTrace], valid: Bool[Array, "T"], adaptive: Bool[Array, "T"], settings: StepSettings
+) -> LayerCounts:
+  """What each MoE layer's routing read."""
+  if not traces:
+    return LayerCounts(jnp.zeros((0,), jnp.int32), None, None, None)
+  if not settings.stats:
+    active = jnp.stack([jnp.sum(trace.routing.active, dtype=jnp.int32) for trace in traces])
+    return LayerCounts(active, None, None, None)
+  own, active, retained = (jnp.stack(part) for part in zip(*(trace.stats(valid) for trace in traces), strict=True))
+  counted = (valid & adaptive)[None]
+  return LayerCounts(
+    active, own, jnp.where(counted, retained, 0.0).sum(axis=1), jnp.where(counted, retained, 1.0).min(axis=1)
+  )
+
+
+def _experts(traces: list[ExpertTrace]) -> Int16[Array, "T M K"]:
+  return jnp.stack([trace.routing.ids for trace in traces], axis=1).astype(jnp.int16)
