@@ -71,7 +71,7 @@ moefy: $(VENV)/.installed-train
 
 check: lint tidy types imports
 
-CPP := $(wildcard pallas_kernels/cpu/src/* tests/pallas_kernels/cpu/*.cc)
+CPP := $(wildcard pallas_kernels/cpu/src/* tests/pallas_kernels/cpu/*.cc tests/pallas_kernels/cpu/*.h)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -6,9 +6,11 @@ from jaxtyping import Array, Float, Int32
 from pallas_kernels.block_tables import BLOCK
 from pallas_kernels.checks import require, whole_number
 from pallas_kernels.chunk_attention.arguments import ChunkArrays, ChunkOptions
+from pallas_kernels.chunk_attention.cpu import chunk_attention_cpu, cpu_objection
 from pallas_kernels.chunk_attention.query_tiles import MOST_QUERIES, QueryTiles, most_query_tiles, query_tiles
 from pallas_kernels.chunk_attention.reference import chunk_attention_reference
-from pallas_kernels.dispatch import Choice, Implementation, Op
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, Choice, Implementation, Op
 
 __all__ = [
   "CHUNK_ATTENTION", "MOST_QUERIES", "QueryTiles", "chunk_attention", "most_query_tiles", "query_tiles",
@@ -16,7 +18,18 @@ __all__ = [
 
 CHUNK_ATTENTION = Op(
   "chunk_attention",
-  (Implementation("reference", chunk_attention_reference, "tile after tile over a whole table, in plain JAX"),),
+  (
+    Implementation(
+      "cpu",
+      chunk_attention_cpu,
+      "native code: a key is read once for the queries of a tile",
+      (CPU,),
+      cpu_objection,
+      unavailable=unavailable,
+      bound=True,
+    ),
+    Implementation("reference", chunk_attention_reference, "tile after tile over a whole table, in plain JAX"),
+  ),
 )
 
 
@@ -53,7 +66,7 @@ def chunk_attention(
     scale: factor of the scores; None is 1 / sqrt(H), and is not allowed where `value` is None.
     sinks: a logit for each head, which takes part in the softmax and adds no value; None for no sinks.
     value_width: numbers of a value, where `value` is None.
-    implementation: "reference", a list of names, or None for the best on the platform.
+    implementation: "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     [T, N, U] in `query`'s dtype; scores and softmax in float32. Zeros for rows of no tile, and for rows whose position

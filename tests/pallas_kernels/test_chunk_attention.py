@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from pallas_kernels import chunk_attention
 from pallas_kernels.chunk_attention import QueryTiles, most_query_tiles, query_tiles
+from pallas_kernels.chunk_attention.arguments import ChunkArrays, ChunkOptions
+from pallas_kernels.chunk_attention.cpu import chunk_attention_cpu
+from pallas_kernels.cpu import instruction_sets
 
-IMPLEMENTATIONS = ("reference",)
+IMPLEMENTATIONS = ("cpu", "reference")
 BLOCK = 32
 
 
@@ -203,6 +206,24 @@ class TestChunkAttention:
       start, counts, slots = np.array([3, 20, 1, 4]), np.array([0, count, 3, 3]), np.array([0, 1, *slotless])
       tiles = QueryTiles(*(x.astype(np.int32) for x in (start, counts, slots, np.array([9, 60, 0, 5]))))
       assert_close(attend(implementation, step, sizes, dtype, (None, None, 0.3), tiles), expected, dtype)
+
+
+@pytest.mark.parametrize("instructions", instruction_sets())
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+class TestInstructionSets:
+  def test_every_set_equals_the_definition(self, instructions, dtype):
+    for seed, width, value_width in ((0, 64, 48), (1, 33, 7)):
+      sizes = dataclasses.replace(GROUPED, heads=14, width=width, value_width=value_width)
+      step = drawn_step(np.random.default_rng(seed), sizes, dtype, sinks=True)
+      expected, _ = by_numpy(step, sizes, 40, None, 0.2)
+      query, key, value = (jnp.asarray(x, dtype) for x in (step.query, step.key, step.value))
+      tiles = query_tiles(step.chunks, most_query_tiles(sizes.rows, sizes.slots))
+      arrays = ChunkArrays(
+        query, key, value, jax.tree.map(jnp.asarray, tiles), jnp.asarray(step.tables), jnp.asarray(step.sinks)
+      )
+      options = ChunkOptions(window=40, chunk=None, scale=0.2, value_width=value_width)
+      got = chunk_attention_cpu(arrays, options=options, instructions=instructions)
+      assert_close(np.asarray(got, np.float64), expected, dtype)
 
 
 class TestQueryTiles:

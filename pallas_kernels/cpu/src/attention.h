@@ -31,7 +31,29 @@ struct DecodeAttention {
   Rows mixed;          // [batch, heads, head_dim]
 };
 
+// The same for tiles of queries, which are consecutive positions of one sequence, over blocks of 32 positions in a
+// pool. A sequence's table names its blocks, in the order of positions; a number outside [0, blocks) is no block. Rows
+// of no tile, and rows whose position has no block, are zeros.
+struct ChunkAttention {
+  int64_t rows, heads, groups, blocks, width, value_width;
+  int64_t value_stride;     // numbers from one position's values to the next one's
+  Rows query, key;          // [rows, heads, width], [blocks, groups, 32, width]
+  Rows value;               // [blocks, groups, 32, value_stride]: the keys again, where they begin with the values
+  int64_t tiles;            // up to 16 rows each, of one sequence
+  const int32_t* start;     // [tiles], the first row
+  const int32_t* count;     // [tiles], rows; 0 for an idle tile
+  const int32_t* slot;      // [tiles], the sequence's table
+  const int32_t* position;  // [tiles], that of the first row
+  int64_t slots, table_blocks;
+  const int32_t* tables;  // [slots, table_blocks]
+  int64_t window, chunk;  // as above
+  float scale;
+  const float* sinks;  // [heads], or null
+  Rows mixed;          // [rows, heads, value_width]
+};
+
 void append_heads(const InstructionSet& set, const AppendHeads& op);
 void decode_attention(const InstructionSet& set, const DecodeAttention& op);
+void chunk_attention(const InstructionSet& set, const ChunkAttention& op);
 
 }  // namespace lynx

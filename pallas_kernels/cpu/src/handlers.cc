@@ -168,6 +168,41 @@ LYNX_EXPORT lynx::ffi::Error* lynx_decode_attention(lynx::ffi::CallFrame* frame)
   });
 }
 
+LYNX_EXPORT lynx::ffi::Error* lynx_chunk_attention(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    ChunkAttention op{};
+    const ffi::Buffer &query = call.arg(0), &key = call.arg(1);
+    op.query = rows_of(query);
+    op.rows = query.dims[0];
+    op.heads = query.dims[1];
+    op.key = op.value = rows_of(key);
+    op.blocks = key.dims[0];
+    op.groups = key.dims[1];
+    op.width = op.value_stride = key.dims[3];
+    op.tiles = call.arg(2).dims[0];
+    op.start = call.data<int32_t>(2);
+    op.count = call.data<int32_t>(3);
+    op.slot = call.data<int32_t>(4);
+    op.position = call.data<int32_t>(5);
+    op.tables = call.data<int32_t>(6);
+    op.slots = call.arg(6).dims[0];
+    op.table_blocks = call.arg(6).dims[1];
+    op.window = call.attribute<int64_t>("window", 0);
+    op.chunk = call.attribute<int64_t>("chunk", 0);
+    op.scale = call.attribute<float>("scale", 1);
+    int64_t next = 7;
+    if (call.attribute<int64_t>("value", 0)) {
+      op.value_stride = call.arg(next).dims[3];
+      op.value = rows_of(call.arg(next++));
+    }
+    op.sinks = static_cast<const float*>(optional(call, "sinks", next));
+    op.mixed = rows_of(call.result(0));
+    op.value_width = call.result(0).dims[2];
+    chunk_attention(set, op);
+  });
+}
+
 LYNX_EXPORT lynx::ffi::Error* lynx_select_experts(lynx::ffi::CallFrame* frame) {
   using namespace lynx;
   return run(frame, [](const ffi::Call& call, const InstructionSet& set) {

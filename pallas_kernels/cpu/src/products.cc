@@ -1,6 +1,7 @@
 // One instruction set's table of functions. build.py compiles this file once for each set: see vectors.h.
 #include "products.h"
 
+#include "lane_attention.h"
 #include "tile.h"
 #include "vector_loops.h"
 #if LYNX_TILES
@@ -30,6 +31,7 @@ constexpr Products products<Bfloat16>() {
 extern const InstructionSet LYNX_SET;
 const InstructionSet LYNX_SET = {
     LYNX_TEXT_OF(LYNX_SET),
+    kLanes,
     // In the order of WeightType.
     {products<Bfloat16>(), products<Float32>(), products<Int8>()},
     swiglu,
@@ -40,6 +42,9 @@ const InstructionSet LYNX_SET = {
     rotate,
     exponentials,
     add_rows,
+    begin_lanes,
+    attend_lanes,
+    finish_lanes,
     largest,
     dot,
     widen,

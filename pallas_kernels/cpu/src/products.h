@@ -50,6 +50,25 @@ struct Products {
                          int64_t inner, float* y, int64_t y_stride, const void* following);
 };
 
+// Queries that attend together, at most: each is a lane of vectors (lane_attention.h).
+constexpr int64_t kMostLanes = 64;
+
+// The attention of some queries to the positions of their sequence, block by block, with running maxima and totals.
+// Arrays [.., lanes] have a number for each query.
+struct LaneAttention {
+  int64_t lanes;  // queries, rounded up to whole vectors
+  int64_t width, value_width;
+  int64_t value_stride;  // numbers from one position's values to the next one's; keys lie `width` apart
+  bool narrow;           // queries, keys and values are bfloat16; otherwise float32
+  float scale;
+  const int32_t *first, *last;  // the positions that each query sees
+  float* queries;               // [width, lanes]
+  float* sums;                  // [value_width, lanes], of shares times values
+  float *tops, *totals;         // [lanes], the largest score and the sum of shares
+  float* scores;                // [32, lanes]
+  float* widened;               // 32 keys or values
+};
+
 struct Largest {
   int64_t place;
   bool finite;
@@ -58,6 +77,7 @@ struct Largest {
 // One instruction set's loops.
 struct InstructionSet {
   const char* name;
+  int64_t lanes;  // float32 values of a vector
   Products products[kWeightTypes];
   // out = activation(gate, up)
   void (*swiglu)(const float* gate, const float* up, int64_t count, Activation activation, float* out);
@@ -79,6 +99,13 @@ struct InstructionSet {
   // y[i] += sum over r of factors[r] * rows[r * width + i]. The rows are bfloat16 where `narrow` is true and float32
   // otherwise.
   void (*add_rows)(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y);
+  // Packs `count` queries, one for each lane, before the first `attend_lanes`.
+  void (*begin_lanes)(const LaneAttention& op, const void* const* queries, int64_t count);
+  // Attends to positions [at, at + count) of the sequence, 32 or fewer. `masked`: some lane does not see all of them.
+  void (*attend_lanes)(const LaneAttention& op, const void* keys, const void* values, int64_t at, int64_t count,
+                       bool masked);
+  // Writes the results [count, value_width]. `sinks` [lanes] may be null.
+  void (*finish_lanes)(const LaneAttention& op, const float* sinks, int64_t count, float* mixed);
   // The lowest place of the largest value, or any place if some values are NaN. And whether all values are finite.
   Largest (*largest)(const float* x, int64_t count);
   float (*dot)(const float* x, const float* y, int64_t count);
