@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 
+from lynx_jax.engine.host.detokenize import TextStream
 from lynx_jax.engine.host.request import WEIGHTS, Finished, FinishReason, Request, TopLogprobs
 from lynx_jax.engine.host.step_plan import RowSettings
 
@@ -35,10 +36,13 @@ class Sequence:
     keys: of its first blocks, as far as they are full and their tokens known.
     done: positions whose keys and values are written once all dispatched steps have run.
     pending: tokens drawn by dispatched steps whose results have not come.
+    clean_keys: what the keys of its first blocks are if they are clean; a memo of the prefix cache.
     adaptive_from: the first position that is not the model's own, by an adaptive row or after one; None if all are.
+    stale: whether some of its positions were computed with weights that were replaced since.
     overtaken: sequences behind it in the queue that were admitted before it.
     preemptions: how often it lost its blocks.
     cached_tokens: positions that it took from the prefix cache when it was first admitted; None before.
+    text: of its output; None without a tokenizer.
     weights: versions of the weights that its tokens were drawn with.
     prompt_logprobs: of the prompt's tokens from the second on, as far as they are known.
     routing: what the steps reported of its positions, as far as they are known.
@@ -46,7 +50,7 @@ class Sequence:
 
   request: Request
   number: int
-  rank: int
+  rank: tuple[int, int]
   settings: RowSettings
   tokens: list[int]
   state: State = State.WAITING
@@ -55,10 +59,13 @@ class Sequence:
   keys: list[bytes] = dataclasses.field(default_factory=list)
   done: int = 0
   pending: int = 0
+  clean_keys: list[bytes] = dataclasses.field(default_factory=list)
   adaptive_from: int | None = None
+  stale: bool = False
   overtaken: int = 0
   preemptions: int = 0
   cached_tokens: int | None = None
+  text: TextStream | None = None
   weights: list[int] = dataclasses.field(default_factory=list)
   prompt_logprobs: list[tuple[float, TopLogprobs]] = dataclasses.field(default_factory=list)
   routing: list[object] = dataclasses.field(default_factory=list)
@@ -98,7 +105,7 @@ class Sequence:
 
 
 def new_sequence(
-  request: Request, number: int, rank: int, eos_ids: frozenset[int] = frozenset(), *, adaptive: bool = False
+  request: Request, number: int, rank: tuple[int, int], eos_ids: frozenset[int] = frozenset(), *, adaptive: bool = False
 ) -> Sequence:
   """The waiting sequence of a request; `adaptive` says whether the engine has a policy that changes routing."""
   settings = RowSettings(

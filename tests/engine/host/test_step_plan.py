@@ -8,7 +8,7 @@ from lynx_jax.engine.host.request import Request
 from lynx_jax.engine.host.sequence import new_sequence
 from lynx_jax.engine.host.step_plan import Chunk, DecodeRow, Program, Programs, StepPlan
 
-SETTINGS = new_sequence(Request(id="a", prompt=(1,)), 0, 0).settings
+SETTINGS = new_sequence(Request(id="a", prompt=(1,)), 0, (0, 0)).settings
 ROW = DecodeRow(0, 3, 2, (0,), SETTINGS)
 CHUNK = Chunk(1, 0, (5, 6, 7), True, 0, (1,), SETTINGS)
 
@@ -43,14 +43,14 @@ def test_sizes_of_programs_rise(sizes: tuple[int, ...]):
    ("economy", True, False, 0.25), ("economy", False, True, 0.25)],
 )  # fmt: skip
 def test_rows_are_exact_by_request_or_without_a_policy(quality, adaptive: bool, exact: bool, weight: float):
-  settings = new_sequence(Request(id="a", prompt=(1,), quality=quality), 0, 0, adaptive=adaptive).settings
+  settings = new_sequence(Request(id="a", prompt=(1,), quality=quality), 0, (0, 0), adaptive=adaptive).settings
   assert (settings.exact, settings.weight) == (exact, weight)
 
 
 def test_the_models_own_stop_tokens_can_be_ignored():
   def stops(ignore: bool) -> frozenset[int]:
     request = Request(id="a", prompt=(1,), stop_token_ids=frozenset({7}), ignore_eos=ignore)
-    return new_sequence(request, 0, 0, frozenset({2})).settings.stop_ids
+    return new_sequence(request, 0, (0, 0), frozenset({2})).settings.stop_ids
 
   assert stops(False) == {2, 7}
   assert stops(True) == {7}
