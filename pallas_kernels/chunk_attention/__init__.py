@@ -9,8 +9,10 @@ from pallas_kernels.chunk_attention.arguments import ChunkArrays, ChunkOptions
 from pallas_kernels.chunk_attention.cpu import chunk_attention_cpu, cpu_objection
 from pallas_kernels.chunk_attention.query_tiles import MOST_QUERIES, QueryTiles, most_query_tiles, query_tiles
 from pallas_kernels.chunk_attention.reference import chunk_attention_reference
+from pallas_kernels.chunk_attention.triton import chunk_attention_triton, objection
 from pallas_kernels.cpu import unavailable
-from pallas_kernels.dispatch import CPU, Choice, Implementation, Op
+from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
+from pallas_kernels.gpu import triton_backend
 
 __all__ = [
   "CHUNK_ATTENTION", "MOST_QUERIES", "QueryTiles", "chunk_attention", "most_query_tiles", "query_tiles",
@@ -19,6 +21,14 @@ __all__ = [
 CHUNK_ATTENTION = Op(
   "chunk_attention",
   (
+    Implementation(
+      "pallas",
+      chunk_attention_triton,
+      "online softmax over the blocks of a tile's sequence",
+      (GPU,),
+      objection,
+      unavailable=triton_backend.unavailable,
+    ),
     Implementation(
       "cpu",
       chunk_attention_cpu,
@@ -66,7 +76,7 @@ def chunk_attention(
     scale: factor of the scores; None is 1 / sqrt(H), and is not allowed where `value` is None.
     sinks: a logit for each head, which takes part in the softmax and adds no value; None for no sinks.
     value_width: numbers of a value, where `value` is None.
-    implementation: "cpu", "reference", a list of these, or None for the best on the platform.
+    implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     [T, N, U] in `query`'s dtype; scores and softmax in float32. Zeros for rows of no tile, and for rows whose position

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import chunk_attention
+from pallas_kernels import chunk_attention, decode_attention, latent_attention
+from pallas_kernels.block_tables import BlockTables
 from pallas_kernels.chunk_attention import QueryTiles, most_query_tiles, query_tiles
 from pallas_kernels.chunk_attention.arguments import ChunkArrays, ChunkOptions
 from pallas_kernels.chunk_attention.cpu import chunk_attention_cpu
 from pallas_kernels.cpu import instruction_sets
 
-IMPLEMENTATIONS = ("cpu", "reference")
+IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 BLOCK = 32
 
 
@@ -37,7 +38,7 @@ class Sizes:
 
 GROUPED = Sizes(rows=24, heads=4, groups=2, width=16, value_width=16, slots=3, blocks=3)
 ONE_GROUP = Sizes(rows=40, heads=6, groups=1, width=32, value_width=32, slots=2, blocks=4)
-LONE_HEADS = Sizes(rows=19, heads=2, groups=2, width=64, value_width=16, slots=4, blocks=2)
+LONE_HEADS = Sizes(rows=19, heads=2, groups=2, width=80, value_width=48, slots=4, blocks=2)
 LATENT = Sizes(rows=24, heads=20, groups=1, width=48, value_width=32, slots=2, blocks=3, latent=True)
 # Sizes, whether there are sinks, and window, chunk and scale. Each is a program to compile.
 CASES = (
@@ -164,7 +165,7 @@ def assert_close(got, expected, dtype):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 class TestChunkAttention:
   @given(data=st.data())
-  @settings(max_examples=20)
+  @settings(max_examples=14)
   def test_equals_the_definition(self, implementation, dtype, data):
     sizes, sinks, bounds = data.draw(st.sampled_from(CASES))
     random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
@@ -195,6 +196,25 @@ class TestChunkAttention:
     assert_close(got, expected, dtype)
     present = [*range(4), *range(8, 16)]
     np.testing.assert_array_equal(got.any(axis=(1, 2)), np.isin(np.arange(sizes.rows), present))
+
+  @pytest.mark.parametrize("sizes", [GROUPED, LATENT], ids=["heads", "latents"])
+  def test_each_row_is_as_in_a_decode_step(self, implementation, dtype, sizes):
+    step = drawn_step(np.random.default_rng(4), sizes, dtype, sinks=False)
+    slots, positions = np.full(sizes.rows, -1, np.int32), np.zeros(sizes.rows, np.int32)
+    for start, count, slot, position in step.chunks:
+      slots[start : start + count] = slot
+      positions[start : start + count] = position + np.arange(count)
+    query, key = (jnp.asarray(x, dtype) for x in (step.query, step.key))
+    blocks = BlockTables(jnp.asarray(step.tables), jnp.asarray(slots))
+    if sizes.latent:
+      options = {"value_width": sizes.value_width, "scale": 0.3, "blocks": blocks}
+      expected = latent_attention(query, key[:, 0], jnp.asarray(positions), **options)
+    else:
+      expected = decode_attention(
+        query, key, jnp.asarray(step.value, dtype), jnp.asarray(positions), scale=0.3, blocks=blocks
+      )
+    got = attend(implementation, step, sizes, dtype, (None, None, 0.3))
+    assert_close(got, np.asarray(expected, np.float64), dtype)
 
   def test_tiles_of_every_count_beside_idle_ones(self, implementation, dtype):
     sizes, random = ONE_GROUP, np.random.default_rng(3)
@@ -256,6 +276,15 @@ class TestQueryTiles:
       query_tiles([(0, 33, 0, 0)], most=2)
     with pytest.raises(ValueError, match=r"a chunk is \(0, 1, -1, 0\): expected \(start, count, slot, position\) of"):
       query_tiles([(0, 1, -1, 0)], most=2)
+
+
+def test_what_the_kernels_cannot_take_is_named(own_errors):
+  query, pool, tables = jnp.zeros((4, 2, 24)), jnp.zeros((2, 2, BLOCK, 24)), jnp.zeros((1, 1), jnp.int32)
+  with pytest.raises(NotImplementedError, match="it takes keys of a multiple of 16 numbers, not 24"):
+    chunk_attention(query, pool, pool, query_tiles([], most=1), tables, implementation="pallas")
+  half = query.astype(jnp.float16)
+  with pytest.raises(NotImplementedError, match="queries of float16 with a cache of float32: both float32, or both"):
+    chunk_attention(half, pool, pool, query_tiles([], most=1), tables, implementation="cpu")
 
 
 def test_arguments_that_do_not_go_together_are_named(own_errors):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pallas_kernels import append_heads, decode_attention, expert_ffn, gates, lynx_route, row_matmul
+from pallas_kernels import append_heads, chunk_attention, decode_attention, expert_ffn, gates, lynx_route, row_matmul
 from tests.pallas_kernels import test_append_heads as appending
+from tests.pallas_kernels import test_chunk_attention as chunks
 from tests.pallas_kernels import test_decode_attention as attending
 from tests.pallas_kernels import test_expert_ffn as experts
 from tests.pallas_kernels import test_lynx_route as routing
@@ -25,6 +26,23 @@ def with_bias(logits, bias=None, **options):
   return lynx_route(logits, selection_bias=bias, **options)
 
 
+def chunk_program(dtype, sizes, sinks, bounds):
+  window, chunk, scale = bounds
+  value_width = sizes.value_width if sizes.latent else None
+  tile = of(I32, chunks.most_query_tiles(sizes.rows, sizes.slots))
+  pool = of(dtype, sizes.slots * sizes.blocks, sizes.groups, chunks.BLOCK, sizes.width)
+  value = None if sizes.latent else of(dtype, *pool.shape[:3], sizes.value_width)
+  query, tables = of(dtype, sizes.rows, sizes.heads, sizes.width), of(I32, sizes.slots, sizes.blocks)
+
+  def attend(query, pool, value, tiles, tables, sinks, implementation):
+    return chunk_attention(
+      query, pool, value, tiles, tables, window=window, chunk=chunk, scale=scale, sinks=sinks,
+      value_width=value_width, implementation=implementation,
+    )  # fmt: skip
+
+  return attend, (query, pool, value, chunks.QueryTiles(*[tile] * 4), tables, of(F32, sizes.heads) if sinks else None)
+
+
 def programs():
   for dtype in (F32, BF16):
     name = jnp.dtype(dtype).name
@@ -39,6 +57,8 @@ def programs():
       turn = of(F32, rows, width // 2)
       args = (of(dtype, rows, heads * width), key, key, cache, cache, of(I32, rows), turn, turn)
       yield f"append_heads-{name}-{rows}x{heads}", append_heads, args
+    for index, (sizes, sinks, bounds) in enumerate(chunks.CASES[some]):
+      yield f"chunk_attention-{name}-{index}", *chunk_program(dtype, sizes, sinks, bounds)
   for rows, count, top_k, width, expert_width in experts.SHAPES:
     ids, weights = of(I32, rows, top_k), of(F32, rows, top_k)
     stacks = of(F32, count, 2 * expert_width, width), of(F32, count, width, expert_width)
