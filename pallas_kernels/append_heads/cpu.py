@@ -8,8 +8,6 @@ from pallas_kernels.cpu import cpu_call
 
 def cpu_objection(arrays: StepHeads, *, options: HeadOptions) -> str | None:
   """Says why the native code cannot take these arguments, or None."""
-  if arrays.blocks is not None:
-    return "it writes dense caches only"
   query, cache_key, cache_value, cos = arrays.query, arrays.cache_key, arrays.cache_value, arrays.cos
   norms = (arrays.query_norm, arrays.key_norm)
   for array in (query, arrays.key, arrays.value, cache_key, cache_value, *norms):
@@ -31,8 +29,10 @@ def append_heads_cpu(
     "append_heads",
     (by_head, *caches),
     *(array for array in arrays[:10] if array is not None),
+    *(arrays.blocks or ()),
     instructions=instructions,
     aliases={3: 1, 4: 2},
+    paged=int(arrays.blocks is not None),
     **cpu_attributes(arrays, options),
   )
   return new_query, keys, values

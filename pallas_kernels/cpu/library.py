@@ -16,8 +16,8 @@ _REASON = _PATH.with_name(REASON)
 # As `WeightType` of products.h counts them.
 _WEIGHTS = ("bfloat16", "float32", "int8")
 _CALLS = (
-  "append_heads", "chunk_attention", "decode_attention", "expert_ffn", "greedy_token", "prompt_heads", "rms_norm",
-  "row_matmul", "select_experts", "take_rows",
+  "append_heads", "append_latents", "chunk_attention", "decode_attention", "expert_ffn", "greedy_token",
+  "latent_attention", "prompt_heads", "rms_norm", "row_matmul", "select_experts", "take_rows",
 )  # fmt: skip
 
 

@@ -4,9 +4,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.block_tables import BlockTables, LatentsCache, check_pool
-from pallas_kernels.dispatch import GPU, Choice, Implementation, Op
+from pallas_kernels.cpu import unavailable
+from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
 from pallas_kernels.gpu import triton_backend
 from pallas_kernels.latent_attention.arguments import LatentArrays, LatentOptions
+from pallas_kernels.latent_attention.cpu import cpu_objection, latent_attention_cpu
 from pallas_kernels.latent_attention.reference import latent_attention_reference
 from pallas_kernels.latent_attention.triton import latent_attention_triton, objection
 
@@ -22,6 +24,15 @@ LATENT_ATTENTION = Op(
       (GPU,),
       objection,
       unavailable=triton_backend.unavailable,
+    ),
+    Implementation(
+      "cpu",
+      latent_attention_cpu,
+      "native code over the positions that a row sees",
+      (CPU,),
+      cpu_objection,
+      unavailable=unavailable,
+      bound=True,
     ),
     Implementation("reference", latent_attention_reference, "scores of the whole cache, in plain JAX"),
   ),
@@ -50,7 +61,7 @@ def latent_attention(
     value_width: how many numbers of a cached row are the latent.
     scale: factor of the scores.
     blocks: where rows find their positions in the pool, and which rows are absent; None for a dense cache.
-    implementation: "pallas", "reference", a list of these, or None for the best on the platform.
+    implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
 
   Returns:
     [B, N, value_width] in `query`'s dtype, zeros for an absent row; scores and softmax in float32.

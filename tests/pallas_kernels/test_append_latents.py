@@ -13,7 +13,7 @@ from pallas_kernels import append_latents
 from pallas_kernels.block_tables import BLOCK, BlockTables
 from tests.pallas_kernels.paged import paged_rows, place_by_numpy, without_shared_places
 
-IMPLEMENTATIONS = ("reference",)
+IMPLEMENTATIONS = ("cpu", "reference")
 POOL = 7
 ROWS = 6
 WIDTH = 48

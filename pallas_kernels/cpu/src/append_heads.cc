@@ -59,9 +59,9 @@ void prefetch(const Rows& cache, int64_t at, int64_t count) {
 void append_token(const InstructionSet& set, const AppendHeads& op, int64_t token) {
   const int64_t row = token / op.length, place = token % op.length;
   const int64_t half = op.head_dim / 2, position = op.positions == nullptr ? place : op.positions[token];
-  const bool inside = position >= 0 && position < op.capacity;
-  const auto at = [&](int64_t g) { return ((row * op.groups + g) * op.capacity + position) * op.head_dim; };
-  for (int64_t g = 0; inside && g < op.groups; ++g) {
+  const Place to = place_of(op.blocks, row, position, op.capacity);
+  const auto at = [&](int64_t g) { return ((to.row * op.groups + g) * op.capacity + to.position) * op.head_dim; };
+  for (int64_t g = 0; to.inside && g < op.groups; ++g) {
     prefetch(op.cache_key, at(g), op.head_dim);
     prefetch(op.cache_value, at(g), op.head_dim);
   }
@@ -72,10 +72,10 @@ void append_token(const InstructionSet& set, const AppendHeads& op, int64_t toke
   query.norm(op.query_norm);
   query.rotate(cosines, sines);
   for (int64_t head = 0; head < op.heads; ++head) {
-    const int64_t to = ((row * op.heads + head) * op.length + place) * op.head_dim;
-    op.new_query.write(set, to, op.head_dim, values + head * op.head_dim);
+    const int64_t into = ((row * op.heads + head) * op.length + place) * op.head_dim;
+    op.new_query.write(set, into, op.head_dim, values + head * op.head_dim);
   }
-  if (!inside) return;
+  if (!to.inside) return;
   const auto keep = [&](const Rows& cache) {
     for (int64_t g = 0; g < op.groups; ++g) cache.write(set, at(g), op.head_dim, values + g * op.head_dim);
   };

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "block_tables.h"
 #include "rows.h"
 
 namespace lynx {
@@ -8,8 +9,9 @@ namespace lynx {
 // into the cache. The caller owns the cache and permits the change. A row has `length` tokens, one in a decode step.
 struct AppendHeads {
   int64_t batch, length, heads, groups, capacity, head_dim;
-  Rows query, key, value;        // [batch, length, heads * head_dim], [batch, length, groups * head_dim] twice
-  Rows cache_key, cache_value;   // [batch, groups, capacity, head_dim]
+  Rows query, key, value;       // [batch, length, heads * head_dim], [batch, length, groups * head_dim] twice
+  Rows cache_key, cache_value;  // [batch, groups, capacity, head_dim], or a pool [blocks, groups, kBlock, head_dim]
+  BlockTables blocks;
   const int32_t* positions;      // [batch, length], not written if outside the cache; null for 0, 1, 2, ... in each row
   const float *cosines, *sines;  // [batch, length, head_dim / 2]
   const void *query_norm, *key_norm;  // scale [head_dim], or [heads * head_dim] over the whole projection, or null
@@ -19,16 +21,28 @@ struct AppendHeads {
   Rows new_query;  // [batch, heads, length, head_dim]
 };
 
-// mixed = softmax(query @ key.T * scale) @ value, over the positions of a row up to its own.
+// Copies what multi-head latent attention caches of a step into the cache. The caller permits the change.
+struct AppendLatents {
+  int64_t batch, capacity, row_bytes;
+  const void* latent;  // [batch], row_bytes each
+  void* cache;         // [batch, capacity], or a pool [blocks, kBlock]
+  BlockTables blocks;
+  const int32_t* positions;  // [batch], not written if outside the cache
+};
+
+// mixed = softmax(query @ key.T * scale) @ value, over the positions of a row up to its own. Latents are keys and
+// values at once, in a group of all heads: `value` is `key`, and the first `value_width` numbers of a key are a value.
 struct DecodeAttention {
-  int64_t batch, heads, groups, capacity, head_dim;
-  Rows query, key, value;    // [batch, heads, head_dim], [batch, groups, capacity, head_dim] twice
+  int64_t batch, heads, groups, capacity, width, value_width;
+  Rows query, key, value;  // [batch, heads, width], [batch, groups, capacity, width] twice, or pools
+                           // [blocks, groups, kBlock, width]
+  BlockTables blocks;
   const int32_t* positions;  // [batch]
   int64_t window;            // positions that a query sees, with its own; 0 for all
-  int64_t chunk;             // size of blocks: a query sees only positions of its own block; 0 for no blocks
+  int64_t chunk;             // size of local blocks: a query sees only positions of its own; 0 for no such bound
   float scale;
   const float* sinks;  // [heads], or null
-  Rows mixed;          // [batch, heads, head_dim]
+  Rows mixed;          // [batch, heads, value_width], zeros for a row that sees nothing
 };
 
 // The same for tiles of queries, which are consecutive positions of one sequence, over blocks of 32 positions in a
@@ -53,6 +67,7 @@ struct ChunkAttention {
 };
 
 void append_heads(const InstructionSet& set, const AppendHeads& op);
+void append_latents(const AppendLatents& op);
 void decode_attention(const InstructionSet& set, const DecodeAttention& op);
 void chunk_attention(const InstructionSet& set, const ChunkAttention& op);
 

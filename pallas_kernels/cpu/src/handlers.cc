@@ -47,6 +47,13 @@ ffi::Error* run(ffi::CallFrame* frame, const Body& body) {
   });
 }
 
+// The tables of a paged cache are arguments `next` and `next + 1` of a call that has them. `pool` is the cache.
+BlockTables blocks_of(const ffi::Call& call, const ffi::Buffer& pool, int64_t next) {
+  if (call.attribute<int64_t>("paged", 0) == 0) return {};
+  const ffi::Buffer& tables = call.arg(next);
+  return {call.data<int32_t>(next), call.data<int32_t>(next + 1), tables.dims[0], tables.dims[1], pool.dims[0]};
+}
+
 // The projections are a call's first three arguments. Cosines, sines and norms are the arguments from `next` on.
 AppendHeads heads_of(const ffi::Call& call, int64_t next) {
   AppendHeads op{};
@@ -69,6 +76,7 @@ AppendHeads heads_of(const ffi::Call& call, int64_t next) {
   op.query_norm = optional(call, "query_norm", next);
   op.key_norm = optional(call, "key_norm", next);
   op.norm_projection = call.attribute<int64_t>("norm_projection", 0) != 0;
+  op.blocks = blocks_of(call, cache, next);
   return op;
 }
 
@@ -130,9 +138,27 @@ LYNX_EXPORT lynx::ffi::Error* lynx_append_heads(lynx::ffi::CallFrame* frame) {
   return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
     // The caches are arguments 3 and 4 as well as results, in the same memory.
     AppendHeads op = heads_of(call, 6);
+    op.batch = call.arg(0).dims[0];
     op.length = 1;
     op.positions = call.data<int32_t>(5);
     append_heads(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_append_latents(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet&) {
+    // The cache is argument 1 as well as the result, in the same memory.
+    const ffi::Buffer &latent = call.arg(0), &cache = call.result(0);
+    AppendLatents op{};
+    op.batch = latent.dims[0];
+    op.capacity = cache.dims[1];
+    op.row_bytes = latent.dims[1] * rows_of(latent).bytes();
+    op.latent = latent.data;
+    op.cache = cache.data;
+    op.positions = call.data<int32_t>(2);
+    op.blocks = blocks_of(call, cache, 3);
+    append_latents(op);
   });
 }
 
@@ -155,7 +181,7 @@ LYNX_EXPORT lynx::ffi::Error* lynx_decode_attention(lynx::ffi::CallFrame* frame)
     op.key = rows_of(call.arg(1));
     op.groups = call.arg(1).dims[1];
     op.capacity = call.arg(1).dims[2];
-    op.head_dim = call.arg(1).dims[3];
+    op.width = op.value_width = call.arg(1).dims[3];
     op.value = rows_of(call.arg(2));
     op.positions = call.data<int32_t>(3);
     op.window = call.attribute<int64_t>("window", 0);
@@ -163,6 +189,28 @@ LYNX_EXPORT lynx::ffi::Error* lynx_decode_attention(lynx::ffi::CallFrame* frame)
     op.scale = call.attribute<float>("scale", 1);
     int64_t next = 4;
     op.sinks = static_cast<const float*>(optional(call, "sinks", next));
+    op.blocks = blocks_of(call, call.arg(1), next);
+    op.mixed = rows_of(call.result(0));
+    decode_attention(set, op);
+  });
+}
+
+LYNX_EXPORT lynx::ffi::Error* lynx_latent_attention(lynx::ffi::CallFrame* frame) {
+  using namespace lynx;
+  return run(frame, [](const ffi::Call& call, const InstructionSet& set) {
+    const ffi::Buffer &query = call.arg(0), &cache = call.arg(1);
+    DecodeAttention op{};
+    op.query = rows_of(query);
+    op.batch = query.dims[0];
+    op.heads = query.dims[1];
+    op.key = op.value = rows_of(cache);
+    op.groups = 1;
+    op.capacity = cache.dims[1];
+    op.width = cache.dims[2];
+    op.value_width = call.result(0).dims[2];
+    op.positions = call.data<int32_t>(2);
+    op.scale = call.attribute<float>("scale", 1);
+    op.blocks = blocks_of(call, cache, 3);
     op.mixed = rows_of(call.result(0));
     decode_attention(set, op);
   });

@@ -96,9 +96,11 @@ struct InstructionSet {
   void (*rotate)(const float* cosines, const float* sines, int64_t width, int64_t count, float* x);
   // x[i] = e^(x[i] - from). Returns the sum of the results.
   float (*exponentials)(float* x, int64_t count, float from);
-  // y[i] += sum over r of factors[r] * rows[r * width + i]. The rows are bfloat16 where `narrow` is true and float32
-  // otherwise.
-  void (*add_rows)(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y);
+  // y[t * width + i] += sum over r of factors[t * factor_stride + r] * rows[r * row_stride + i], for t in [0, outs) and
+  // r in [0, count). Sums are in the order of r, whatever the calls they are divided into. The rows are bfloat16 where
+  // `narrow` is true and float32 otherwise.
+  void (*add_rows)(const void* rows, bool narrow, int64_t count, int64_t width, int64_t row_stride,
+                   const float* factors, int64_t factor_stride, int64_t outs, float* y);
   // Packs `count` queries, one for each lane, before the first `attend_lanes`.
   void (*begin_lanes)(const LaneAttention& op, const void* const* queries, int64_t count);
   // Attends to positions [at, at + count) of the sequence, 32 or fewer. `masked`: some lane does not see all of them.

@@ -151,33 +151,62 @@ float exponentials(float* x, int64_t count, float from) {
   return sum(total);
 }
 
-// Adds `Vectors` vectors of columns, from column `first` on. Their sums stay in registers while the rows pass.
-template <int Vectors>
-inline void add_columns(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y,
-                        int64_t first) {
-  Floats sums[Vectors];
-  for (int v = 0; v < Vectors; ++v) sums[v] = load<Floats>(y + first + v * kLanes);
-  for (int64_t r = 0; r < count; ++r) {
+// The operands of add_rows, from some column and output on.
+struct AddedRows {
+  const void* rows;
+  bool narrow;
+  int64_t count, width, row_stride;
+  const float* factors;
+  int64_t factor_stride;
+  float* y;
+};
+
+// Adds `Vectors` vectors of columns, from column `first` on, to `Outs` outputs. Their sums stay in registers while the
+// rows pass, and each row is loaded once for all of them.
+template <int Vectors, int Outs>
+inline void add_columns(const AddedRows& op, int64_t first) {
+  Floats sums[Outs][Vectors];
+  for (int t = 0; t < Outs; ++t) {
+    for (int v = 0; v < Vectors; ++v) sums[t][v] = load<Floats>(op.y + t * op.width + first + v * kLanes);
+  }
+  for (int64_t r = 0; r < op.count; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      sums[v] += factors[r] * load_values(rows, narrow, r * width + first + v * kLanes, kLanes);
+      const Floats values = load_values(op.rows, op.narrow, r * op.row_stride + first + v * kLanes, kLanes);
+#pragma GCC unroll 4
+      for (int t = 0; t < Outs; ++t) sums[t][v] += op.factors[t * op.factor_stride + r] * values;
     }
   }
-  for (int v = 0; v < Vectors; ++v) store(y + first + v * kLanes, sums[v]);
+  for (int t = 0; t < Outs; ++t) {
+    for (int v = 0; v < Vectors; ++v) store(op.y + t * op.width + first + v * kLanes, sums[t][v]);
+  }
 }
 
-void add_rows(const void* rows, bool narrow, int64_t count, int64_t width, const float* factors, float* y) {
+template <int Outs>
+inline void add_to_outputs(const AddedRows& op) {
+  // The sums of a step fill at most half of the registers.
+  constexpr int kMost = 8 / Outs;
   int64_t i = 0;
-  for (; i + 8 * kLanes <= width; i += 8 * kLanes) add_columns<8>(rows, narrow, count, width, factors, y, i);
-  for (; i + 4 * kLanes <= width; i += 4 * kLanes) add_columns<4>(rows, narrow, count, width, factors, y, i);
-  for (; i + kLanes <= width; i += kLanes) add_columns<1>(rows, narrow, count, width, factors, y, i);
-  for (; i < width; ++i) {
-    for (int64_t r = 0; r < count; ++r) {
-      const int64_t at = r * width + i;
-      y[i] += factors[r] * (narrow ? as_float((uint32_t)static_cast<const uint16_t*>(rows)[at] << 16)
-                                   : static_cast<const float*>(rows)[at]);
+  for (; i + kMost * kLanes <= op.width; i += kMost * kLanes) add_columns<kMost, Outs>(op, i);
+  for (; i + kLanes <= op.width; i += kLanes) add_columns<1, Outs>(op, i);
+  for (; i < op.width; ++i) {
+    for (int64_t r = 0; r < op.count; ++r) {
+      const int64_t at = r * op.row_stride + i;
+      const float value = op.narrow ? as_float((uint32_t)static_cast<const uint16_t*>(op.rows)[at] << 16)
+                                    : static_cast<const float*>(op.rows)[at];
+      for (int t = 0; t < Outs; ++t) op.y[t * op.width + i] += op.factors[t * op.factor_stride + r] * value;
     }
   }
+}
+
+void add_rows(const void* rows, bool narrow, int64_t count, int64_t width, int64_t row_stride, const float* factors,
+              int64_t factor_stride, int64_t outs, float* y) {
+  int64_t t = 0;
+  const auto from = [&](int64_t t) {
+    return AddedRows{rows, narrow, count, width, row_stride, factors + t * factor_stride, factor_stride, y + t * width};
+  };
+  for (; t + 2 <= outs; t += 2) add_to_outputs<2>(from(t));
+  for (; t < outs; ++t) add_to_outputs<1>(from(t));
 }
 
 float dot(const float* x, const float* y, int64_t count) {

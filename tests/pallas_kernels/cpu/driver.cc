@@ -129,56 +129,136 @@ void check_expert_ffn(Random& random, const InstructionSet& set, WeightType type
   }
 }
 
+// Tables of a pool's blocks, each of them in one place at most, and a slot for each row; some blocks and slots do not
+// exist.
+struct RandomTables {
+  std::vector<int32_t> tables, slot;
+  int64_t slots, entries, pool;
+
+  RandomTables(Random& random, int64_t rows)
+      : slots(rows), entries(random.between(1, 3)), pool(slots * entries + random.between(0, 2)) {
+    for (int64_t i = 0; i < pool; ++i) tables.push_back(static_cast<int32_t>(i));
+    std::shuffle(tables.begin(), tables.end(), random.engine);
+    tables.resize(slots * entries);
+    for (int32_t& block : tables) {
+      if (random.between(0, 5) == 0) block = static_cast<int32_t>(random.between(0, 1) * (pool + 1) - 1);
+    }
+    for (int64_t row = 0; row < rows; ++row)
+      slot.push_back(static_cast<int32_t>(random.between(0, 9) > 0 ? row : rows));
+  }
+
+  BlockTables blocks() const { return {tables.data(), slot.data(), slots, entries, pool}; }
+
+  // The block of a row's position; -1 if there is none.
+  int64_t block(int64_t row, int64_t position) const {
+    const bool outside = slot[row] >= slots || position < 0 || position >= 32 * entries;
+    const int64_t block = outside ? -1 : tables[slot[row] * entries + position / 32];
+    return block >= pool ? -1 : block;
+  }
+};
+
+// A cache of the heads' keys and values, or of latents, dense or paged, with one position for each row.
+struct RandomCache {
+  bool paged;
+  RandomTables tables;
+  int64_t capacity;
+  std::vector<int32_t> positions;
+
+  RandomCache(Random& random, int64_t rows)
+      : paged(random.between(0, 1) == 0), tables(random, rows), capacity(paged ? 32 : random.between(1, 30)) {
+    const int64_t most = paged ? 32 * tables.entries : capacity;
+    for (int64_t row = 0; row < rows; ++row) {
+      positions.push_back(static_cast<int32_t>(random.between(paged ? -1 : 0, paged ? most : most - 1)));
+    }
+  }
+
+  int64_t blocks(int64_t rows) const { return paged ? tables.pool : rows; }
+  // Where a row's position lies in the heads of `group`, in rows of the cache; -1 if nowhere.
+  int64_t place(int64_t row, int64_t position, int64_t groups, int64_t group) const {
+    const int64_t block = paged ? tables.block(row, position) : row;
+    return block < 0 ? -1 : (block * groups + group) * capacity + (paged ? position % 32 : position);
+  }
+};
+
 void check_decode_attention(Random& random, const InstructionSet& set) {
-  const int64_t batch = random.between(1, 3), groups = random.between(1, 3), heads = groups * random.between(1, 3);
-  const int64_t width = random.between(1, 40), capacity = random.between(1, 30);
-  std::vector<float> query(batch * heads * width), mixed(query.size()), key(batch * groups * capacity * width), value;
+  const bool latents = random.between(0, 2) == 0;
+  const int64_t batch = random.between(1, 3), groups = latents ? 1 : random.between(1, 9);
+  const int64_t heads = groups * (latents ? random.between(1, 40) : random.between(1, 5));
+  const int64_t width = random.between(1, 40), value_width = latents ? random.between(1, width) : width;
+  const RandomCache cache(random, batch);
+  const int64_t window = random.between(0, 1) * random.between(1, 40);
+  std::vector<float> query(batch * heads * width), mixed(batch * heads * value_width);
+  std::vector<float> key(cache.blocks(batch) * groups * cache.capacity * width);
   for (float& one : query) one = random.normal();
   for (float& one : key) one = random.normal();
-  value = key;
-  std::vector<int32_t> positions(batch);
-  for (int32_t& position : positions) position = static_cast<int32_t>(random.between(0, capacity - 1));
+  const std::vector<float> value = key;
   DecodeAttention op{};
   op.batch = batch;
   op.heads = heads;
   op.groups = groups;
-  op.capacity = capacity;
-  op.head_dim = width;
+  op.capacity = cache.capacity;
+  op.width = width;
+  op.value_width = value_width;
   op.query = {query.data(), false};
   op.key = {key.data(), false};
-  op.value = {value.data(), false};
-  op.positions = positions.data();
+  op.value = {latents ? key.data() : const_cast<float*>(value.data()), false};
+  if (cache.paged) op.blocks = cache.tables.blocks();
+  op.positions = cache.positions.data();
+  op.window = window;
   op.scale = 0.5f;
   op.mixed = {mixed.data(), false};
   decode_attention(set, op);
   for (int64_t head = 0; head < batch * heads; ++head) {
     const float* own = query.data() + head * width;
-    const int64_t cached = head / (heads / groups) * capacity * width;
-    std::vector<double> sum(width);
+    const int64_t row = head / heads, group = head % heads / (heads / groups), position = cache.positions[row];
+    std::vector<double> sum(value_width);
     double total = 0;
-    for (int64_t at = 0; at <= positions[head / heads]; ++at) {
+    const bool absent = cache.place(row, position, groups, group) < 0;
+    for (int64_t at = window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0; at <= position; ++at) {
+      const int64_t place = absent ? -1 : cache.place(row, at, groups, group);
+      if (place < 0) continue;
       double score = 0;
-      for (int64_t i = 0; i < width; ++i) score += static_cast<double>(own[i]) * key[cached + at * width + i];
+      for (int64_t i = 0; i < width; ++i) score += static_cast<double>(own[i]) * key[place * width + i];
       const double share = std::exp(0.5 * score);
       total += share;
-      for (int64_t i = 0; i < width; ++i) sum[i] += share * value[cached + at * width + i];
+      for (int64_t i = 0; i < value_width; ++i) sum[i] += share * value[place * width + i];
     }
-    for (int64_t i = 0; i < width; ++i) {
-      check(std::fabs(mixed[head * width + i] - sum[i] / total) < 1e-4, "decode_attention", set.name);
+    for (int64_t i = 0; i < value_width; ++i) {
+      const double expected = absent ? 0 : sum[i] / total;
+      check(std::fabs(mixed[head * value_width + i] - expected) < 1e-4, "decode_attention", set.name);
     }
   }
 }
 
+void check_append_latents(Random& random, const char* set) {
+  const int64_t batch = random.between(1, 5), width = random.between(1, 40);
+  const RandomCache cache(random, batch);
+  std::vector<float> latent(batch * width), latents(cache.blocks(batch) * cache.capacity * width, 7.0f);
+  for (float& one : latent) one = random.normal();
+  std::vector<float> expected = latents;
+  AppendLatents op{batch, cache.capacity, 4 * width, latent.data(), latents.data(), {}, cache.positions.data()};
+  if (cache.paged) op.blocks = cache.tables.blocks();
+  append_latents(op);
+  for (int64_t row = 0; row < batch; ++row) {
+    const int64_t place = cache.place(row, cache.positions[row], 1, 0);
+    if (place >= 0) std::copy_n(&latent[row * width], width, &expected[place * width]);
+  }
+  check(latents == expected, "append_latents", set);
+}
+
 // Norms are over heads, in float32.
 void check_append_heads(Random& random, const InstructionSet& set) {
-  const int64_t batch = random.between(1, 3), length = random.between(1, 4), groups = random.between(1, 3);
-  const int64_t heads = groups * random.between(1, 3), half = random.between(1, 20), width = 2 * half;
-  const bool prompts = random.between(0, 1) == 0, normed = random.between(0, 1) == 0;
-  const int64_t tokens = batch * length, capacity = prompts ? length : length + random.between(0, 3);
+  const RandomTables tables(random, 3);
+  const bool paged = random.between(0, 2) == 0;
+  const int64_t batch = paged ? 3 : random.between(1, 3), length = paged ? 1 : random.between(1, 4);
+  const int64_t groups = random.between(1, 3), heads = groups * random.between(1, 3), half = random.between(1, 20),
+                width = 2 * half;
+  const bool prompts = !paged && random.between(0, 1) == 0, normed = random.between(0, 1) == 0;
+  const int64_t tokens = batch * length, capacity = paged ? 32 : length + (prompts ? 0 : random.between(0, 3));
   std::vector<float> query(tokens * heads * width), key(tokens * groups * width), value(key.size()),
       turned(query.size());
   std::vector<float> cosines(tokens * half), sines(tokens * half), scale(width);
-  std::vector<float> keys(batch * groups * capacity * width, 7.0f), values(keys);
+  std::vector<float> keys((paged ? tables.pool : batch) * groups * capacity * width, 7.0f), values(keys);
   for (auto* numbers : {&query, &key, &value, &cosines, &sines, &scale}) {
     for (float& one : *numbers) one = random.normal();
   }
@@ -187,6 +267,7 @@ void check_append_heads(Random& random, const InstructionSet& set) {
   for (int64_t token = 0; token < tokens; ++token) {
     positions[token] =
         static_cast<int32_t>(token % length + (prompts ? 0 : capacity - length + (token % length == length - 1)));
+    if (paged) positions[token] = static_cast<int32_t>(random.between(-1, 32 * tables.entries));
   }
   AppendHeads op{};
   op.batch = batch;
@@ -206,6 +287,7 @@ void check_append_heads(Random& random, const InstructionSet& set) {
   op.query_norm = op.key_norm = normed ? scale.data() : nullptr;
   op.norm_eps = 0.01f;
   op.new_query = {turned.data(), false};
+  if (paged) op.blocks = tables.blocks();
   append_heads(set, op);
   const auto same = [&](const float* from, int64_t token, const float* got) {
     double squares = 0;
@@ -223,8 +305,9 @@ void check_append_heads(Random& random, const InstructionSet& set) {
     for (int64_t h = 0; h < heads; ++h) {
       same(&query[(token * heads + h) * width], token, &turned[((row * heads + h) * length + place) * width]);
     }
-    for (int64_t g = 0; g < groups && position < capacity; ++g) {
-      const int64_t to = ((row * groups + g) * capacity + position) * width, from = (token * groups + g) * width;
+    const int64_t block = paged ? tables.block(row, position) : position < capacity ? row : -1;
+    for (int64_t g = 0; g < groups && block >= 0; ++g) {
+      const int64_t to = ((block * groups + g) * capacity + position % 32) * width, from = (token * groups + g) * width;
       same(&key[from], token, &keys[to]);
       check(std::memcmp(&value[from], &values[to], 4 * width) == 0, "values of append_heads", set.name);
     }
@@ -425,6 +508,7 @@ void check_all(uint32_t seed) {
     for (int round = 0; round < 6; ++round) {
       check_append_heads(random, *set);
       check_decode_attention(random, *set);
+      check_append_latents(random, set->name);
       check_select_experts(random, *set);
       check_vocabulary(random, *set);
       check_rms_norm(random, *set);
