@@ -48,5 +48,5 @@ def _attend(query: Any, key: Any, value: Any, tiles: Any, tables: Any, sinks: An
 
 
 def _tiles_and_tables() -> tuple[QueryTiles, jax.ShapeDtypeStruct]:
-  tile = jax.ShapeDtypeStruct((most_query_tiles(ROWS, SLOTS),), jnp.int32)
+  tile: Any = jax.ShapeDtypeStruct((most_query_tiles(ROWS, SLOTS),), jnp.int32)
   return QueryTiles(tile, tile, tile, tile), jax.ShapeDtypeStruct((SLOTS, CONTEXT // BLOCK), jnp.int32)

@@ -1,13 +1,12 @@
 """Query tiles: chunks of prompts cut into pieces of at most 16 queries, which a kernel attends for together."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Array, Int32
 
 from pallas_kernels.checks import refusal, whole_number
-from pallas_kernels.dims import ArrayLike
 
 MOST_QUERIES = 16
 """Queries of a tile: as many as a tensor core's tile has rows."""
@@ -25,10 +24,10 @@ class QueryTiles(NamedTuple):
     position: that of its first row in the sequence, in tokens. The positions of its rows are consecutive.
   """
 
-  start: Int32[ArrayLike, "Q"]
-  count: Int32[ArrayLike, "Q"]  # pyright: ignore[reportIncompatibleMethodOverride]
-  slot: Int32[ArrayLike, "Q"]
-  position: Int32[ArrayLike, "Q"]
+  start: Int32[Array, "Q"]
+  count: Int32[Array, "Q"]  # pyright: ignore[reportIncompatibleMethodOverride]
+  slot: Int32[Array, "Q"]
+  position: Int32[Array, "Q"]
 
 
 def most_query_tiles(rows: int, chunks: int) -> int:
@@ -66,6 +65,6 @@ def query_tiles(chunks: Sequence[tuple[int, int, int, int]], most: int) -> Query
     cut += [(start + at, min(MOST_QUERIES, count - at), slot, position + at) for at in range(0, count, MOST_QUERIES)]
   if len(cut) > most:
     raise refusal("query_tiles: most", most, f"at least {len(cut)}, the tiles of these chunks", "take fewer rows")
-  tiles = np.zeros((4, most), np.int32)
+  tiles: Any = np.zeros((4, most), np.int32)
   tiles[:, : len(cut)] = np.array(cut, np.int32).reshape(-1, 4).T
   return QueryTiles(*tiles)

@@ -11,7 +11,7 @@ from pallas_kernels.chunk_attention.query_tiles import MOST_QUERIES, QueryTiles
 def chunk_attention_reference(arrays: ChunkArrays, *, options: ChunkOptions) -> jax.Array:
   """`chunk_attention` with the scores of one tile at a time, [N, 16, C] for the C = M * 32 positions of a table."""
   query, tiles = arrays.query, arrays.tiles
-  tables = row_tables(BlockTables(arrays.tables, jnp.asarray(tiles.slot)), arrays.key.shape[0])
+  tables = row_tables(BlockTables(arrays.tables, tiles.slot), arrays.key.shape[0])
   attended_QTNU = jax.lax.map(lambda tile: _attend(arrays, *tile, options=options), (tiles, tables))
   index = jnp.arange(MOST_QUERIES)[None, :]
   # Rows past the last one are dropped: those of idle tiles, and those that a tile has no queries for.

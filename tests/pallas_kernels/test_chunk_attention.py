@@ -224,7 +224,8 @@ class TestChunkAttention:
       step.chunks = [(20, count, 1, 60)]
       expected, _ = by_numpy(step, sizes, None, None, 0.3)
       start, counts, slots = np.array([3, 20, 1, 4]), np.array([0, count, 3, 3]), np.array([0, 1, *slotless])
-      tiles = QueryTiles(*(x.astype(np.int32) for x in (start, counts, slots, np.array([9, 60, 0, 5]))))
+      numbers: Any = np.stack((start, counts, slots, np.array([9, 60, 0, 5]))).astype(np.int32)
+      tiles = QueryTiles(*numbers)
       assert_close(attend(implementation, step, sizes, dtype, (None, None, 0.3), tiles), expected, dtype)
 
 

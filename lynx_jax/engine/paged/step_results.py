@@ -24,7 +24,7 @@ def result_layout(shape: StepShape, spec: DecoderSpec, settings: StepSettings) -
     ("active", (layers,), "int"),
   ]
   if settings.stats and layers:
-    fields += [("own", (layers,), "int"), ("retained", (layers,), "float"), ("worst", (layers,), "float")]
+    fields.extend([("own", (layers,), "int"), ("retained", (layers,), "float"), ("worst", (layers,), "float")])
   return Layout(fields)
 
 

@@ -93,11 +93,11 @@ def _plan(picked: list[Running], number: int, random: np.random.Generator, longe
 
 def _take(result, plan: StepPlan, by_slot: dict[int, Running]) -> None:
   for part in (*plan.rows, *plan.chunks):
-    one, chunk = by_slot[part.slot], isinstance(part, Chunk)
-    one.done = part.end if chunk else part.position + 1
+    one = by_slot[part.slot]
+    one.done = part.end if isinstance(part, Chunk) else part.position + 1
     one.routing += result.routing.get(part.slot, [])
     one.prompt_logprobs += result.prompt_logprobs.get(part.slot, [])
-    if not chunk or part.draws:
+    if not isinstance(part, Chunk) or part.draws:
       assert result.finite[part.slot]
       token = result.token[part.slot]
       assert result.alive[part.slot] == (token not in one.asked.stop_ids)

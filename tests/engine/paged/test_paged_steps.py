@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def spec_of(kind: str) -> DecoderSpec:
 def executor_of(spec: DecoderSpec, settings: StepSettings = OWN) -> Executor:
   # One kind of attention with programs of several sizes, to see that plans run in each.
   several = spec == spec_of("grouped") and settings == OWN
-  sizes = {"decode": (2, 6), "mixed": (32, 220)} if several else {"decode": (6,), "mixed": (220,)}
+  sizes: dict[str, Any] = {"decode": (2, 6), "mixed": (32, 220)} if several else {"decode": (6,), "mixed": (220,)}
   executor = Executor(small_params(spec).decoder, settings, blocks=24, slots=6, table=4, **sizes)
   executor.warm_up()
   return executor

@@ -1,6 +1,7 @@
 """The sizes and dtypes of the suites, compiled for a GPU: where there is one, the suites run there as they are."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def with_bias(logits, bias=None, **options):
 def chunk_program(dtype, sizes, sinks, bounds):
   window, chunk, scale = bounds
   value_width = sizes.value_width if sizes.latent else None
-  tile = of(I32, chunks.most_query_tiles(sizes.rows, sizes.slots))
+  tile: Any = of(I32, chunks.most_query_tiles(sizes.rows, sizes.slots))
   pool = of(dtype, sizes.slots * sizes.blocks, sizes.groups, chunks.BLOCK, sizes.width)
   value = None if sizes.latent else of(dtype, *pool.shape[:3], sizes.value_width)
   query, tables = of(dtype, sizes.rows, sizes.heads, sizes.width), of(I32, sizes.slots, sizes.blocks)
