@@ -11,8 +11,9 @@
 namespace lynx {
 namespace {
 
-// How many outputs a tile has: with two vectors of queries, their sums and what is multiplied fit the registers.
-constexpr int kLaneOuts = kManyRegisters ? 8 : 4;
+// How many sums a tile has: they and what is multiplied fit the registers, and there are enough of them that no sum has
+// to wait for its last product.
+constexpr int kLaneSums = kManyRegisters ? 16 : 8;
 // A score of positions that a query does not see, and the top score of a query that has seen none.
 constexpr float kUnseen = -3e38f;
 
@@ -20,9 +21,10 @@ constexpr float kUnseen = -3e38f;
 struct LaneFloats {
   typedef Floats Part;
   static Part spread(const char* from) {
-    float value;
-    memcpy(&value, from, 4);
-    return Floats{} + value;
+    // As an integer: to add a float to zeros takes an addition, because of negative zero.
+    uint32_t bits;
+    memcpy(&bits, from, 4);
+    return (Floats)(Bits{} + bits);
   }
   static Floats add(Floats sum, Part spread, Part lanes) { return sum + spread * lanes; }
 };
@@ -42,8 +44,12 @@ struct LanePairs {
 };
 
 inline bool in_pairs(const LaneAttention& op) { return op.narrow && op.width % 2 == 0; }
+
+inline Bits bfloat16_bits(Floats x) { return (Bits)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)x)); }
 #else
 inline bool in_pairs(const LaneAttention&) { return false; }
+
+inline Bits bfloat16_bits(Floats x) { return round_to_bfloat16(x); }
 #endif
 
 // The factor of output o in step i is the four bytes at `from + o * out_bytes + i * step_bytes`.
@@ -59,15 +65,19 @@ __attribute__((noinline)) void lane_tile(const Factors& factors, const float* ro
                                          float* sums) {
   typedef typename Element::Part Part;
   Floats tile[Outs][Vectors] = {};
-  const char* from = factors.from;
   const int64_t out_bytes = Consecutive ? 4 : factors.out_bytes, step_bytes = Consecutive ? factors.step_bytes : 4;
-  for (int64_t i = 0; i < factors.steps; ++i, from += step_bytes, rows += lanes) {
+  // A pointer for four outputs each: one for each output would be more than there are registers.
+  constexpr int kPointers = (Outs + 3) / 4;
+  const char* from[kPointers];
+  unrolled<kPointers>([&](int p) LYNX_INLINE { from[p] = factors.from + 4 * p * out_bytes; });
+  for (int64_t i = 0; i < factors.steps; ++i, rows += lanes) {
     Part held[Vectors];
     unrolled<Vectors>([&](int v) LYNX_INLINE { held[v] = load<Part>(rows + v * kLanes); });
     unrolled<Outs>([&](int o) LYNX_INLINE {
-      const Part factor = Element::spread(from + o * out_bytes);
+      const Part factor = Element::spread(from[o / 4] + o % 4 * out_bytes);
       unrolled<Vectors>([&](int v) LYNX_INLINE { tile[o][v] = Element::add(tile[o][v], factor, held[v]); });
     });
+    unrolled<kPointers>([&](int p) LYNX_INLINE { from[p] += step_bytes; });
   }
   unrolled<Outs>([&](int o) LYNX_INLINE {
     unrolled<Vectors>([&](int v) LYNX_INLINE {
@@ -81,9 +91,10 @@ __attribute__((noinline)) void lane_tile(const Factors& factors, const float* ro
 template <class Element, int Vectors, bool Consecutive>
 void lane_products_of(Factors factors, int64_t outs, const float* rows, int64_t lanes, const float* shrink,
                       float* sums) {
+  constexpr int kOuts = kLaneSums / Vectors;
   int64_t o = 0;
-  for (; o + kLaneOuts <= outs; o += kLaneOuts, factors.from += kLaneOuts * factors.out_bytes) {
-    lane_tile<Element, kLaneOuts, Vectors, Consecutive>(factors, rows, lanes, shrink, sums + o * lanes);
+  for (; o + kOuts <= outs; o += kOuts, factors.from += kOuts * factors.out_bytes) {
+    lane_tile<Element, kOuts, Vectors, Consecutive>(factors, rows, lanes, shrink, sums + o * lanes);
   }
   for (; o < outs; ++o, factors.from += factors.out_bytes) {
     lane_tile<Element, 1, Vectors, Consecutive>(factors, rows, lanes, shrink, sums + o * lanes);
@@ -159,8 +170,8 @@ void share_lanes(const LaneAttention& op, int64_t at, int64_t count, float* shri
     };
     if constexpr (Pairs) {
       for (int64_t c = 0; c < count; c += 2) {
-        const Bits one = round_to_bfloat16(share(c));
-        const Bits other = c + 1 < count ? round_to_bfloat16(share(c + 1)) : Bits{};
+        const Bits one = bfloat16_bits(share(c));
+        const Bits other = c + 1 < count ? bfloat16_bits(share(c + 1)) : Bits{};
         store(scores + c / 2 * op.lanes, one | other << 16);
       }
     } else {
@@ -178,16 +189,26 @@ void share_lanes(const LaneAttention& op, int64_t at, int64_t count, bool masked
   else share_lanes<Pairs, false>(op, at, count, shrinks);
 }
 
-void begin_lanes(const LaneAttention& op, const void* const* queries, int64_t count) {
-  memset(op.queries, 0, 4 * op.width * op.lanes);
-  const int64_t steps = in_pairs(op) ? op.width / 2 : op.width;
-  for (int64_t lane = 0; lane < count; ++lane) {
+// Writes the numbers, four bytes each or `Narrow` two, of `count` queries side by side: to[i][lane].
+template <bool Narrow>
+void pack_lanes(const void* const* queries, int64_t count, int64_t steps, int64_t lanes, float* to) {
+  // A few queries at once, whose lines stay in the first-level cache.
+  for (int64_t first = 0; first < count; first += kLanes) {
+    const int64_t end = first + kLanes < count ? first + kLanes : count;
     for (int64_t i = 0; i < steps; ++i) {
-      float* to = op.queries + i * op.lanes + lane;
-      if (op.narrow && !in_pairs(op)) *to = as_float((uint32_t)static_cast<const uint16_t*>(queries[lane])[i] << 16);
-      else memcpy(to, static_cast<const char*>(queries[lane]) + 4 * i, 4);
+      for (int64_t lane = first; lane < end; ++lane) {
+        float* number = to + i * lanes + lane;
+        if (Narrow) *number = as_float((uint32_t)static_cast<const uint16_t*>(queries[lane])[i] << 16);
+        else memcpy(number, static_cast<const char*>(queries[lane]) + 4 * i, 4);
+      }
     }
   }
+}
+
+void begin_lanes(const LaneAttention& op, const void* const* queries, int64_t count) {
+  if (count < op.lanes) memset(op.queries, 0, 4 * op.width * op.lanes);
+  if (op.narrow && !in_pairs(op)) pack_lanes<true>(queries, count, op.width, op.lanes, op.queries);
+  else pack_lanes<false>(queries, count, in_pairs(op) ? op.width / 2 : op.width, op.lanes, op.queries);
   memset(op.sums, 0, 4 * op.value_width * op.lanes);
   memset(op.totals, 0, 4 * op.lanes);
   for (int64_t lane = 0; lane < op.lanes; ++lane) op.tops[lane] = kUnseen;
