@@ -209,10 +209,12 @@ class Scheduler:
 
   def _in_turns(self) -> tuple[list[DecodeRow], list[Chunk]]:
     """Rows or chunks, each with a program of their own; they take turns where there are both."""
-    rows = self._rows() if self._chunked else []
-    chunks = [] if rows else self._chunks(0, admit=True)
+    if self._chunked and (rows := self._rows()):
+      self._chunked = False
+      return rows, []
+    chunks = self._chunks(0, admit=True)
     self._chunked = bool(chunks)
-    return rows if rows or chunks else self._rows(), chunks
+    return ([], chunks) if chunks else (self._rows(), [])
 
   def _program(self, rows: int, chunk_tokens: int) -> Program:
     if self._canonical is None:
@@ -267,6 +269,8 @@ class Scheduler:
   def _admit(self, room: int, may_be_cut: bool) -> list[Chunk]:
     """First chunks of waiting sequences, `room` tokens at most. If `may_be_cut`, one of them need not be whole."""
     chunks, returned = [], False
+    if not self._running.has_slot:
+      return chunks
     for sequence in self._queue.candidates(lambda sequence: len(self._cache.match(sequence).blocks)):
       if not room or not self._running.has_slot:
         break

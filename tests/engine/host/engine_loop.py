@@ -48,6 +48,7 @@ class EngineLoop:
   Attributes:
     pieces: of the requests that have not ended.
     ended: last pieces of those that have.
+    whole: prompts of those that have, with their outputs.
     steps: that were planned.
     sound: whether the device has refused nothing.
   """
@@ -60,6 +61,7 @@ class EngineLoop:
     self.pieces: dict[str, list[Piece]] = {}
     self.requests: dict[str, Request] = {}
     self.ended: dict[str, Piece] = {}
+    self.whole: list[tuple[int, ...]] = []
     self.steps = 0
     self.sound = True
     self._taken: set[int] = set()
@@ -145,6 +147,7 @@ class EngineLoop:
     assert finished is not None
     tokens = [token for piece in pieces for token in piece.token_ids]
     text = "".join(piece.text for piece in pieces)
+    self.whole.append((*request.prompt, *tokens))
     expected, whole, reason = alone(request, self.limits.eos_ids)
     if finished.reason == "abort":
       assert tokens == expected[: len(tokens)]

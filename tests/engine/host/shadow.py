@@ -20,7 +20,10 @@ class RefusedError(AssertionError):
 
 
 class Place(NamedTuple):
-  """What lies at one position: the token, and what computed it."""
+  """What lies at one position: the token, and what computed it.
+
+  It is adaptive, or of older weights, if anything that it was computed from is.
+  """
 
   token: int
   position: int
@@ -146,7 +149,7 @@ class ShadowDevice:
     end = start + len(tokens)
     if row or part.draws:
       refuse(part.drawn != end - len(request.prompt), "the count of drawn tokens is wrong")
-    read, adaptive = [], row and not settings.exact
+    read, adaptive, weights = [], row and not settings.exact, self.weights
     for position in range(start):
       place = self._place(part.table, position)
       refuse(writes.get(place, part.slot) != part.slot, f"{place} is written in this very step")
@@ -154,11 +157,11 @@ class ShadowDevice:
       refuse(found is None or found.position != position, f"{place} was never written for position {position}")
       assert found is not None
       self._check_read(found, position, settings, request)
-      adaptive = adaptive or found.adaptive
+      adaptive, weights = adaptive or found.adaptive, min(weights, found.weights)
       read.append(found.token)
     for position, token in enumerate(tokens, start):
       self._places[self._place(part.table, position)] = Place(
-        token, position, adaptive, row, request.cache_salt, self.weights
+        token, position, adaptive, row, request.cache_salt, weights
       )
     return read + tokens
 

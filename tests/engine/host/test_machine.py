@@ -55,7 +55,9 @@ REQUESTS = st.fixed_dictionaries(
 
 
 class Machine(RuleBasedStateMachine):
-  """Calls of an engine, in any order, with at most three steps in flight."""
+  """Calls of an engine, in any order, with at most three steps in flight when another is planned."""
+
+  turn_number = 0
 
   @initialize(
     block_size=st.sampled_from((1, 2, 4)),
@@ -92,6 +94,15 @@ class Machine(RuleBasedStateMachine):
           self.loop.submit(request)
       else:
         self.loop.submit(request)
+
+  @rule(fields=REQUESTS, back=st.integers(1, 3), more=st.lists(TOKENS, max_size=2))
+  @precondition(lambda self: self.loop.whole)
+  def go_on(self, fields: dict, back: int, more: list[int]):
+    """A next turn: its prompt is that of a request that ended, with its output."""
+    whole = self.loop.whole[-back:][0]
+    prompt = (*whole, *more)[: CONTEXT - fields["max_new_tokens"]]
+    self.turn_number += 1
+    self.loop.submit(Request(id=f"turn {self.turn_number}", **{**fields, "prompt": prompt}))
 
   @rule(data=st.data())
   @precondition(lambda self: self.loop.pieces)
