@@ -162,10 +162,11 @@ class Scheduler:
     """Notes that all later steps run with other weights.
 
     Args:
-      version: of the new weights, another than all before.
+      version: of the new weights, larger than all before.
       recompute: whether running sequences compute their positions again. If not, they go on from what the old weights
         computed, and share nothing of it.
     """
+    require(version > self.weights, "version", version, f"a number above {self.weights}, the version so far")
     self.weights = version
     self._cache.forget(version)
     for sequence in self._by_number.values():
