@@ -4,6 +4,7 @@ import functools
 import inspect
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,8 @@ CASES = [
 def break_it(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, right: str, wrong: str) -> None:
   """Writes `wrong` for `right` in the source of a method."""
   found = inspect.getattr_static(owner, name)
-  source = textwrap.dedent(inspect.getsource(found.fget if isinstance(found, property) else found))
+  method: Any = found.fget if isinstance(found, property) else found
+  source = textwrap.dedent(inspect.getsource(method))
   assert right in source, f"{owner.__name__}.{name} has changed: write the fault anew"
   names: dict = {}
   exec(compile(source.replace(right, wrong), f"<fault in {name}>", "exec"), vars(sys.modules[owner.__module__]), names)

@@ -1,5 +1,7 @@
 """What a caller of the scheduler sees: refusals, the order of service, shared prompts, ends."""
 
+# pyright: reportOptionalMemberAccess=false
+
 import random
 
 import pytest
