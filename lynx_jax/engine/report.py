@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from lynx_jax.engine.state import RoutingTotals
+from lynx_jax.engine.step_log import RoutingSums
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.sizes import expert_bytes
 
@@ -44,7 +45,7 @@ class RoutingReport:
     )
 
 
-def report(totals: RoutingTotals, decoder: Decoder) -> RoutingReport | None:
+def report(totals: RoutingTotals | RoutingSums, decoder: Decoder) -> RoutingReport | None:
   """Means of `totals`; None where no decode step ran or no layer has experts."""
   steps, rows = int(totals.steps), int(totals.rows)
   sizes = np.array(expert_bytes(decoder))

@@ -69,7 +69,7 @@ class BudgetRule:
     layers: that have experts.
     experts: of a layer.
     top_k: experts of a token: the least limit.
-    least_retained: share of its experts' weight that an adaptive row keeps at least. Where rows keep less, the limit
+    least_retained: share of its experts' worth that an adaptive row keeps in the mean. Where rows keep less, the limit
       rises, whatever the time.
     step: the limit moves by at most this share in a step.
     tolerance: share of the target by which the time may miss it before the limit moves.

@@ -49,13 +49,18 @@ class Scheduler:
     admission: Admission = Admission(),  # noqa: B008 (frozen)
     chunking: Chunking = Chunking(),  # noqa: B008 (frozen)
     times: StepTimes | None = None,
+    prompts_first: bool = False,
   ):
-    """`decoder` makes text of tokens; without one there is none. `times` predicts steps for the target of chunks."""
+    """`decoder` makes text of tokens; without one there is none. `times` predicts steps for the target of chunks.
+
+    With `prompts_first` nothing decodes while a prompt can be read, so that sequences decode in lock step.
+    """
     self.limits, self.programs = limits, limits.programs
     self.pool = BlockPool(limits.blocks)
     self.weights = 0
     self.paused = self.draining = False
-    self._canonical = limits.canonical_chunk
+    self._canonical, self._prompts_first = limits.canonical_chunk, prompts_first
+    self._turns = prompts_first or self._canonical is not None
     boundary = 1 if self._canonical is None else self._canonical // limits.block_size
     self._cache = PrefixCache(self.pool, block_size=limits.block_size, policy=limits.policy, boundary=boundary)
     # Preempted tokens are computed again in chunks, which gives other bits than decode rows did.
@@ -107,7 +112,7 @@ class Scheduler:
     Args:
       limit: the most experts that the adaptive rows may read in a layer; None is no limit.
     """
-    rows, chunks = self._mixed() if self._canonical is None else self._in_turns()
+    rows, chunks = self._in_turns() if self._turns else self._mixed()
     if not rows and not chunks:
       return None
     plan = StepPlan(
@@ -210,7 +215,7 @@ class Scheduler:
 
   def _in_turns(self) -> tuple[list[DecodeRow], list[Chunk]]:
     """Rows or chunks, each with a program of their own; they take turns where there are both."""
-    if self._chunked and (rows := self._rows()):
+    if self._chunked and not self._prompts_first and (rows := self._rows()):
       self._chunked = False
       return rows, []
     chunks = self._chunks(0, admit=True)

@@ -175,7 +175,6 @@ class StepResult:
     experts: distinct experts that the step read, one number a MoE layer; empty if not counted.
     own_experts: what it would have read by the model's own routing.
     retained: worth of their experts that adaptive rows keep, in the mean over rows and layers; 1 is unchanged.
-    retained: the smallest share of its experts' weight that an adaptive row kept; 1 is unchanged.
   """
 
   token: Sequence[int]

@@ -1,5 +1,6 @@
-"""Compiled programs on the disk, found again by everything that went into them."""
+"""Compiled programs in this process and on the disk, found again by everything that went into them."""
 
+import collections
 import functools
 import hashlib
 import logging
@@ -7,6 +8,7 @@ import os
 import pickle
 import platform
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,27 +19,44 @@ from jax.experimental import serialize_executable
 
 _LOG = logging.getLogger(__name__)
 _PACKAGES = ("lynx_jax", "pallas_kernels")
+_MOST_KEPT = 48
+_kept: collections.OrderedDict[str, Any] = collections.OrderedDict()
+_kept_lock = threading.Lock()
 
 
 class Executables:
-  """A directory of executables.
+  """Executables of this process, and of a directory.
 
-  An executable from the disk needs neither tracing nor compiling, the longest part of a start. Its file is a pickle, so
+  Engines of one model in one process share programs; the least recently used of many are let go. An executable from the
+  disk needs neither tracing nor compiling, the longest part of a start. Its file is a pickle, so
   the directory must belong to the user alone: it is made with access for its owner only.
   """
 
   def __init__(self, directory: Path | None):
-    """`directory` None keeps nothing."""
+    """`directory` None keeps nothing on the disk."""
     self._directory = directory
 
   def load_or_build(self, key: object, build: Callable[[], Any], name: str) -> tuple[Any, str]:
-    """The executable of `key`, and where it came from: `from disk` or `compiled`.
+    """The executable of `key`, and where it came from: `from memory`, `from disk` or `compiled`.
 
     A file that cannot be read is built again. A directory that cannot be written is said once a program, and left.
     """
+    digest = _digest(key)
+    with _kept_lock:
+      if digest in _kept:
+        _kept.move_to_end(digest)
+        return _kept[digest], "from memory"
+    found, source = self._from_disk_or_built(digest, build, name)
+    with _kept_lock:
+      _kept[digest] = found
+      while len(_kept) > _MOST_KEPT:
+        _kept.popitem(last=False)
+    return found, source
+
+  def _from_disk_or_built(self, digest: str, build: Callable[[], Any], name: str) -> tuple[Any, str]:
     if self._directory is None:
       return build(), "compiled"
-    path = self._directory / f"{_digest(key)}.step"
+    path = self._directory / f"{digest}.step"
     try:
       payload = pickle.loads(path.read_bytes())
       return serialize_executable.deserialize_and_load(*payload), "from disk"

@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from lynx_jax.engine.host.request import TopLogprobs
 from lynx_jax.engine.host.step_plan import Chunk, StepPlan, StepResult
@@ -39,6 +40,24 @@ class Pending:
   results: jax.Array
   prompts: jax.Array | None
   experts: jax.Array | None
+
+
+class StepCounts(NamedTuple):
+  """What a step's routing read; arrays have one entry for each MoE layer.
+
+  Attributes:
+    rows: decoding rows that were there.
+    active: distinct experts that ran.
+    own: distinct experts that the model's own routing would have run; None where the settings do not ask for it.
+    retained: worth that decoding rows retain, summed over rows, or None.
+    worst: the least that a row retains, or None.
+  """
+
+  rows: int
+  active: Int32[np.ndarray, "M"]
+  own: Int32[np.ndarray, "M"] | None
+  retained: Float32[np.ndarray, "M"] | None
+  worst: Float32[np.ndarray, "M"] | None
 
 
 class Executor:
@@ -127,8 +146,8 @@ class Executor:
       able = [shape for shape in self.shapes if shape.rows >= rows and shape.chunks == chunks]
       return self.programs.compile(min(able, key=lambda shape: shape.rows))
 
-  def fetch(self, pending: Pending) -> StepResult:
-    """Waits for a step and returns what it drew."""
+  def fetch(self, pending: Pending) -> tuple[StepResult, StepCounts]:
+    """Waits for a step; returns what it drew, and what its routing read."""
     found = read_results(pending.results, pending.program.results)
     count, slots = len(pending.slots), pending.slots
 
@@ -138,7 +157,10 @@ class Executor:
         values[slot] = value
       return values
 
-    return StepResult(
+    counts = StepCounts(
+      int(found["rows"]), found["active"], *(found.get(name) for name in ("own", "retained", "worst"))
+    )
+    result = StepResult(
       token=by_slot("ids", 0),
       finite=[bool(flag) for flag in by_slot("finite", 1)],
       alive=[bool(flag) for flag in by_slot("alive", 0)],
@@ -148,8 +170,9 @@ class Executor:
       routing=self._routing(pending),
       experts=tuple(found["active"].tolist()),
       own_experts=tuple(found["own"].tolist()) if "own" in found else (),
-      retained=_mean_retained(pending.plan, found),
+      retained=_mean_retained(pending.plan, counts),
     )
+    return result, counts
 
   def _top(self, pending: Pending, found: dict[str, np.ndarray]) -> dict[int, TopLogprobs]:
     """The likeliest tokens of the draws that ask for them."""
@@ -210,10 +233,13 @@ def empty_state(spec: DecoderSpec, dtype: Any, *, blocks: int, slots: int) -> Pa
   )
 
 
-def _mean_retained(plan: StepPlan, found: dict[str, np.ndarray]) -> float:
+def _mean_retained(plan: StepPlan, counts: StepCounts) -> float:
   """Worth that adaptive rows keep, in the mean over rows and layers; 1 where it is not counted."""
-  rows = sum(not row.settings.exact for row in plan.rows)
-  return float(found["retained"].mean()) / rows if rows and "retained" in found else 1.0
+  adaptive = sum(not row.settings.exact for row in plan.rows)
+  if counts.retained is None or not adaptive:
+    return 1.0
+  # Exact rows keep 1 each.
+  return (float(counts.retained.mean()) - (len(plan.rows) - adaptive)) / adaptive
 
 
 def _pairs(found: dict[str, np.ndarray], row: int, most: int) -> TopLogprobs:

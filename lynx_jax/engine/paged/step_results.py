@@ -14,18 +14,16 @@ from lynx_jax.models.spec import DecoderSpec
 
 def result_layout(shape: StepShape, spec: DecoderSpec, settings: StepSettings) -> Layout:
   """Where each result that every step returns lies in the packed array."""
-  draws: tuple[int, ...] = (shape.draws,)
-  layers = len(spec.moe_layers)
-  fields: list[NamedShape] = [
-    ("ids", draws, "int"),
-    ("finite", draws, "flag"),
-    ("alive", draws, "flag"),
-    *likely_fields(shape.draws, spec),
-    ("active", (layers,), "int"),
+  draws, layers = shape.draws, len(spec.moe_layers)
+  drawn: list[NamedShape] = [("ids", (draws,), "int"), ("finite", (draws,), "flag"), ("alive", (draws,), "flag")]
+  counts: list[NamedShape] = [("rows", (), "int"), ("active", (layers,), "int")]
+  compared: list[NamedShape] = [
+    ("own", (layers,), "int"),
+    ("retained", (layers,), "float"),
+    ("worst", (layers,), "float"),
   ]
-  if settings.stats and layers:
-    fields.extend([("own", (layers,), "int"), ("retained", (layers,), "float"), ("worst", (layers,), "float")])
-  return Layout(fields)
+  counts += compared if settings.stats and layers else []
+  return Layout([*drawn, *likely_fields(shape.draws, spec), *counts])
 
 
 def likely_fields(rows: int, spec: DecoderSpec) -> list[NamedShape]:

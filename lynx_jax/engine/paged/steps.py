@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int16, Int32
 from lynx_jax.engine.paged.step_arrays import ABSENT, ADAPTIVE, CHUNK, StepArrays
 from lynx_jax.engine.sampling import Samplers, sample
 from lynx_jax.models.decoder import Decoder, Layer, Rotations, embedded, rotations_at, run_layer
+from lynx_jax.models.moe import MoE
 from lynx_jax.models.paged import PagedRows
-from lynx_jax.models.parts import AttentionPart, ExpertChoice, ExpertTrace, LayerCache
+from lynx_jax.models.parts import OWN_ROUTE, AttentionPart, ExpertChoice, ExpertTrace, LayerCache
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.routing import RoutingPolicy
+from lynx_jax.routing import Route, RoutingPolicy
 from pallas_kernels.block_tables import BlockTables
 from pallas_kernels.chunk_attention import QueryTiles
 from pallas_kernels.lynx_route import lynx_route_tiles
@@ -58,12 +59,14 @@ class LayerCounts(NamedTuple):
   """What one step's routing reads in each MoE layer (L of them).
 
   Attributes:
+    rows: decoding rows that were there.
     active: distinct experts that run.
     own: distinct experts that the model's own routing would run, or None where that is not asked for.
-    retained: worth that adaptive rows retain, summed over them, or None.
+    retained: worth that decoding rows retain, summed over them, or None.
     worst: the least that a row retains, or None.
   """
 
+  rows: Int32[Array, ""]
   active: Int32[Array, "M"]
   own: Int32[Array, "M"] | None
   retained: Float32[Array, "M"] | None
@@ -127,7 +130,7 @@ def paged_step(
     drawn.finite,
     alive,
     likely=_likely(logits, drawn.ids, step.draw_logprobs),
-    counts=_counts(traces, present, step.row_kind == ADAPTIVE, settings),
+    counts=_counts(traces, present, step.row_kind > CHUNK, settings),
     prompts=None if rows.tiles is None else _prompt_logprobs(decoder, hidden, step.row_target, step.draw_row.shape[0]),
     experts=_experts(traces) if settings.routing else None,
   )
@@ -200,14 +203,21 @@ def _layer(
   def attend(attention: AttentionPart, projected: Any) -> tuple[jax.Array, LayerCache]:
     return attention.attend_paged(projected, rotations[attention.spec.rotary], cache, rows)
 
-  policy = settings.policy
-  terms: dict[str, Any] = {}
-  if policy is not None:
-    terms = {"own": say.own, "weight": say.weight, "limit": say.limit if settings.limited else None}
-  route = functools.partial(lynx_route_tiles, policy=policy, **terms)
-  choice = ExpertChoice(say.valid, route)
+  choice = ExpertChoice(say.valid, _route(layer, rows, say, settings))
   x_TD, kept, trace = run_layer(layer, x_TD, attend, choice, residual_multiplier=spec.residual_multiplier)
   return x_TD, cast(LayerCache, kept), trace
+
+
+def _route(layer: Layer, rows: PagedRows, say: _Say, settings: StepSettings) -> Route:
+  """How a layer's experts are chosen."""
+  policy = settings.policy
+  if policy is None:
+    return OWN_ROUTE
+  if isinstance(layer.ffn, MoE) and policy.experts_per_token(layer.ffn.spec.top_k) != layer.ffn.spec.top_k:
+    # Rows that run fewer experts cannot share a call with rows that run all of theirs.
+    return OWN_ROUTE if rows.tiles is not None else functools.partial(lynx_route_tiles, policy=policy)
+  limit = say.limit if settings.limited else None
+  return functools.partial(lynx_route_tiles, policy=policy, own=say.own, weight=say.weight, limit=limit)
 
 
 def _samplers(step: StepArrays) -> Samplers:
@@ -267,20 +277,26 @@ def _no_likely(rows: int, vocab: int) -> Likely:
 
 
 def _counts(
-  traces: list[ExpertTrace], valid: Bool[Array, "T"], adaptive: Bool[Array, "T"], settings: StepSettings
+  traces: list[ExpertTrace], valid: Bool[Array, "T"], decodes: Bool[Array, "T"], settings: StepSettings
 ) -> LayerCounts:
   """What each MoE layer's routing read."""
+  rows = jnp.sum(valid & decodes, dtype=jnp.int32)
   if not traces:
-    return LayerCounts(jnp.zeros((0,), jnp.int32), None, None, None)
+    return LayerCounts(rows, jnp.zeros((0,), jnp.int32), None, None, None)
   if not settings.stats:
     active = jnp.stack([jnp.sum(trace.routing.active, dtype=jnp.int32) for trace in traces])
-    return LayerCounts(active, None, None, None)
+    return LayerCounts(rows, active, None, None, None)
   own, active, retained = (jnp.stack(part) for part in zip(*(trace.stats(valid) for trace in traces), strict=True))
-  counted = (valid & adaptive)[None]
-  return LayerCounts(
-    active, own, jnp.where(counted, retained, 0.0).sum(axis=1), jnp.where(counted, retained, 1.0).min(axis=1)
-  )
+  counted = (valid & decodes)[None]
+  mass, worst = jnp.where(counted, retained, 0.0).sum(axis=1), jnp.where(counted, retained, 1.0).min(axis=1)
+  return LayerCounts(rows, active, own, mass, worst)
 
 
 def _experts(traces: list[ExpertTrace]) -> Int16[Array, "T M K"]:
-  return jnp.stack([trace.routing.ids for trace in traces], axis=1).astype(jnp.int16)
+  """The experts of each row; -1 fills up the layers in which rows run fewer."""
+  most = max(trace.routing.ids.shape[1] for trace in traces)
+
+  def filled(ids: jax.Array) -> jax.Array:
+    return jnp.pad(ids, [(0, 0), (0, most - ids.shape[1])], constant_values=-1)
+
+  return jnp.stack([filled(trace.routing.ids) for trace in traces], axis=1).astype(jnp.int16)

@@ -63,7 +63,8 @@ def run_randomly(executor: Executor, asked: list[Asked], seed: int, *, longest_c
   while going := [one for one in running if not _ended(one)]:
     picked = [one for one in going if random.random() < 0.7] or going[:1]
     plan = _plan(picked, number, random, longest_chunk)
-    _take(executor.fetch(executor.dispatch(plan)), plan, {one.slot: one for one in picked})
+    result, _ = executor.fetch(executor.dispatch(plan))
+    _take(result, plan, {one.slot: one for one in picked})
     number += 1
   return running
 

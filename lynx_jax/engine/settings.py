@@ -1,0 +1,92 @@
+"""How an engine is set up."""
+
+import dataclasses
+from pathlib import Path
+
+from lynx_jax.engine.host.step_plan import BLOCK_SIZE, Programs
+from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.routing import RoutingPolicy, as_policy
+from pallas_kernels.checks import field_of, number_fields, require, whole_fields
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+  """What an engine has room for, and what it promises.
+
+  Attributes:
+    slots: sequences that run at the same time; the others wait.
+    context: positions of the longest sequence, prompt and new tokens; None is the model's own, at most 4,096.
+    kv_bytes: memory for the cache of keys and values; None is room for `slots` sequences of `context` positions, or a
+      quarter of the memory that is available if that is less.
+    policy: which experts decoding rows may use, as a policy or as text; None is the model's own routing.
+    mixed: tokens of the programs that read prompts, rising, each more than `slots`.
+    run_ahead: steps that the device may be given before the result of the one before is known, 0 or more.
+    deterministic: whether exact requests get the same bits whatever else runs: prompts are read in chunks of one size,
+      in steps of their own, and nothing is ever preempted. Slower.
+    step_ms: how long a decode step should take, in milliseconds, or None. The engine then limits the experts that
+      adaptive rows may read, and the prompts' tokens that steps read beside decoding rows.
+    least_retained: share of its experts' weight that an adaptive row keeps in the mean, whatever `step_ms` says.
+    most_waiting: requests that may wait before others are refused; None is no limit.
+    prompts_first: whether nothing decodes while a prompt can be read, as a batch does: sequences then decode in lock
+      step. Long for those that wait for their next token.
+    prefix_first: whether waiting requests with the longest cached prefix go first, not those that came first.
+    stats: whether steps compare the policy with the model's own routing. It costs some time.
+    routing: whether requests may ask for the experts of their tokens (`return_routing`).
+    programs: a directory where compiled programs are kept; None keeps none.
+  """
+
+  slots: int = 16
+  context: int | None = None
+  kv_bytes: int | None = None
+  policy: RoutingPolicy | str | None = None
+  mixed: tuple[int, ...] = (128, 512)
+  run_ahead: int = 1
+  deterministic: bool = False
+  step_ms: float | None = None
+  least_retained: float = 0.8
+  most_waiting: int | None = None
+  prompts_first: bool = False
+  prefix_first: bool = False
+  stats: bool = False
+  routing: bool = False
+  programs: Path | None = None
+
+  def __post_init__(self) -> None:
+    whole_fields(self, "slots", least=1)
+    whole_fields(self, "run_ahead", least=0)
+    if self.context is not None:
+      whole_fields(self, "context", least=1)
+    if self.kv_bytes is not None:
+      whole_fields(self, "kv_bytes", least=1)
+    if self.step_ms is not None:
+      number_fields(self, "step_ms", above=0)
+    number_fields(self, "least_retained", least=0, most=1)
+    if self.policy is not None:
+      object.__setattr__(self, "policy", as_policy(self.policy))
+    # Whole chunks in steps of their own need one program, whose size is a whole number of blocks.
+    whole = not self.deterministic or (len(self.mixed) == 1 and self.mixed[0] % BLOCK_SIZE == 0)
+    remedy = "give one size, such as (128,)"
+    require(whole, field_of(self, "mixed"), self.mixed, f"one multiple of {BLOCK_SIZE} if deterministic", remedy)
+    _ = self.step_programs
+
+  @property
+  def step_programs(self) -> Programs:
+    """The shapes of steps: decode for powers of two of rows up to `slots`, and `mixed`."""
+    powers = [1 << power for power in range((self.slots - 1).bit_length())]
+    decode = (self.slots,) if self.deterministic else (*powers, self.slots)
+    return Programs(decode=decode, mixed=self.mixed)
+
+  def positions(self, spec: DecoderSpec) -> int:
+    """Positions of the longest sequence.
+
+    Raises:
+      ValueError: more than the model was made for.
+    """
+    if self.context is None:
+      return min(spec.context, _USUAL_CONTEXT)
+    remedy = f"the model was made for {spec.context} positions"
+    require(self.context <= spec.context, field_of(self, "context"), self.context, f"at most {spec.context}", remedy)
+    return self.context
+
+
+_USUAL_CONTEXT = 4096
