@@ -5,24 +5,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lynx_jax.engine.buckets import bucket
+from lynx_jax.engine.core import EngineCore
+from lynx_jax.engine.host.request import Piece as EnginePiece
+from lynx_jax.engine.host.request import Request
+from lynx_jax.engine.host.step_plan import BLOCK_SIZE
 from lynx_jax.engine.memory import out_of_memory_explained
-from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill
 from lynx_jax.engine.prompts import Prompts, encode_prompts
 from lynx_jax.engine.report import RoutingReport, report
-from lynx_jax.engine.sampling import Sampling, samplers
-from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals
+from lynx_jax.engine.sampling import Sampling
+from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.routing import RoutingPolicy, as_policy
 from lynx_jax.text.chat import Chats
-from lynx_jax.text.detokenizer import TextRow
 from pallas_kernels.checks import shown, whole_number
 
 FinishReason = Literal["stop", "length"]
+
+# Rows that decode together, and tokens of prompts that one step reads, at most.
+_MOST_ROWS, _MOST_TOKENS = 64, 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,12 +102,16 @@ def generate(
     FloatingPointError: the model produced NaN logits.
   """
   batch = _Batch(params, prompts, max_new_tokens, policy, sampling, stop, stats, chat)
-  # A row must end at its stop string before the next step, or it would go on voting for experts.
-  steps = 1 if batch.stops else np.iinfo(np.int32).max
-  for _ in batch.run(steps):
-    pass
-  totals = batch.report()
-  return [Completion(row.text, tuple(row.token_ids), row.finish_reason or "length", totals) for row in batch.rows]
+  rows: list[list[Piece]] = [[] for _ in batch.prompts]
+  for piece in batch.pieces():
+    rows[piece.row].append(piece)
+  return [_completion(pieces, batch.report()) for pieces in rows]
+
+
+def _completion(pieces: list[Piece], stats: RoutingReport | None) -> Completion:
+  """The whole of a row's pieces."""
+  tokens = tuple(token for piece in pieces for token in piece.token_ids)
+  return Completion("".join(piece.text for piece in pieces), tokens, pieces[-1].finish_reason or "length", stats)
 
 
 def stream(
@@ -122,7 +130,7 @@ def stream(
 
 
 class _Batch:
-  """One batch from prompts to finished rows."""
+  """The prompts of one call, from text to finished rows, on an engine that is made for them."""
 
   def __init__(
     self,
@@ -142,87 +150,65 @@ class _Batch:
     self.limits = _limits(max_new_tokens, len(self.prompts))
     self.sampling = _sampling(sampling, len(self.prompts))
     self.stats = stats
-    self.rows = [TextRow(params.tokenizer, self.stops) for _ in self.prompts]
-    self.totals: RoutingTotals | None = None
-
-  def run(self, steps: int) -> Iterator[None]:
-    """Decodes `steps` steps at a time, updating `rows` after each."""
-    with out_of_memory_explained(self.params, *self._size()):
-      state = self._start()
-      while True:
-        state = self._collect(state)
-        self.totals = state.totals
-        yield
-        if all(row.finish_reason for row in self.rows):
-          return
-        state = compiled_decode_loop(self.params, state, policy=self.policy, max_steps=jnp.int32(steps))
+    self.core: EngineCore | None = None
 
   def pieces(self) -> Iterator[Piece]:
-    """One piece a row and step, while the row runs."""
-    seen, going = [0] * len(self.rows), set(range(len(self.rows)))
-    for _ in self.run(1):
-      for index in sorted(going):
-        row = self.rows[index]
-        if row.finish_reason is not None:
-          going.remove(index)
-        new, seen[index] = tuple(row.token_ids[seen[index] :]), len(row.token_ids)
-        yield Piece(index, row.take(), new, row.finish_reason, None if going else self.report())
+    """What each step gives the rows, in the order of rows."""
+    left = len(self.prompts)
+    with out_of_memory_explained(self.params, self.settings.slots, self.settings.positions(self.params.spec)):
+      core = self.core = EngineCore(self.params, self.settings, recovers=False)
+      for index in range(left):
+        core.submit(self._request(index))
+      while left:
+        for given in sorted(core.step(), key=lambda piece: int(piece.request_id)):
+          left -= given.finished is not None
+          yield self._piece(given, last=left == 0)
 
   def report(self) -> RoutingReport | None:
     """The routing statistics of the whole decode."""
-    return None if self.totals is None else report(self.totals, self.params.decoder)
+    return report(self.core.log.decoding, self.params.decoder) if self.stats and self.core else None
 
-  def _size(self) -> tuple[int, int]:
-    """Rows of the batch and positions of its cache, each rounded up so that few programs are compiled."""
-    need = max(len(prompt) + limit for prompt, limit in zip(self.prompts, self.limits, strict=True))
-    positions = bucket(min(need, self.params.spec.context), least=16)
-    return bucket(len(self.prompts), step=64), max(self._length(), positions)
-
-  def _length(self) -> int:
-    """Positions of the prompts, rounded up."""
-    return bucket(max(map(len, self.prompts)), least=16)
-
-  def _start(self) -> DecodeState:
-    """Reads the prompts."""
-    (rows, capacity), length = self._size(), self._length()
-    tokens = np.zeros((rows, length), np.int32)
-    lengths, limits = np.zeros((rows,), np.int32), np.ones((rows,), np.int32)
-    for index, prompt in enumerate(self.prompts):
-      tokens[index, : len(prompt)] = prompt
-      lengths[index], limits[index] = len(prompt), self.limits[index]
-    stop_ids = np.array(self.params.spec.stop_ids or (-1,), np.int32)
-    requests = Requests(
-      samplers=samplers(self.sampling, rows),
-      max_new_tokens=jnp.asarray(limits),
-      stop_ids=jnp.asarray(np.broadcast_to(stop_ids, (rows, stop_ids.size))),
-    )
-    return compiled_prefill(
-      self.params, jnp.asarray(tokens), jnp.asarray(lengths), capacity, requests, collect_totals=self.stats
+  @property
+  def settings(self) -> EngineSettings:
+    """An engine for these prompts. Sizes are rounded up, so that few programs are compiled."""
+    longest = max(len(prompt) + limit for prompt, limit in zip(self.prompts, self.limits, strict=True))
+    context = min(bucket(min(longest, self.params.spec.context), least=BLOCK_SIZE), self.params.spec.context)
+    slots = min(bucket(len(self.prompts)), _MOST_ROWS)
+    tokens = bucket(min(sum(map(len, self.prompts)), _MOST_TOKENS), least=2 * max(slots, BLOCK_SIZE // 2))
+    return EngineSettings(
+      slots=slots,
+      context=context,
+      policy=self.policy,
+      mixed=(tokens,),
+      prompts_first=True,
+      prefix_first=True,
+      stats=self.stats,
     )
 
-  def _collect(self, state: DecodeState) -> DecodeState:
-    """Takes over what was decoded; ends rows whose text reached a stop string."""
-    newest, generated, finish = jax.device_get((state.token, state.generated, state.finish))
-    # After one step the newest tokens are all that is new; the whole output is as wide as the context.
-    known = np.array([len(row.token_ids) for row in self.rows])
-    output = jax.device_get(state.output) if (generated[: known.size] > known + 1).any() else None
-    stopped = finish.copy()
-    for index, row in enumerate(self.rows):
-      if row.finish_reason is not None:
-        continue
-      if finish[index] == Finish.NOT_FINITE:
-        raise FloatingPointError(
-          f"prompt {index}: the model's logits are not finite at new token {generated[index] - 1}: "
-          f"the weights are damaged, or overflow in their dtype"
-        )
-      tokens = newest[index : index + 1] if output is None else output[index, known[index] : generated[index]]
-      row.extend(tokens.tolist(), _REASONS.get(finish[index]))
-      if row.finish_reason == "stop":
-        stopped[index] = Finish.STOP
-    return state if (stopped == finish).all() else dataclasses.replace(state, finish=jnp.asarray(stopped))
+  def _request(self, index: int) -> Request:
+    prompt, sampling = self.prompts[index], self.sampling
+    if isinstance(sampling, Sampling):
+      sampling = dataclasses.replace(sampling, stream=(sampling.stream + index) % 2**32)
+    else:
+      sampling = sampling[index]
+    return Request(
+      id=str(index),
+      prompt=tuple(prompt),
+      max_new_tokens=min(self.limits[index], self.params.spec.context - len(prompt)),
+      sampling=sampling,
+      stop_strings=self.stops,
+    )
+
+  def _piece(self, given: EnginePiece, *, last: bool) -> Piece:
+    row, ended = int(given.request_id), given.finished
+    if ended is not None and ended.reason == "error":
+      kind = FloatingPointError if "not finite" in ended.message else RuntimeError
+      raise kind(f"prompt {row}: {ended.message}")
+    reason = None if ended is None else _REASONS[ended.reason]
+    return Piece(row, given.text, given.token_ids, reason, self.report() if last else None)
 
 
-_REASONS: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length"}
+_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
 def _policy(policy: RoutingPolicy | str | None, spec: DecoderSpec) -> RoutingPolicy | None:

@@ -68,4 +68,7 @@ def pytest_runtest_teardown():
   """Lets compiled programs go once a process has many."""
   maps = Path("/proc/self/maps")
   if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    from lynx_jax.engine.paged.executables import forget_executables
+
+    forget_executables()
     jax.clear_caches()

@@ -13,17 +13,18 @@ import pytest
 import lynx_jax
 from checkpoints_convert import files
 from lynx_jax import platforms
+from lynx_jax.engine.paged.executables import forget_executables
 from lynx_jax.info import describe
 from tests.command_line import run
 
 
 def test_generate_says_what_it_compiles_how_fast_it_was_and_which_rows_ended_at_their_limit(capsys):
-  jax.clear_caches()
+  forget_executables()
   code, out, err = run(capsys, "generate", "The man is", "A", "--max-new-tokens", 5)
   lines = err.splitlines()
   assert code == 0
-  assert lines[0] == "compiling prefill of 2 rows x 16 positions ..."
-  assert lines[1] == "compiling decode of 2 rows x 16 positions, TopK() ..."
+  assert lines[0] == "compiling mixed[32] ..."
+  assert lines[1] == "compiling decode[2] ..."
   assert lines[2] == "the text of prompts 0, 1 ended at its limit (--max-new-tokens, or the model's context)"
   params = lynx_jax.load()
   assert params.tokenizer is not None
@@ -58,7 +59,7 @@ def test_out_of_memory_is_one_line_with_sizes_and_what_to_lower(capsys, monkeypa
   def exhausted(*arguments, **options):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
 
-  monkeypatch.setattr("lynx_jax.generation.compiled_prefill", exhausted)
+  monkeypatch.setattr("lynx_jax.engine.core.Executor.dispatch", exhausted)
   code, _, err = run(capsys, "generate", "The man is", "--max-new-tokens", 100, "--quiet")
   params = lynx_jax.load()
   assert params.tokenizer is not None
@@ -79,7 +80,7 @@ def test_other_errors_of_the_device_are_not_taken_for_it(monkeypatch):
   def broken(*arguments, **options):
     raise jax.errors.JaxRuntimeError("INTERNAL: no such thing")
 
-  monkeypatch.setattr("lynx_jax.generation.compiled_prefill", broken)
+  monkeypatch.setattr("lynx_jax.engine.core.Executor.dispatch", broken)
   with pytest.raises(jax.errors.JaxRuntimeError, match="no such thing"):
     lynx_jax.generate(lynx_jax.load(), "The man is")
 

@@ -25,10 +25,10 @@ def keep_programs() -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def announce_programs() -> None:
-  """Writes a line to standard error whenever a new program is built."""
+def announce_programs(announced: bool) -> None:
+  """Writes a line to standard error whenever a new program is built, or stops doing so."""
   logger = logging.getLogger("lynx_jax")
-  logger.handlers = [_StandardError()]
+  logger.handlers = [_StandardError()] if announced else [logging.NullHandler()]
   logger.setLevel(logging.INFO)
   logger.propagate = False
 

@@ -48,8 +48,7 @@ def load(args: argparse.Namespace) -> "Params":
   # Benchmarks load with flags of their own, and measure what compiling costs.
   if not getattr(args, "no_compilation_cache", True):
     keep_programs()
-  if not getattr(args, "quiet", True):
-    announce_programs()
+  announce_programs(not getattr(args, "quiet", True))
   with status(f"loading {args.model or 'the embedded model'}"):
     return lynx_jax.load(args.model, dtype=args.dtype, weights=args.weights)
 

@@ -239,6 +239,7 @@ class EngineCore:
     if not self._recovers:
       raise error
     self._failures += 1
+    self.stuck = False
     if self._failures > 1:
       raise EngineDead(f"the engine has failed twice in a row: {error}") from error
     self.log.recoveries += 1

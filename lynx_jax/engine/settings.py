@@ -32,7 +32,7 @@ class EngineSettings:
     prefix_first: whether waiting requests with the longest cached prefix go first, not those that came first.
     stats: whether steps compare the policy with the model's own routing. It costs some time.
     routing: whether requests may ask for the experts of their tokens (`return_routing`).
-    programs: a directory where compiled programs are kept; None keeps none.
+    programs: a directory where compiled programs are kept; None is beside JAX's compilation cache, if that is on.
   """
 
   slots: int = 16

@@ -24,6 +24,12 @@ _kept: collections.OrderedDict[str, Any] = collections.OrderedDict()
 _kept_lock = threading.Lock()
 
 
+def forget_executables() -> None:
+  """Lets go of the executables that this process keeps, as `jax.clear_caches` does of JAX's own."""
+  with _kept_lock:
+    _kept.clear()
+
+
 class Executables:
   """Executables of this process, and of a directory.
 
@@ -33,8 +39,9 @@ class Executables:
   """
 
   def __init__(self, directory: Path | None):
-    """`directory` None keeps nothing on the disk."""
-    self._directory = directory
+    """`directory` None is beside JAX's compilation cache; if that is off, nothing is kept on the disk."""
+    beside = jax.config.values["jax_compilation_cache_dir"]
+    self._directory = Path(beside) / "steps" if directory is None and beside else directory
 
   def load_or_build(self, key: object, build: Callable[[], Any], name: str) -> tuple[Any, str]:
     """The executable of `key`, and where it came from: `from memory`, `from disk` or `compiled`.

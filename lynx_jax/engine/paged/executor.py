@@ -85,7 +85,7 @@ class Executor:
       table: blocks of one sequence at most.
       decode: sizes of the programs that decode, in rows.
       mixed: sizes of the programs that read prompts as well, in tokens.
-      directory: where compiled programs are kept; None keeps none.
+      directory: where compiled programs are kept; None is beside JAX's compilation cache, if that is on.
     """
     self.spec = decoder.spec
     self.blocks, self.slots = blocks, slots
@@ -97,6 +97,7 @@ class Executor:
     self.programs = ProgramSet(decoder, jax.eval_shape(self._fresh), settings, directory=directory)
     self._packer = PlanPacker(slots, table)
     self._state: tuple[Any, ...] = ()
+    self._warmed = False
     self.recover()
 
   def _fresh(self) -> PagedState:
@@ -115,6 +116,7 @@ class Executor:
     order = first + [shape for shape in by_size if shape not in first]
     for done, shape in enumerate(order):
       self.programs.compile(shape)
+      self._warmed = done > 0
       progress(shape, done + 1, len(order))
 
   def dispatch(self, plan: StepPlan) -> Pending:
@@ -139,11 +141,18 @@ class Executor:
     return pending
 
   def _program(self, rows: int, chunks: bool) -> StepProgram:
-    """The smallest program that is ready and holds a plan; one is compiled only where none does."""
-    try:
+    """The smallest program that is ready and holds a plan.
+
+    While `warm_up` compiles the rest, one that reads prompts may decode as well. Without `warm_up` the first step of a
+    kind compiles its program.
+    """
+    if self._warmed:
       return self.programs.smallest(self.shapes, rows, chunks)
+    of_kind = [shape for shape in self.shapes if shape.chunks == chunks]
+    try:
+      return self.programs.smallest(of_kind, rows, chunks)
     except LookupError:
-      able = [shape for shape in self.shapes if shape.rows >= rows and shape.chunks == chunks]
+      able = [shape for shape in of_kind if shape.rows >= rows]
       return self.programs.compile(min(able, key=lambda shape: shape.rows))
 
   def fetch(self, pending: Pending) -> tuple[StepResult, StepCounts]:

@@ -60,7 +60,7 @@ class ProgramSet:
       decoder: the weights, or their shapes.
       state: the device's state, or its shapes.
       settings: of every program.
-      directory: where executables are kept; None keeps none.
+      directory: where executables are kept; None is beside JAX's compilation cache, if that is on.
     """
     self.spec: DecoderSpec = decoder.spec
     self.settings = settings
@@ -102,7 +102,7 @@ class ProgramSet:
     key = (shape, self.settings, self.spec, self._weights, str(self._weights_tree), self._state)
     start = time.perf_counter()
     run, source = self._executables.load_or_build(key, lambda: self._build(shape, *layouts), f"step {shape.name}")
-    _LOG.info("%s: %s in %.1f s", shape.name, source, time.perf_counter() - start)
+    _LOG.debug("%s: %s in %.1f s", shape.name, source, time.perf_counter() - start)
     memory = run.memory_analysis()
     program = StepProgram(
       shape=shape,
