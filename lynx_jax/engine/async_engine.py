@@ -1,7 +1,7 @@
 """The engine for asyncio: pieces as they come, without a thread a request."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from lynx_jax.engine.engine import Engine
 from lynx_jax.engine.host.request import Piece, Request
@@ -20,7 +20,7 @@ class AsyncEngine:
     self._ready: list[tuple[asyncio.Queue[Piece | BaseException], Piece | BaseException]] = []
     engine.call_after_step(self._wake)
 
-  async def stream(self, request: Request) -> AsyncIterator[Piece]:
+  async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
     """The pieces of a request up to the last one. Leaving the iterator early ends the request.
 
     Raises:
