@@ -5,7 +5,7 @@ D model width            V vocabulary              E experts             K exper
 F width of one expert    N query heads             G key/value heads     H width of one head
 C positions that a KV cache has room for
 MLA: W numbers cached a position, U width of a head's values
-Paged caches: P blocks of a pool, 32 positions each, S slots, M blocks of a slot's table
+Paged caches: P blocks of a pool, 32 positions each, S slots, M blocks of a slot's table, Q tiles of queries
 
 A suffix names the axes of a variable (`x_TD` is rows by model width), a jaxtyping string those of an
 argument (`Float[Array, "T D"]`).

@@ -32,11 +32,12 @@ from pallas_kernels.cpu import describe
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Heads:
-  """The heads of a model: of queries, of keys and values, and their width."""
+  """The heads of a model: of queries, of keys and values, and their widths; `latent` keys begin with the values."""
 
   queries: int
   groups: int
   width: int
+  latent: int | None = None
 
 
 HEADS = {
@@ -44,6 +45,7 @@ HEADS = {
   "16 x 128 (OLMoE)": Heads(queries=16, groups=16, width=128),
   "64 / 8 x 64 (gpt-oss)": Heads(queries=64, groups=8, width=64),
   "32 / 4 x 128 (Qwen3)": Heads(queries=32, groups=4, width=128),
+  "16 x 576, latent (DeepSeek-V2-Lite)": Heads(queries=16, groups=1, width=576, latent=512),
 }
 
 
@@ -63,19 +65,23 @@ def prompt_calls(heads: Heads, length: int, dtype: str) -> tuple[TimedCall, Time
   shape = (1, heads.groups, -(-length // BLOCK) * BLOCK, heads.width)
   query = normal((1, heads.queries, length, heads.width), jnp.dtype(dtype), 0)
   key, value = (normal(shape, jnp.dtype(dtype), seed) for seed in (1, 2))
+  if heads.latent is not None:
+    value = key[..., : heads.latent]
+  options = {"value_width": heads.latent, "scale": heads.width**-0.5}
   table = np.random.default_rng(0).permutation(shape[2] // BLOCK).astype(np.int32)
 
   def blocks(cache: jax.Array) -> jax.Array:
-    by_place = cache.reshape(heads.groups, -1, BLOCK, heads.width).swapaxes(0, 1)
+    by_place = cache.reshape(heads.groups, -1, BLOCK, cache.shape[3]).swapaxes(0, 1)
     return by_place[np.argsort(table)]
 
-  def attend(query: jax.Array, *arrays: jax.Array) -> jax.Array:
-    return chunk_attention(query, arrays[0], arrays[1], tiles, arrays[2])[None]
+  def attend(query: jax.Array, key: jax.Array, value: jax.Array | None, table: jax.Array) -> jax.Array:
+    return chunk_attention(query, key, value, tiles, table, **options)[None]
 
   tiles = query_tiles([(0, length, 0, 0)], most_query_tiles(length, 1))
   plain = functools.partial(causal_attention, window=None)
   plain_args = query, key[:, :, :length], value[:, :, :length], jnp.full((1,), length)
-  chunk_args = query[0].swapaxes(0, 1), blocks(key), blocks(value), jnp.asarray(table[None])
+  pools = blocks(key), None if heads.latent else blocks(value)
+  chunk_args = query[0].swapaxes(0, 1), *pools, jnp.asarray(table[None])
   return TimedCall(plain, plain_args), TimedCall(attend, chunk_args)
 
 

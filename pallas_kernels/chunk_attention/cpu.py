@@ -24,7 +24,7 @@ def chunk_attention_cpu(arrays: ChunkArrays, *, options: ChunkOptions, instructi
   (attended,) = cpu_call(
     "chunk_attention",
     (jax.ShapeDtypeStruct((*query.shape[:2], options.value_width), query.dtype),),
-    *(query, key, *map(jnp.asarray, tiles), tables, *extra),
+    *(query, key, *tiles, tables, *extra),
     instructions=instructions,
     window=int(options.window or 0),
     chunk=int(options.chunk or 0),

@@ -57,7 +57,7 @@ def chunk_attention_triton(arrays: ChunkArrays, *, options: ChunkOptions) -> jax
   (attended,) = call(
     functools.partial(_kernel, heads=heads, latent=value is None, options=options),
     jnp.zeros(whole.shape, whole.dtype),
-    *(*map(jnp.asarray, tiles), tables, query, key, *values, *extra),
+    *(*tiles, tables, query, key, *values, *extra),
     grid=(groups * pl.cdiv(rest, heads), tiles.start.shape[0]),
     out_shape=[whole],
     name="chunk_attention",

@@ -141,8 +141,9 @@ void clear_other_rows(const ChunkAttention& op) {
 void chunk_attention(const InstructionSet& set, const ChunkAttention& op) {
   clear_other_rows(op);
   const int64_t rest = op.heads / op.groups, parts = (kTile * rest + kMostLanes - 1) / kMostLanes;
-  for_each(op.tiles * op.groups * parts, 1, [&](int64_t item) {
-    Piece piece{item / parts / op.groups, item / parts % op.groups, item % parts * kMostLanes, 0};
+  // The tiles of a group follow one another: they read the same blocks, which caches keep.
+  for_each(op.groups * op.tiles * parts, 1, [&](int64_t item) {
+    Piece piece{item / parts % op.tiles, item / parts / op.tiles, item % parts * kMostLanes, 0};
     piece.count = std::min(kMostLanes, rows_of(op, piece.tile).size() * rest - piece.begin);
     if (piece.count > 0) attend(set, op, piece);
   });
