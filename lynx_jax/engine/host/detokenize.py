@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lynx_jax.text.detokenizer import Decoder, TextRow
 
@@ -61,7 +61,7 @@ class TextStream:
 
 
 @functools.lru_cache(maxsize=256)
-def _automaton(strings: tuple[str, ...]):
+def _automaton(strings: tuple[str, ...]) -> tuple[Callable[[int, str], int], list[int], list[int]]:
   """The step function, and for each state the length of text that it stands for and of the stop string that ends it."""
   children: list[dict[str, int]] = [{}]
   depth, found = [0], [0]

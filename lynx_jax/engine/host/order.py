@@ -30,7 +30,7 @@ class Order(Protocol):
   def arrange(self, head: list[Sequence], cached: Callable[[Sequence], int]) -> list[Sequence]:
     """The sequences at the head of the queue, given by rank, in the order in which to admit them.
 
-    `cached` counts the tokens of a sequence that are in the prefix cache.
+    `cached` counts the blocks of a sequence that are in the prefix cache.
     """
     ...
 
@@ -49,7 +49,7 @@ class PrefixFirst:
   """Those with the longest cached prefix first, so that it is read before it is evicted; then by rank."""
 
   def arrange(self, head: list[Sequence], cached: Callable[[Sequence], int]) -> list[Sequence]:
-    """Sorted by cached tokens; the sort keeps the rank of equals."""
+    """Sorted by cached blocks; the sort keeps the rank of equals."""
     return sorted(head, key=lambda sequence: -cached(sequence))
 
 
