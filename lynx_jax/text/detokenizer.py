@@ -59,6 +59,8 @@ class TextRow:
       return
     searched = self._settled
     self._decode(self._tokenizer)
+    if not self._stops:
+      return
     starts = ((stop, max(0, searched - len(stop) + 1)) for stop in self._stops)
     found = [at for stop, start in starts if (at := self.text.find(stop, start)) >= 0]
     if found:
@@ -68,7 +70,9 @@ class TextRow:
     """Text not taken before; holds back what later tokens may still change."""
     end = len(self.text)
     if self.finish_reason is None:
-      end = self._certain - max((_overlap(self.text, self._certain, stop) for stop in self._stops), default=0)
+      end = self._certain
+      if self._stops:
+        end -= max(_overlap(self.text, end, stop) for stop in self._stops)
     piece = self.text[self._taken : end]
     self._taken = max(self._taken, end)
     return piece
