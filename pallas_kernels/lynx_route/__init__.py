@@ -98,11 +98,11 @@ def lynx_route(
   Everything is computed in float32. Under a batch-aware policy a row's experts depend on its batch mates, so apply
   one at decode, where it saves weight reads, and not at prefill.
 
-  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one kernel launch, unless `own`, `weight`,
-  `cost` or `limit` is given. On a CPU these policies and a `Budget` around one of them, except around `Prune`, run in
-  one native call. Everything else, and batches with many rows an expert, run in plain JAX. Implementations agree on the
-  rules. Their gates and weights may differ in the last bits, and so may a choice that ties but for them: that of
-  experts by biased gates, of groups by gates, or the greedy set of a `MassFloor`, a `Budget` or an `Auto`.
+  On a GPU, `TopK`, `Prune`, `OEA`, `Lynx`, `MassFloor` and `Auto` run in one kernel launch. On a CPU these policies and
+  a `Budget` around one of them, except around `Prune`, run in one native call. Everything else, and batches with many
+  rows an expert, run in plain JAX. Implementations agree on the rules. Their gates and weights may differ in the last
+  bits, and so may a choice that ties but for them: that of experts by biased gates, of groups by gates, or the greedy
+  set of a `MassFloor`, a `Budget` or an `Auto`, or around a limit.
 
   Args:
     logits: router logits [T, E] of any float dtype; valid rows hold no NaN.

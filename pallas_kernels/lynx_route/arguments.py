@@ -32,11 +32,6 @@ class RouteArrays(NamedTuple):
   cost: Float32[Array, "E"] | None = None
   limit: Float32[Array, ""] | Int32[Array, ""] | None = None
 
-  @property
-  def terms_given(self) -> list[str]:
-    """Which of `own`, `weight`, `cost` and `limit` are given."""
-    return [name for name in ("own", "weight", "cost", "limit") if getattr(self, name) is not None]
-
 
 def check_arguments(arrays: RouteArrays, top_k: Any, policy: RoutingPolicy, router: Any) -> None:
   """ValueError that names the first argument of `lynx_route` that cannot work."""

@@ -53,6 +53,17 @@ def programs(shape: ModelShape) -> dict[str, Program]:
   }
 
 
+def programs_with_terms(shape: ModelShape) -> dict[str, Program]:
+  """Rows that run their own experts among 64, and all terms of `lynx_route` over 16, under policies of each kind."""
+  route = functools.partial(
+    routing, experts=shape.experts, top_k=shape.top_k, router=Router(renormalize=shape.renormalize)
+  )
+  made = {"lynx, own, T=64": route(64, policy=POLICIES["lynx"], terms=("own",))}
+  for name in ("topk", "lynx", "auto"):
+    made[f"{name}, all terms, T=16"] = route(16, policy=POLICIES[name], terms=("own", "weight", "cost", "limit"))
+  return made
+
+
 def programs_of_router(model: str, policies: tuple[str, ...]) -> dict[str, Program]:
   """The named policies under a router that is more than a softmax, over the rows of the table."""
   rows, experts, top_k, router, biased = ROUTERS[model]
@@ -62,14 +73,32 @@ def programs_of_router(model: str, policies: tuple[str, ...]) -> dict[str, Progr
 
 
 def routing(
-  rows: int, experts: int, top_k: int, policy: RoutingPolicy, router: Router, *, biased: bool = False
+  rows: int,
+  experts: int,
+  top_k: int,
+  policy: RoutingPolicy,
+  router: Router,
+  *,
+  biased: bool = False,
+  terms: tuple[str, ...] = (),
 ) -> Program:
   """Routing of `rows` rows over `experts` experts, some rows invalid, with the rows grouped by expert."""
-  fn = functools.partial(_route, top_k=top_k, policy=policy, router=router)
-  args = (jax.ShapeDtypeStruct((rows, experts), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.bool_))
-  return fn, (*args, jax.ShapeDtypeStruct((experts,), jnp.float32)) if biased else args
+  optional = {
+    "selection_bias": jax.ShapeDtypeStruct((experts,), jnp.float32),
+    "own": jax.ShapeDtypeStruct((rows,), jnp.bool_),
+    "weight": jax.ShapeDtypeStruct((rows,), jnp.float32),
+    "cost": jax.ShapeDtypeStruct((experts,), jnp.float32),
+    "limit": jax.ShapeDtypeStruct((), jnp.float32),
+  }
+  given = ("selection_bias", *terms) if biased else terms
+  fn = functools.partial(_route, names=given, top_k=top_k, policy=policy, router=router)
+  args = jax.ShapeDtypeStruct((rows, experts), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.bool_)
+  return fn, (*args, *(optional[name] for name in given))
 
 
-def _route(logits: Any, valid: Any, bias: Any = None, *, top_k: int, policy: RoutingPolicy, router: Router) -> Any:
-  chosen = lynx_route_tiles(logits, top_k, policy=policy, router=router, selection_bias=bias, valid=valid)
+def _route(
+  logits: Any, valid: Any, *arrays: Any, names: tuple[str, ...], top_k: int, policy: RoutingPolicy, router: Router
+) -> Any:
+  given = dict(zip(names, arrays, strict=True))
+  chosen = lynx_route_tiles(logits, top_k, policy=policy, router=router, valid=valid, **given)
   return chosen.ids, chosen.weights, chosen.tiles

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.gpu.triton_backend import pl, plgpu
+from pallas_kernels.lynx_route.arguments import RouteArrays
 from pallas_kernels.lynx_route.router import SIGMOID_GUARD, SPARSEMIXER_EPS, Router
 from pallas_kernels.lynx_route.scores import LARGEST_GATE, LOWEST, SMALLEST_GATE
+from pallas_kernels.lynx_route.terms import heaviest, says
 
 LARGEST = -LOWEST
 LEAST_INT = -(2**31)
@@ -70,6 +72,9 @@ class Rows:
   Attributes:
     index: [T].
     valid: [T], which count.
+    alone: [T], which of those run their own experts whatever the others choose; None for none.
+    voters: [T], which have a say in the keep set.
+    say: int32 [T], how much; None where all are alike.
     logits: [T, E], the router's, finite.
     choice: [T, E], what experts are chosen by.
     own: [T, E], the same, -inf for experts of groups that the row may not use.
@@ -78,35 +83,60 @@ class Rows:
 
   index: jax.Array
   valid: jax.Array
+  alone: jax.Array | None
+  voters: jax.Array
+  say: jax.Array | None
   logits: jax.Array
   choice: jax.Array
   own: jax.Array
   bias: jax.Array | None
 
 
-def read(batch: Batch, router: Router, logits_ref, valid_ref, bias_ref, block: Any) -> Rows:
-  """The rows of a block, free of what those that do not count hold."""
+def heaviest_row(batch: Batch, refs: RouteArrays) -> jax.Array | None:
+  """The largest weight of a row that does not run its own experts whatever the others choose; None without weights."""
+  if refs.weight is None:
+    return None
+  row = jnp.arange(pl.next_power_of_2(batch.rows), dtype=jnp.int32)
+  row_in = jnp.minimum(row, batch.rows - 1)
+  adaptive = (row < batch.rows) & plgpu.load(refs.valid.at[row_in])
+  if refs.own is not None:
+    adaptive &= ~plgpu.load(refs.own.at[row_in])
+  return heaviest(plgpu.load(refs.weight.at[row_in]), adaptive)
+
+
+def read(batch: Batch, router: Router, refs: RouteArrays, top_weight: jax.Array | None, block: Any) -> Rows:
+  """The rows of a block, free of what those that do not count hold; `top_weight` is the `heaviest_row`."""
   row, expert = block * batch.block + jnp.arange(batch.block, dtype=jnp.int32), batch.expert()
   # Unclamped where it can be: the compiler then knows that they lie side by side, and gives a warp whole rows.
   expert_in = expert if batch.padded == batch.experts else jnp.minimum(expert, batch.experts - 1)
   row_in = jnp.minimum(row, batch.rows - 1)
   inside = (expert < batch.experts)[None, :]
-  valid = (row < batch.rows) & plgpu.load(valid_ref.at[row_in])
-  logits = plgpu.load(logits_ref.at[row_in[:, None], expert_in[None, :]]).astype(jnp.float32)
+  valid = (row < batch.rows) & plgpu.load(refs.valid.at[row_in])
+  logits = plgpu.load(refs.logits.at[row_in[:, None], expert_in[None, :]]).astype(jnp.float32)
   clipped = jnp.minimum(jnp.maximum(logits, -LARGEST), LARGEST)
   # -0.0 becomes 0.0; what invalid rows hold, NaN among it, goes.
   logits = jnp.where(valid[:, None] & (clipped != 0.0), clipped, 0.0)
   logits = choice = jnp.where(inside, logits, -jnp.inf)
   bias = None
-  if bias_ref is not None:
-    bias = plgpu.load(bias_ref.at[expert_in])
+  if refs.selection_bias is not None:
+    bias = plgpu.load(refs.selection_bias.at[expert_in])
     choice = jnp.where(inside, jax.nn.sigmoid(logits) + bias[None, :], -jnp.inf)
   own = choice
   if router.groups > 1:
     by_gate = router.group_score == "top2_sum" and bias is None
     scored = jnp.where(inside, gates(logits, router), -jnp.inf) if by_gate else choice
     own = jnp.where(_in_best_groups(batch, scored, router), choice, -jnp.inf)
-  return Rows(index=row, valid=valid, logits=logits, choice=choice, own=own, bias=bias)
+  alone = say = None
+  voters = valid
+  if refs.own is not None:
+    alone = valid & plgpu.load(refs.own.at[row_in])
+    voters = valid & ~alone
+  if refs.weight is not None:
+    say = says(plgpu.load(refs.weight.at[row_in]), voters, top_weight)
+    voters &= say > 0
+  return Rows(
+    index=row, valid=valid, alone=alone, voters=voters, say=say, logits=logits, choice=choice, own=own, bias=bias
+  )
 
 
 def _in_best_groups(batch: Batch, scored: jax.Array, router: Router) -> jax.Array:
@@ -142,7 +172,10 @@ def each_index(length: int, body: Callable[[jax.Array, Any], Any], start: Any) -
 
 
 def best(keys: tuple[jax.Array, ...], allowed: jax.Array | None, rounds: int) -> jax.Array:
-  """The round in which each row takes each allowed expert, by the largest keys, then the lowest index."""
+  """The round in which each row takes each expert, by the largest keys, then the lowest index.
+
+  `allowed` [T, E], or [1, E] for all rows alike, says which experts may be taken; None is every one.
+  """
   # A warp finds the largest of its integers in one instruction; of floats, or of pairs, it takes ten.
   keys = tuple(_ordered(key) for key in keys)
   shape = jnp.broadcast_shapes(*(key.shape for key in keys))
@@ -151,7 +184,7 @@ def best(keys: tuple[jax.Array, ...], allowed: jax.Array | None, rounds: int) ->
   def take(index: Any, place: jax.Array) -> jax.Array:
     open_ = place == rounds
     if allowed is not None:
-      open_ &= allowed[None, :]
+      open_ &= allowed
     for key in keys:
       masked = jnp.where(open_, key, LEAST_INT)
       open_ &= masked == jnp.max(masked, axis=1)[:, None]
@@ -169,9 +202,9 @@ def _ordered(key: jax.Array) -> jax.Array:
   return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
-def rows_with(rows: Rows, flags: jax.Array) -> jax.Array:
-  """How many valid rows have each flag, [E]."""
-  return count(flags & rows.valid[:, None], axis=0)
+def rows_with(rows: jax.Array, flags: jax.Array) -> jax.Array:
+  """How many of the `rows` [T] have each flag of [T, E], [E]."""
+  return count(flags & rows[:, None], axis=0)
 
 
 def own_places(rows: Rows, top_k: int) -> jax.Array:
@@ -184,13 +217,23 @@ def chosen_places(rows: Rows, router: Router, kept: jax.Array | None, experts: i
 
   Experts of groups that the row may not use come last, and only fill a row.
   """
+  open_ = _open_to(rows, kept)
   if kept is None or router.groups == 1:
-    return best((rows.own,), kept, run)
+    return best((rows.own,), open_, run)
   allowed = rows.own != -jnp.inf
   if rows.bias is None:
     # A masked expert is no better than one of another group, but where all are kept: rows run their own.
-    allowed &= (count(kept) == experts) | (rows.logits > -LARGEST)
-  return best((allowed.astype(jnp.int32), rows.choice), kept, run)
+    every = count(kept) == experts
+    every = every if rows.alone is None else every | rows.alone[:, None]
+    allowed &= every | (rows.logits > -LARGEST)
+  return best((allowed.astype(jnp.int32), rows.choice), open_, run)
+
+
+def _open_to(rows: Rows, kept: jax.Array | None) -> jax.Array | None:
+  """The experts that each row may use: those of `kept`, or all for rows that run their own, [T, E] or [1, E]."""
+  if kept is None or rows.alone is None:
+    return None if kept is None else kept[None, :]
+  return kept[None, :] | rows.alone[:, None]
 
 
 def affinity(batch: Batch, rows: Rows, router: Router) -> jax.Array:
@@ -265,7 +308,7 @@ def weights(
     router: the model's rule.
     run: experts of a row.
     top_k: experts of a row by the model's own rule.
-    alone: whether experts are the row's own, whatever others choose.
+    alone: whether every row runs its own experts, whatever the others choose.
   """
   if router.unit_weights:
     return jnp.ones(place.shape, jnp.float32)
@@ -276,32 +319,45 @@ def weights(
 def _unscaled(
   rows: Rows, place: jax.Array, kept: jax.Array | None, router: Router, run: int, top_k: int, own_run: bool
 ) -> jax.Array:
+  # Rows that run their own experts have the model's own weights, bit for bit.
+  alone = None if rows.alone is None else rows.alone[:, None]
   if router.scoring == "sparsemixer":
     weights = _sparse_mixer(rows, place, kept, run)
     if own_run:
       return weights
     shares = weights / jnp.sum(weights, axis=1)[:, None]
-    return shares * jnp.sum(_sparse_mixer(rows, own_places(rows, top_k), None, top_k), axis=1)[:, None]
+    own_sum = jnp.sum(_sparse_mixer(rows, own_places(rows, top_k), None, top_k), axis=1)
+    weights_of_kept = shares * own_sum[:, None]
+    return weights_of_kept if alone is None else jnp.where(alone, weights, weights_of_kept)
   if own_run and not router.renormalize:
     return gates(rows.logits, router)
   chosen, log_gates = place < run, _log_gates(rows.logits, router)
-  top = jnp.max(jnp.where(chosen, log_gates, -jnp.inf), axis=1)
+  # Gates, which those rows weigh by if they are not divided by their sum, are over the best of all experts.
+  by_gates = alone is not None and router.scoring == "softmax" and not router.renormalize
+  top = jnp.max(jnp.where(chosen | alone if by_gates else chosen, log_gates, -jnp.inf), axis=1)
   powers = jnp.where(chosen, jnp.exp(log_gates - top[:, None]), 0.0)
-  shares = powers / jnp.sum(powers, axis=1)[:, None]
+  total = jnp.sum(powers, axis=1)
   if router.renormalize and router.scoring == "softmax":
-    return shares
+    return powers / total[:, None]
   own = chosen if own_run else own_places(rows, top_k) < top_k
   if router.scoring == "sigmoid":
     mass = jnp.sum(jnp.where(own, gates(rows.logits, router), 0.0), axis=1)
     mass = mass / (mass + SIGMOID_GUARD) if router.renormalize else mass
-  else:
-    powers = _powers(rows.logits, router)
-    mass = jnp.sum(jnp.where(own, powers, 0.0), axis=1) / jnp.sum(powers, axis=1)
-  return shares * mass[:, None]
+    weights_of_kept = powers / total[:, None] * mass[:, None]
+    if alone is None or router.renormalize:
+      return weights_of_kept
+    return jnp.where(alone, gates(rows.logits, router), weights_of_kept)
+  all_powers = _powers(rows.logits, router)
+  sum_of_all = jnp.sum(all_powers, axis=1)
+  mass = jnp.sum(jnp.where(own, all_powers, 0.0), axis=1) / sum_of_all
+  if rows.alone is not None:
+    total, mass = jnp.where(rows.alone, sum_of_all, total), jnp.where(rows.alone, 1.0, mass)
+  return powers / total[:, None] * mass[:, None]
 
 
 def _sparse_mixer(rows: Rows, place: jax.Array, kept: jax.Array | None, run: int) -> jax.Array:
   """Each expert's softmax among those of `kept` that are not taken before it and close to it, zero of others."""
+  open_ = _open_to(rows, kept)
 
   def weigh(index: Any, weights: jax.Array) -> jax.Array:
     here = place == index
@@ -309,8 +365,8 @@ def _sparse_mixer(rows: Rows, place: jax.Array, kept: jax.Array | None, run: int
     size = jnp.maximum(jnp.abs(rows.logits), top)
     far = (top - rows.logits) / jnp.where(size > 0, size, 1.0) > 2 * SPARSEMIXER_EPS
     among = (place >= index) & ~far
-    if kept is not None:
-      among &= kept[None, :]
+    if open_ is not None:
+      among &= open_
     weight = 1.0 / jnp.sum(jnp.exp(jnp.where(among, rows.logits - top, -jnp.inf)), axis=1)
     return jnp.where(here, weight[:, None], weights)
 

@@ -30,12 +30,31 @@ class Terms(NamedTuple):
   free: ExpertMask | None = None
 
 
-def says(weight: Float32[Array, "T"], adaptive: RowMask) -> Int32[Array, "T"]:
-  """Weights as whole 256ths of the largest weight of an adaptive row; all 256 if no adaptive row has weight."""
+def heaviest(weight: Float32[Array, "T"], adaptive: RowMask) -> Float32[Array, ""]:
+  """The largest weight of an adaptive row, at least 0."""
+  return jnp.max(jnp.where(adaptive, weight, 0.0), initial=0.0)
+
+
+def says(weight: Float32[Array, "T"], adaptive: RowMask, top: Float32[Array, ""] | None = None) -> Int32[Array, "T"]:
+  """Weights as whole 256ths of the largest weight of an adaptive row; all 256 if no adaptive row has weight.
+
+  `top` is that weight, where `weight` holds some of the rows.
+  """
+  top = heaviest(weight, adaptive) if top is None else top
   positive_T = jnp.where(adaptive, jnp.maximum(weight, 0.0), 0.0)
-  top = jnp.max(positive_T, initial=0.0)
-  relative_T = jnp.where(top > 0.0, positive_T / jnp.where(top > 0.0, top, 1.0), 1.0)
-  return jnp.round(relative_T * WHOLE_SAY).astype(jnp.int32)
+  return _rounded(_relative(positive_T, top) * WHOLE_SAY)
+
+
+def _relative(values: Float32[Array, "..."], top: Float32[Array, ""]) -> Float32[Array, "..."]:
+  """`values / top`, or ones where `top` is 0."""
+  return jnp.where(top > 0.0, values / jnp.where(top > 0.0, top, 1.0), 1.0)
+
+
+def _rounded(values: Float32[Array, "..."]) -> Int32[Array, "..."]:
+  """The nearest whole numbers, of two the even one, as `jnp.round` gives them, which GPU kernels do not have."""
+  lower = jnp.floor(values)
+  whole, rest = lower.astype(jnp.int32), values - lower
+  return whole + ((rest > 0.5) | ((rest == 0.5) & (whole & 1 != 0))).astype(jnp.int32)
 
 
 def weighted(values: Int32[Array, "..."], say: Int32[Array, "..."]) -> Int32[Array, "..."]:
@@ -51,9 +70,7 @@ def cost_unit(experts: int) -> int:
 def costs(cost: Float32[Array, "E"]) -> Int32[Array, "E"]:
   """Costs in units of the dearest expert's, as integers; negative ones count as 0, and 0 as the least there is."""
   positive_E = jnp.maximum(cost, 0.0)
-  top = jnp.max(positive_E)
-  relative_E = jnp.where(top > 0.0, positive_E / jnp.where(top > 0.0, top, 1.0), 1.0)
-  return jnp.maximum(jnp.round(relative_E * cost_unit(cost.shape[0])).astype(jnp.int32), 1)
+  return jnp.maximum(_rounded(_relative(positive_E, jnp.max(positive_E)) * cost_unit(cost.shape[0])), 1)
 
 
 def total_cost(experts: ExpertMask, cost: Int32[Array, "E"] | None) -> Int32[Array, ""]:

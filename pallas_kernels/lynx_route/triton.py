@@ -4,7 +4,6 @@ Scores stay in registers, a block of rows at a time (rows.py).
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,43 +16,33 @@ from pallas_kernels.gpu.pallas_call import call
 from pallas_kernels.gpu.triton_backend import pl, plgpu
 from pallas_kernels.lynx_route.arguments import RouteArrays
 from pallas_kernels.lynx_route.auto import Auto
-from pallas_kernels.lynx_route.lynx import Lynx, counted_bins, lowest_bin
+from pallas_kernels.lynx_route.keep_sets import GREEDY, Problem, keep_set
+from pallas_kernels.lynx_route.lynx import Lynx
 from pallas_kernels.lynx_route.mass_floor import MassFloor
 from pallas_kernels.lynx_route.policy import RoutingPolicy, TiledRouting
 from pallas_kernels.lynx_route.rivals import OEA, Prune
 from pallas_kernels.lynx_route.router import Router
 from pallas_kernels.lynx_route.rows import (
-  LARGEST,
   Batch,
   Rows,
-  affinity,
-  best,
   chosen_places,
   count,
-  each_index,
-  largest_at,
-  own_places,
+  heaviest_row,
   padded_experts,
   read,
   rows_with,
   weights,
-  worths,
 )
+from pallas_kernels.lynx_route.terms import costs, in_units
 from pallas_kernels.lynx_route.topk import TopK
 
 MOST_ROWS, MOST_EXPERTS = 256, 512
 _POLICIES = (TopK, Prune, OEA, Lynx, MassFloor, Auto)
-# Policies that add experts one by one, and need all rows in registers at once.
-_GREEDY = (MassFloor, Auto)
-# A probability of 1 in the cover's fixed point: sums over a row's experts still fit an int32.
-_UNIT = 1 << 30
 
 
 def objection(arrays: RouteArrays, *, policy: RoutingPolicy, router: Router, **options: object) -> str | None:
   """Why the kernel cannot take these arguments, or None."""
   rows, experts = arrays.logits.shape
-  if arrays.terms_given:
-    return f"it has no code for {' and '.join(arrays.terms_given)}"
   # By exact type: a user's subclass may choose another keep set.
   if type(policy) not in _POLICIES:
     return f"it has no code for the policy {policy}"
@@ -61,27 +50,49 @@ def objection(arrays: RouteArrays, *, policy: RoutingPolicy, router: Router, **o
   if rows > MOST_ROWS or padded > MOST_EXPERTS:
     cut = "" if router.groups == 1 else f" in {router.groups} groups, which take the place of {padded}"
     return f"it takes at most {MOST_ROWS} rows and {MOST_EXPERTS} experts, not {rows} and {experts}{cut}"
-  if isinstance(policy, _GREEDY) and (most := _row_block(rows, padded, policy, router)) < rows:
-    return f"a greedy policy takes at most {most} rows of {experts} experts, not {rows}"
+  if _needs_all_rows(arrays, policy) and (most := _row_block(arrays, policy, router)) < rows:
+    what = "a greedy policy" if isinstance(policy, GREEDY) else "a limit"
+    return f"{what} takes at most {most} rows of {experts} experts, not {rows}"
   return None
 
 
-def _cut(padded: int, policy: RoutingPolicy, router: Router) -> tuple[int, int]:
+def _needs_all_rows(arrays: RouteArrays, policy: RoutingPolicy) -> bool:
+  """Whether experts are added one by one, by what they are to all rows: greedy policies do, and a limit."""
+  return isinstance(policy, GREEDY) or arrays.limit is not None
+
+
+def _cut(arrays: RouteArrays, policy: RoutingPolicy, router: Router) -> tuple[int, int]:
   """Scores per block and per warp, chosen so that no released model's size spills registers."""
-  if router.scoring == "sigmoid" and router.groups == 1 and not isinstance(policy, _GREEDY):
-    return 2048, 128
-  if not policy.batch_aware and router.groups == 1:
-    return (1024, 128) if padded <= 32 else (2048, 128) if padded < 256 else (4096, 512)
-  return 4096, 256
+  if router.groups == 1 and not _needs_all_rows(arrays, policy):
+    padded = padded_experts(arrays.logits.shape[1], router.groups)
+    if router.scoring == "sigmoid":
+      return 2048, 128
+    if not policy.batch_aware:
+      return (1024, 128) if padded <= 32 else (2048, 128) if padded < 256 else (4096, 512)
+  return 4096, 128 if _greedy_per_cost(arrays, policy) else 256
 
 
-def _row_block(rows: int, padded: int, policy: RoutingPolicy, router: Router) -> int:
-  return min(pl.next_power_of_2(rows), max(1, _cut(padded, policy, router)[0] // padded))
+def _greedy_per_cost(arrays: RouteArrays, policy: RoutingPolicy) -> bool:
+  """Whether a greedy policy weighs gains against costs, which takes more registers a score."""
+  return isinstance(policy, GREEDY) and arrays.cost is not None
 
 
-def _warps(rows: int, padded: int, scores: int) -> int:
-  """As many as hold so many scores each, or one a row: then a row's best are found without leaving its warp."""
-  return max(1, min(16, max(rows * padded // scores, min(rows, 1024 // padded))))
+def _row_block(arrays: RouteArrays, policy: RoutingPolicy, router: Router) -> int:
+  rows, experts = arrays.logits.shape
+  most = max(1, _cut(arrays, policy, router)[0] // padded_experts(experts, router.groups))
+  return min(pl.next_power_of_2(rows), most)
+
+
+def _warps(rows: int, arrays: RouteArrays, policy: RoutingPolicy, router: Router) -> int:
+  """As many as hold so many scores each, or one a row: then a row's best are found without leaving its warp.
+
+  That gives a thread few scores and up to 64 registers, which is too little for a limit on more than 16 rows and for
+  gains per cost, unless there are few scores in all.
+  """
+  padded = padded_experts(arrays.logits.shape[1], router.groups)
+  needs_more = (arrays.limit is not None and rows > 16) or _greedy_per_cost(arrays, policy)
+  one_a_row = 1 if needs_more and rows * padded >= 1024 else min(rows, 1024 // padded)
+  return max(1, min(16, max(rows * padded // _cut(arrays, policy, router)[1], one_a_row)))
 
 
 def lynx_route_triton(
@@ -90,19 +101,21 @@ def lynx_route_triton(
   """`lynx_route` in one launch, which groups the rows by expert as well."""
   (rows, experts), run = arrays.logits.shape, policy.experts_per_token(top_k)
   most = most_tiles(rows * run, rows, experts, DECODE_TILE)
-  padded = padded_experts(experts, router.groups)
+  if not policy.batch_aware and arrays.limit is None:
+    # Every row runs its own experts, whatever the terms.
+    arrays = arrays._replace(own=None, weight=None, cost=None)
   batch = Batch(
     rows=rows,
     experts=experts,
     groups=router.groups,
     biased=arrays.selection_bias is not None,
-    block=_row_block(rows, padded, policy, router),
+    block=_row_block(arrays, policy, router),
   )
-  inputs = [array for array in arrays if array is not None]
+  inputs = {name: jnp.atleast_1d(array) for name, array in arrays._asdict().items() if array is not None}
   shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
   ids, weights, active, in_use, expert, slot = call(
-    functools.partial(_kernel, inputs=len(inputs), batch=batch, top_k=top_k, policy=policy, router=router),
-    *inputs,
+    functools.partial(_kernel, names=tuple(inputs), batch=batch, top_k=top_k, policy=policy, router=router),
+    *inputs.values(),
     grid=(1,),
     out_shape=[
       shape((rows, run)),
@@ -113,21 +126,21 @@ def lynx_route_triton(
       shape((most, DECODE_TILE)),
     ],
     name="lynx_route",
-    num_warps=_warps(batch.block, padded, _cut(padded, policy, router)[1]),
+    num_warps=_warps(batch.block, arrays, policy, router),
   )
   return TiledRouting(ids, weights, active != 0, Tiles(in_use.reshape(()), expert, slot) if tiles else None)
 
 
-def _kernel(*refs, inputs: int, batch: Batch, top_k: int, policy: RoutingPolicy, router: Router):
-  logits_ref, valid_ref, bias_ref = (*refs[:inputs], None)[:3]
-  ids_ref, weights_ref, active_ref, in_use_ref, expert_ref, slot_ref = refs[inputs:]
+def _kernel(*refs, names: tuple[str, ...], batch: Batch, top_k: int, policy: RoutingPolicy, router: Router):
+  given = RouteArrays(**dict(zip(names, refs, strict=False)))
+  ids_ref, weights_ref, active_ref, in_use_ref, expert_ref, slot_ref = refs[len(names) :]
   expert, run = batch.expert(), policy.experts_per_token(top_k)
-  read_block = functools.partial(read, batch, router, logits_ref, valid_ref, bias_ref)
-  kept = _kept(batch, read_block, top_k, policy, router)
-  weigh = functools.partial(weights, run=run, top_k=top_k, alone=not policy.batch_aware)
+  problem = _problem(batch, given, router, top_k, run)
+  kept = keep_set(problem, policy)
+  weigh = functools.partial(weights, run=run, top_k=top_k, alone=kept is None)
 
   def choose(block: Any) -> tuple[Rows, jax.Array]:
-    rows = read_block(block)
+    rows = problem.read(block)
     return rows, chosen_places(rows, router, kept, batch.experts, run)
 
   if batch.blocks == 1:
@@ -135,7 +148,7 @@ def _kernel(*refs, inputs: int, batch: Batch, top_k: int, policy: RoutingPolicy,
 
   def add_load(block: Any, load: jax.Array) -> jax.Array:
     rows, place = choose(block)
-    return load + rows_with(rows, place < run)
+    return load + rows_with(rows.valid, place < run)
 
   load = batch.each(add_load, jnp.zeros((batch.padded,), jnp.int32))
   tiles = (load + (DECODE_TILE - 1)) // DECODE_TILE
@@ -179,178 +192,24 @@ def _kernel(*refs, inputs: int, batch: Batch, top_k: int, policy: RoutingPolicy,
   plgpu.store(slot_ref.at[last, jnp.broadcast_to(spot, left.shape)], none, mask=left)
 
 
-def _kept(
-  batch: Batch, read: Callable[[Any], Rows], top_k: int, policy: RoutingPolicy, router: Router
-) -> jax.Array | None:
-  """The experts [E] that rows may use; None is every expert.
-
-  A set that is no smaller than what the rows' own best touch gives way to every expert.
-  """
-  if not policy.batch_aware:
-    return None
-  none = jnp.zeros((batch.padded,), jnp.int32)
-
-  def count_own(block: Any, counts: jax.Array) -> jax.Array:
-    rows = read(block)
-    return counts + rows_with(rows, own_places(rows, top_k) < top_k)
-
-  own = batch.each(count_own, none) > 0
-  if isinstance(policy, Lynx):
-    kept = _kept_by_bins(batch, read, top_k, policy, router)
-  elif isinstance(policy, OEA):
-
-    def count_first(block: Any, counts: jax.Array) -> jax.Array:
-      rows = read(block)
-      return counts + rows_with(rows, own_places(rows, top_k) < min(policy.k0, top_k))
-
-    kept = _filled(batch, read, batch.each(count_first, none) > 0, top_k, router)
-  else:
-    rows = read(0)
-    of_row = own_places(rows, top_k) < top_k
-    if isinstance(policy, Auto):
-      greedy = _worth_reading(batch, rows, of_row, count(own), top_k, policy.share, router)
-    elif isinstance(policy, MassFloor):
-      greedy = _cover(batch, rows, of_row, top_k, policy.tau, router)
-    else:
-      raise NotImplementedError(f"there is no kernel for {policy}")
-    kept = _filled(batch, read, greedy, top_k, router)
-  return kept | ((count(kept) >= count(own)) & (batch.expert() < batch.experts))
-
-
-def _kept_by_bins(batch: Batch, read: Callable[[Any], Rows], top_k: int, policy: Lynx, router: Router) -> jax.Array:
-  """Every valid row's best experts by bin, then by the batch's votes, compared as counts of rows a bin.
-
-  Counts compared in the order of the bins rank experts as their votes, the sums of B**bin, do: what one row adds in
-  a bin outweighs all that B rows can add below it. As digits they are packed into few integers.
-  """
-  lowest, digits = lowest_bin(policy.beta, batch.experts), counted_bins(policy.beta)
-  base = batch.rows + 1
-  per_word = 1
-  while base ** (per_word + 1) <= 2**31:
-    per_word += 1
-
-  def bins(rows: Rows) -> jax.Array:
-    scores = affinity(batch, rows, router)
-    below = jnp.maximum(scores - jnp.max(scores, axis=1)[:, None], -2.0 * LARGEST)
-    bins = jnp.maximum(jnp.ceil(policy.alpha * below), -float(lowest)).astype(jnp.int32)
-    # What a row may not choose lies below its lowest bin, and votes as that.
-    return jnp.where(scores <= -LARGEST, -lowest - 1, bins)
-
-  def vote(block: Any, words: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    rows = read(block)
-    depth = -bins(rows)
-    added = []
-    for word in range(len(words)):
-      of_word = range(word * per_word, min(digits, (word + 1) * per_word))
-      counts = (rows_with(rows, depth == digit) * base ** (of_word[-1] - digit) for digit in of_word)
-      added.append(functools.reduce(jnp.add, counts))
-    return tuple(word + more for word, more in zip(words, added, strict=True))
-
-  none = jnp.zeros((batch.padded,), jnp.int32)
-  words = batch.each(vote, (none,) * pl.cdiv(digits, per_word))
-  inside = batch.expert() < batch.experts
-
-  def keep(block: Any, counts: jax.Array) -> jax.Array:
-    rows = read(block)
-    keys = (bins(rows), *(word[None, :] for word in words))
-    if digits <= per_word and (lowest + 2) * base**digits <= 2**31:
-      keys = (keys[0] * base**digits + keys[1],)
-    return counts + rows_with(rows, best(keys, inside, top_k) < top_k)
-
-  return batch.each(keep, none) > 0
-
-
-def _filled(batch: Batch, read: Callable[[Any], Rows], kept: jax.Array, top_k: int, router: Router) -> jax.Array:
-  """`kept`, with experts added by descending summed probability until it holds what one row runs."""
-  unit = 1 << (((2**31 - 1) // batch.rows).bit_length() - 1)
-  place = batch.place()
-
-  def add(block: Any, sums: jax.Array) -> jax.Array:
-    rows = read(block)
-    worth, total = worths(batch, rows, router, top_k)
-    fixed = jnp.floor(worth / total[:, None] * unit + 0.5).astype(jnp.int32)
-    return sums + jnp.sum(jnp.where(rows.valid[:, None], fixed, 0), axis=0, dtype=jnp.int32)
-
-  def fill(kept: jax.Array) -> jax.Array:
-    sums = batch.each(add, jnp.where(batch.expert() < batch.experts, 0, -2))
-
-    def grow(_: Any, kept: jax.Array) -> jax.Array:
-      best = largest_at(jnp.where(kept != 0, -1, sums), 0)
-      return jnp.where((place == best) & (count(kept) < top_k), 1, kept)
-
-    return each_index(top_k, grow, kept)
-
-  kept = kept.astype(jnp.int32)
-  if not batch.biased:
-    return fill(kept) != 0
-  # What experts are worth under a bias takes a round for each expert, and few sets need filling.
-  return jax.lax.cond(count(kept) < top_k, fill, lambda kept: kept, kept) != 0
-
-
-def _cover(batch: Batch, rows: Rows, own: jax.Array, top_k: int, tau: float, router: Router) -> jax.Array:
-  """Experts added by descending gain until each valid row has `tau` of its own mass, in fixed point."""
-  worth, total = worths(batch, rows, router, top_k)
-  fixed = jnp.floor(worth / total[:, None] * _UNIT).astype(jnp.int32)
-  own_mass = jnp.sum(jnp.where(own, fixed, 0), axis=1, dtype=jnp.int32)
-  slack = jnp.floor((1.0 - tau) * own_mass.astype(jnp.float32)).astype(jnp.int32)
-  floor = jnp.where(rows.valid, own_mass - slack, 0)
-  shift = (batch.rows - 1).bit_length()
-  outside, at = batch.expert() >= batch.experts, batch.place()
-  place = jnp.arange(pl.next_power_of_2(top_k), dtype=jnp.int32)[None, :]
-  unused = jnp.where(place < top_k, 0, _UNIT)
-
-  def short(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-    return (jnp.max(carry[2]) > 0) & (count(carry[0]) < batch.experts)
-
-  def take_best(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    taken, best, deficit = carry
-    least = jnp.min(best + unused, axis=1)
-    added = jnp.minimum(jnp.maximum(fixed - least[:, None], 0), deficit[:, None])
-    gain = jnp.sum((added + ((1 << shift) - 1)) >> shift, axis=0, dtype=jnp.int32)
-    pick = largest_at(jnp.where((taken != 0) | outside, -1, gain), 0)
-    mass = jnp.sum(jnp.where((at == pick)[None, :], fixed, 0), axis=1, dtype=jnp.int32)
-    replaced = place == jax.lax.argmin(best + unused, 1, jnp.int32)[:, None]
-    best = jnp.where(replaced, jnp.maximum(least, mass)[:, None], best)
-    return jnp.where(at == pick, 1, taken), best, jnp.maximum(floor - jnp.sum(best, axis=1, dtype=jnp.int32), 0)
-
-  none = jnp.zeros((batch.padded,), jnp.int32), jnp.zeros((batch.block, place.shape[1]), jnp.int32), floor
-  return jax.lax.while_loop(short, take_best, none)[0] != 0
-
-
-def _worth_reading(
-  batch: Batch, rows: Rows, own: jax.Array, own_experts: jax.Array, top_k: int, share: float, router: Router
-) -> jax.Array:
-  """Experts added by descending saving while the next saves the price; savings of rows are summed in fixed point."""
-  powers = jnp.where(rows.valid[:, None], worths(batch, rows, router, top_k)[0], 0.0)
-  mass = jnp.sum(jnp.where(own, powers, 0.0), axis=1)
-  weight = powers / jnp.where(rows.valid, mass, 1.0)[:, None]
-  squared = jnp.where(own, weight * weight, 0.0)
-  unit = float(1 << (29 - (batch.rows - 1).bit_length()))
-
-  def total(saved: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.floor(saved * unit + 0.5).astype(jnp.int32), axis=0, dtype=jnp.int32)
-
-  all_squares = jnp.sum(total(squared), dtype=jnp.int32).astype(jnp.float32)
-  price = share * all_squares / jnp.maximum(own_experts, 1).astype(jnp.float32)
-  outside, at = batch.expert() >= batch.experts, batch.place()
-  place = jnp.arange(pl.next_power_of_2(top_k), dtype=jnp.int32)[None, :]
-  unused = jnp.where(place < top_k, 0.0, 2.0)
-
-  def more(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-    return carry[2] != 0
-
-  def take_best(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    taken, best, _ = carry
-    least, lost = jnp.min(best + unused, axis=1), 1.0 - jnp.sum(best, axis=1)
-    left = lost[:, None] - jnp.maximum(weight - least[:, None], 0.0)
-    saved = jnp.where(rows.valid[:, None], squared + (lost * lost)[:, None] - left * left, 0.0)
-    gain = jnp.where((taken != 0) | outside, -1, total(saved))
-    most, pick = jnp.max(gain), largest_at(gain, 0)
-    worth = (most > 0) & (most.astype(jnp.float32) >= price)
-    gained = jnp.sum(jnp.where((at == pick)[None, :], weight, 0.0), axis=1)
-    replaced = (place == jax.lax.argmin(best + unused, 1, jnp.int32)[:, None]) & worth
-    best = jnp.where(replaced, jnp.maximum(least, gained)[:, None], best)
-    return jnp.where((at == pick) & worth, 1, taken), best, worth.astype(jnp.int32)
-
-  none = jnp.zeros((batch.padded,), jnp.int32), jnp.zeros((batch.block, place.shape[1]), jnp.float32)
-  return jax.lax.while_loop(more, take_best, (*none, jnp.int32(1)))[0] != 0
+def _problem(batch: Batch, given: RouteArrays, router: Router, top_k: int, run: int) -> Problem:
+  """What the keep set is computed from; `given` holds the refs of the arrays."""
+  read_block = functools.partial(read, batch, router, given, heaviest_row(batch, given))
+  cost = limit = None
+  if given.cost is not None:
+    # Places that hold no expert cost what the last expert does, which changes nothing: no set has them. Costs have the
+    # same unit for up to 1023 experts or places.
+    cost = costs(plgpu.load(given.cost.at[jnp.minimum(batch.expert(), batch.experts - 1)]))
+  if given.limit is not None:
+    limit = jnp.asarray(in_units(plgpu.load(given.limit.at[jnp.int32(0)]), batch.experts, cost))
+  return Problem(
+    batch=batch,
+    router=router,
+    top_k=top_k,
+    run=run,
+    read=read_block,
+    mixed=given.own is not None,
+    weighed=given.weight is not None,
+    cost=cost,
+    limit=limit,
+  )

@@ -10,20 +10,30 @@ from pallas_kernels.lynx_route import OEA, Auto, CountVote, Lynx, MassFloor, Rou
 DEEPSEEK = Router("sigmoid", groups=4, groups_kept=2, group_score="top2_sum")
 
 
+TERMS = {
+  "own": np.arange(5) == 1,
+  "weight": np.linspace(0.0, 1.0, 5, dtype=np.float32),
+  "cost": np.linspace(0.2, 1.0, 8, dtype=np.float32),
+  "limit": np.float32(3.5),
+}
+
+
 @pytest.mark.parametrize("implementation", ["pallas", "cpu", "reference"])
 @pytest.mark.parametrize(
-  ("policy", "router"),
+  ("policy", "router", "terms"),
   [
-    (TopK(), Router("sparsemixer", renormalize=False)),
-    (Lynx(3, 2), DEEPSEEK),
-    (OEA(1), Router()),
-    (MassFloor(0.7), Router()),
-    (Auto(), Router()),
-    (CountVote(4), Router()),
+    (TopK(), Router("sparsemixer", renormalize=False), {}),
+    (Lynx(3, 2), DEEPSEEK, {}),
+    (Lynx(3, 2), DEEPSEEK, TERMS),
+    (OEA(1), Router(), {}),
+    (MassFloor(0.7), Router(), {}),
+    (Auto(), Router(), {}),
+    (Auto(), Router(), TERMS),
+    (CountVote(4), Router(), {}),
   ],
   ids=repr,
 )
-def test_it_gives_the_same_as_without(implementation, policy, router):
+def test_it_gives_the_same_as_without(implementation, policy, router, terms):
   if isinstance(policy, CountVote):
     implementation = None
   logits = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
@@ -32,6 +42,7 @@ def test_it_gives_the_same_as_without(implementation, policy, router):
   def route():
     given = None if bias is None else jnp.asarray(bias)
     options = {"policy": policy, "router": router, "selection_bias": given}
+    options |= {name: jnp.asarray(term) for name, term in terms.items()}
     return lynx_route_tiles(jnp.asarray(logits), 2, implementation=implementation, **options)
 
   plain = route()

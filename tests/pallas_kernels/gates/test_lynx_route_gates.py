@@ -5,7 +5,15 @@ import pytest
 from pallas_kernels import gates
 from pallas_kernels.gates.shapes import MODEL_SHAPES
 from pallas_kernels.lynx_route import Router
-from pallas_kernels.lynx_route.gate_programs import POLICIES, ROUTERS, Program, programs, programs_of_router, routing
+from pallas_kernels.lynx_route.gate_programs import (
+  POLICIES,
+  ROUTERS,
+  Program,
+  programs,
+  programs_of_router,
+  programs_with_terms,
+  routing,
+)
 
 # Models that route alike are one program: Qwen2-57B-A14B and OLMoE-1B-7B.
 DISTINCT = {(shape.experts, shape.top_k, shape.renormalize): model for model, shape in MODEL_SHAPES.items()}.values()
@@ -15,6 +23,12 @@ DISTINCT = {(shape.experts, shape.top_k, shape.renormalize): model for model, sh
 @pytest.mark.parametrize("model", DISTINCT)
 def test_every_policy_is_one_launch_without_spills(model: str, target: str):
   check(programs(MODEL_SHAPES[model]), target)
+
+
+@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("model", DISTINCT)
+def test_own_rows_weights_costs_and_limits_are_one_launch_without_spills(model: str, target: str):
+  check(programs_with_terms(MODEL_SHAPES[model]), target)
 
 
 @pytest.mark.parametrize(("target", "policies"), [("a100", ("lynx",)), ("h100", ("lynx", "topk"))])

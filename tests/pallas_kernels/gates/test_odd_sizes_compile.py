@@ -27,6 +27,10 @@ def with_bias(logits, bias=None, **options):
   return lynx_route(logits, selection_bias=bias, **options)
 
 
+def with_terms(logits, own, weight, cost, limit=None, **options):
+  return lynx_route(logits, own=own, weight=weight, cost=cost, limit=limit, **options)
+
+
 def chunk_program(dtype, sizes, sinks, bounds):
   window, chunk, scale = bounds
   value_width = sizes.value_width if sizes.latent else None
@@ -70,6 +74,10 @@ def programs():
     if "pallas" in routing.names(policy):
       fn = functools.partial(lynx_route, top_k=top_k, policy=policy, router=router)
       yield f"lynx_route-{index}", fn, (of(F32, rows, count),)
+  for rows, count, top_k, policy, limit in ((11, 8, 2, routing.Auto(1.5), True), (70, 100, 5, routing.OEA(2), False)):
+    fn = functools.partial(with_terms, top_k=top_k, policy=policy)
+    args = of(F32, rows, count), of(jnp.bool_, rows), of(F32, rows), of(F32, count), *[of(F32)] * limit
+    yield f"lynx_route-terms-{rows}x{count}", fn, args
   for name, policy in (
     ("DeepSeek-V2", "oea"),
     ("DeepSeek-V3", "auto"),
