@@ -85,9 +85,7 @@ def attention_calls(case: Case, *, rows: int, layers: int, dtype: str) -> tuple[
   blocks = BlockTables(jnp.asarray(order.reshape(rows, entries), jnp.int32), jnp.arange(rows, dtype=jnp.int32))
   query = normal((rows, case.queries, case.width), jnp.dtype(dtype), layers * count)
   positions = jnp.full((rows,), case.positions - 1, jnp.int32)
-  attend: Callable[..., jax.Array] = decode_attention
-  if case.groups is None:
-    attend = functools.partial(latent_attention, value_width=case.values, scale=case.width**-0.5)
+  attend = _attention(case)
 
   def call(query: jax.Array, positions: jax.Array, blocks: BlockTables | None, *caches: jax.Array) -> list[jax.Array]:
     attended = []
@@ -101,6 +99,12 @@ def attention_calls(case: Case, *, rows: int, layers: int, dtype: str) -> tuple[
     TimedCall(call, (query, positions, None, *caches)),
     TimedCall(call, (query, positions, blocks, *map(pool, caches))),
   )
+
+
+def _attention(case: Case) -> Callable[..., jax.Array]:
+  if case.groups is not None:
+    return decode_attention
+  return functools.partial(latent_attention, value_width=case.values, scale=case.width**-0.5)
 
 
 def paged_times(

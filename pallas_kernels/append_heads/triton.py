@@ -1,19 +1,20 @@
 """`append_heads` on NVIDIA GPUs: a row has three programs: queries, keys, values. Caches are written in place."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels.append_heads.arguments import HeadOptions, StepHeads
+from pallas_kernels.block_tables import BLOCK
 from pallas_kernels.gpu.pallas_call import call
+from pallas_kernels.gpu.table_loads import RowTable
 from pallas_kernels.gpu.triton_backend import pl, plgpu
 
 
 def objection(arrays: StepHeads, *, options: HeadOptions) -> str | None:
   """Says why the kernel cannot take these arguments, or None."""
-  if arrays.blocks is not None:
-    return "it writes dense caches only"
   head_dim, width = arrays.cache_key.shape[3], arrays.query.shape[1]
   if head_dim < 4 or head_dim & (head_dim - 1):
     return f"it takes heads of a power of two wide, not {head_dim}"
@@ -29,6 +30,7 @@ def append_heads_triton(arrays: StepHeads, *, options: HeadOptions) -> tuple[jax
   # The caches come first, because the results that share their memory are named by position.
   names = ("cache_key", "cache_value", "query", "key", "value", "positions", "cos", "sin", "query_norm", "key_norm")
   given = {name: array for name in names if (array := getattr(arrays, name)) is not None}
+  given |= {} if arrays.blocks is None else arrays.blocks._asdict()
   return tuple(
     call(
       functools.partial(_kernel, names=tuple(given), options=options),
@@ -49,7 +51,7 @@ def append_heads_triton(arrays: StepHeads, *, options: HeadOptions) -> tuple[jax
 def _kernel(*refs, names: tuple[str, ...], options: HeadOptions):
   given, (query_out, key_out, value_out) = dict(zip(names, refs, strict=False)), refs[len(names) :]
   row, part = pl.program_id(0), pl.program_id(1)
-  position = given["positions"][row]
+  place = _place(given, row)
   half = given["cos"].shape[1]
   cos, sin = (plgpu.load(given[name].at[row, jnp.arange(half)])[None, :] for name in ("cos", "sin"))
   heads = functools.partial(_heads, row=row, half=half, options=options)
@@ -61,8 +63,8 @@ def _kernel(*refs, names: tuple[str, ...], options: HeadOptions):
   def write(cache_ref, halves: tuple[jax.Array, jax.Array]) -> None:
     for index, values in enumerate(halves):
       head = jnp.arange(values.shape[0])[:, None]
-      mask = (head < cache_ref.shape[1]) & (position < cache_ref.shape[2])
-      at = cache_ref.at[row, head, position, (index * half + jnp.arange(half))[None, :]]
+      mask = (head < cache_ref.shape[1]) & place.inside
+      at = cache_ref.at[place.row, head, place.position, (index * half + jnp.arange(half))[None, :]]
       plgpu.store(at, values.astype(cache_ref.dtype), mask=jnp.broadcast_to(mask, values.shape))
 
   @pl.when(part == 0)
@@ -80,6 +82,23 @@ def _kernel(*refs, names: tuple[str, ...], options: HeadOptions):
   @pl.when(part == 2)
   def write_value():
     write(value_out, heads(given["value"], None))
+
+
+class _Place(NamedTuple):
+  """Where a row writes: a position of a row of a dense cache, or of a block of a pool."""
+
+  inside: jax.Array
+  row: jax.Array
+  position: jax.Array
+
+
+def _place(given: dict[str, Any], row: jax.Array) -> _Place:
+  position, (rows, _, capacity, _) = given["positions"][row], given["cache_key"].shape
+  if "tables" not in given:
+    return _Place(position < capacity, row, position)
+  block, inside = RowTable(given["tables"], given["slots"][row], rows).block(position)
+  # A block that does not exist lies past the last one, where the interpreter drops a masked store.
+  return _Place(inside, jnp.where(inside, block, rows), jnp.where(inside, position % BLOCK, 0))
 
 
 def _heads(x_ref, norm_ref, *, row: jax.Array, half: int, options: HeadOptions):

@@ -16,7 +16,7 @@ from tests.pallas_kernels.heads import EPS, heads_by_numpy, turned_by_numpy
 from tests.pallas_kernels.paged import paged_rows, place_by_numpy, without_shared_places
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
-PAGED = ("cpu", "reference")
+PAGED = ("pallas", "cpu", "reference")
 # Rows, query heads, groups, width of a head, positions of the cache.
 SIZES = ((1, 2, 1, 16, 4), (5, 6, 3, 8, 7), (3, 4, 4, 16, 9))
 

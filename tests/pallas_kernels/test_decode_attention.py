@@ -15,7 +15,7 @@ from pallas_kernels.decode_attention.triton import split_count
 from tests.pallas_kernels.paged import paged_rows, seen_by_numpy
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
-PAGED = ("cpu", "reference")
+PAGED = ("pallas", "cpu", "reference")
 # Rows, heads, groups, width of a head, positions of the cache: with one part and with several.
 SIZES = ((1, 4, 1, 16, 12), (3, 6, 2, 16, 40), (2, 4, 4, 32, 600), (1, 8, 1, 16, 1100))
 

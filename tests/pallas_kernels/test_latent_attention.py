@@ -14,7 +14,7 @@ from pallas_kernels.block_tables import BLOCK, BlockTables
 from tests.pallas_kernels.paged import paged_rows, seen_by_numpy
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
-PAGED = ("cpu", "reference")
+PAGED = ("pallas", "cpu", "reference")
 # Rows, heads, width of the latent, of the rotary key, positions of the cache.
 SIZES = ((1, 4, 32, 16, 12), (3, 6, 16, 16, 40), (2, 20, 64, 32, 600))
 SCALE = 0.3

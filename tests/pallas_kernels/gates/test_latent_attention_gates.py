@@ -3,6 +3,7 @@
 import pytest
 
 from pallas_kernels import gates
+from pallas_kernels.append_latents import gate_programs as appending
 from pallas_kernels.latent_attention.gate_programs import HEADS, programs
 
 pytestmark = pytest.mark.usefixtures("own_errors")
@@ -18,3 +19,12 @@ def test_latents_are_read_in_one_launch_or_two_on_tensor_cores(model: str, targe
     gates.uses_tensor_cores([report.kernels["latent_attention"]])
     gates.within_limits(report, report.kernels.values())
     gates.no_copy_of(report, args[1].size * 2)
+
+
+@pytest.mark.parametrize("target", gates.TARGETS)
+def test_latents_are_written_in_place_in_one_launch(target: str):
+  for name, (fn, args) in appending.programs().items():
+    report = gates.compile_for(fn, args, target, donate_argnums=appending.CACHES)
+    assert len(gates.kernel_launches(report)) == 1, name
+    gates.no_copy_of(report, args[1].size * 2)
+    assert report.temporary_bytes < 2**16, name
