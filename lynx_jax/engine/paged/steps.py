@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int16, Int32
 
 from lynx_jax.engine.paged.step_arrays import ABSENT, ADAPTIVE, CHUNK, StepArrays
 from lynx_jax.engine.sampling import Samplers, sample
-from lynx_jax.models.decoder import Decoder, Layer, Rotations, embedded, rotations_at, run_layer
+from lynx_jax.models.decoder import Decoder, Layer, embedded, rotations_at, run_layer
 from lynx_jax.models.moe import MoE
 from lynx_jax.models.paged import PagedRows
 from lynx_jax.models.parts import OWN_ROUTE, AttentionPart, ExpertChoice, ExpertTrace, LayerCache
+from lynx_jax.models.rope import Rotation
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.routing import Route, RoutingPolicy
 from pallas_kernels.block_tables import BlockTables
@@ -171,7 +172,8 @@ def _run_layers(
   caches, traces = [], []
   for index, layer in enumerate(decoder.layers):
     with jax.named_scope(f"layer_{index}"):
-      x, cache, trace = _layer(layer, x, state.cache[index], rows, rotations, say, settings, decoder.spec)
+      rotation = rotations[layer.attention.spec.rotary]
+      x, cache, trace = _layer(layer, x, state.cache[index], rows, rotation, say, settings, decoder.spec)
     caches.append(cache)
     if trace is not None:
       traces.append(trace)
@@ -193,7 +195,7 @@ def _layer(
   x_TD: Float[Array, "T D"],
   cache: LayerCache,
   rows: PagedRows,
-  rotations: Rotations,
+  rotation: Rotation,
   say: _Say,
   settings: StepSettings,
   spec: DecoderSpec,
@@ -201,7 +203,7 @@ def _layer(
   """One layer. Layers of one kind have equal shapes, so `jax.jit` traces each kind once."""
 
   def attend(attention: AttentionPart, projected: Any) -> tuple[jax.Array, LayerCache]:
-    return attention.attend_paged(projected, rotations[attention.spec.rotary], cache, rows)
+    return attention.attend_paged(projected, rotation, cache, rows)
 
   choice = ExpertChoice(say.valid, _route(layer, rows, say, settings))
   x_TD, kept, trace = run_layer(layer, x_TD, attend, choice, residual_multiplier=spec.residual_multiplier)

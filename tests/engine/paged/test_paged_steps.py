@@ -39,7 +39,9 @@ LENGTHS, NEW = (1, 40, 7, 70, 33), 9
 def spec_of(kind: str) -> DecoderSpec:
   experts = MoESpec(experts=8, top_k=2, expert_width=24)
   layer = LayerSpec(attention=ATTENTION[kind], ffn=experts)
-  return small_spec(layers=(small_spec().layers[0], layer))
+  # Another layer has no positions, as in Llama 4: kinds of rotation differ within one model.
+  plain = dataclasses.replace(small_spec().layers[0], attention=dataclasses.replace(GROUPED, rope=None))
+  return small_spec(layers=(plain, layer))
 
 
 @functools.cache
