@@ -28,6 +28,7 @@ from lynx_jax.models.sizes import counts
 from lynx_jax.routing import Lynx, RoutingPolicy
 from pallas_kernels import gates
 from pallas_kernels.append_heads import gate_programs as append_heads
+from pallas_kernels.chunk_attention import gate_programs as chunk_attention
 from pallas_kernels.decode_attention import gate_programs as decode_attention
 from pallas_kernels.expert_ffn import gate_programs as expert_ffn
 from pallas_kernels.gates.shapes import MODEL_SHAPES
@@ -51,6 +52,7 @@ OPS: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
   "append_heads": (append_heads, ("append_heads",)),
   "decode_attention": (decode_attention, ("decode_attention", "join_attention")),
   "latent_attention": (latent_attention, ("latent_attention", "join_attention")),
+  "chunk_attention": (chunk_attention, ("chunk_attention",)),
   "lynx_route": (lynx_route, ("lynx_route",)),
   "expert_ffn": (expert_ffn, ("expert_hidden", "expert_down")),
 }
@@ -80,6 +82,9 @@ def programs_of(op: str) -> dict[str, Programs]:
   if op == "latent_attention":
     return {model: latent_attention.programs(heads) for model, heads in latent_attention.HEADS.items()}
   found = {shape.name: OPS[op][0].programs(shape) for shape in MODEL_SHAPES.values()}
+  if op == "chunk_attention":
+    latents = {model: chunk_attention.latent_program(heads) for model, heads in chunk_attention.LATENT_HEADS.items()}
+    found |= {f"{model}, latents": {"mixed step": program} for model, program in latents.items()}
   if op == "lynx_route":
     # The programs above have softmax routers; these have the others.
     routed = {model: lynx_route.programs_of_router(model, ("topk", "lynx")) for model in lynx_route.ROUTERS}
