@@ -16,6 +16,8 @@ constexpr int64_t kMostQueries = 32, kLeastQueries = 4;
 constexpr int64_t kStride = 8;
 // Bytes from what is read to what is prefetched, into the second-level cache.
 constexpr int64_t kAhead = 24576;
+// Bytes of a page of memory.
+constexpr int64_t kPage = 4096;
 
 // How an op's queries are divided into items: `groups` key/value heads each, or one of `parts` of the queries of one.
 struct Items {
@@ -80,8 +82,9 @@ class Seen {
     return {row < 0 ? nullptr : static_cast<const char*>(rows.data) + at,
             std::min(paged ? kBlock - begin : op_->capacity, end_ - position)};
   }
-  // Bytes from a key/value head's stretch to the next one's.
+  // Bytes from a key/value head's stretch to the next one's, and of a block with all heads.
   int64_t group_bytes() const { return op_->capacity * op_->width * op_->key.bytes(); }
+  int64_t block_bytes() const { return groups_ * group_bytes(); }
 
   // Where the first position's keys lie; null if none is seen.
   const char* begin() const { return room() > 0 ? stretch(false, 0).rows : nullptr; }
@@ -100,6 +103,13 @@ class Cursor {
 
   // What is left of the stretch; its count is 0 at the end.
   const Stretch& rest() const { return rest_; }
+
+  // Whether a block begins here, and where the block behind it begins; null if it is missing or there is none.
+  bool at_block() const { return group_ == 0 && rest_.count == head_.count; }
+  const char* next_block() const {
+    const int64_t next = from_ + head_.count;
+    return next < seen_->room() ? seen_->stretch(values_, next).rows : nullptr;
+  }
 
   // Steps over `count` positions of the stretch.
   void step(int64_t count, int64_t row_bytes) {
@@ -174,6 +184,7 @@ class Reader {
         ahead_ = Cursor(next_);
         continue;
       }
+      if (prefetch && ahead_.at_block()) request_pages(ahead_.next_block(), seen_.block_bytes());
       const int64_t some = std::min(count, ahead_.rest().count);
       const char* rows = prefetch ? ahead_.rest().rows : nullptr;
       for (int64_t byte = 0; rows != nullptr && byte < some * row_bytes_; byte += 64) {
@@ -183,6 +194,11 @@ class Reader {
       lead_ += some;
       count -= some;
     }
+  }
+
+  // A block of a pool is in other pages than the block before, and to find a page takes long.
+  static void request_pages(const char* block, int64_t bytes) {
+    for (int64_t byte = 0; block != nullptr && byte < bytes; byte += kPage) __builtin_prefetch(block + byte, 0, 2);
   }
 
   const Seen& seen_;
