@@ -23,7 +23,7 @@ from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.engine.step_log import StepLog, StepRecord
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.routing import RoutingPolicy, format_policy
+from lynx_jax.routing import RoutingPolicy
 from pallas_kernels.checks import require
 
 
@@ -69,7 +69,7 @@ class EngineCore:
     programs = settings.step_programs
     self.limits = Limits(
       blocks=blocks, slots=settings.slots, context=positions, vocab=spec.vocab, programs=programs,
-      eos_ids=frozenset(spec.stop_ids), policy="" if policy is None else format_policy(policy),
+      eos_ids=frozenset(spec.stop_ids), policy="" if policy is None else repr(policy),
       canonical_chunk=settings.mixed[0] if settings.deterministic else None, most_waiting=settings.most_waiting,
     )  # fmt: skip
     target = None if settings.step_ms is None else settings.step_ms / 1e3

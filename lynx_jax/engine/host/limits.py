@@ -19,7 +19,7 @@ class Limits:
     block_size: positions of a block.
     programs: the shapes that a step may have.
     eos_ids: the model's own stop tokens.
-    policy: the routing policy of adaptive rows as text; "" if there is none, and all rows are exact.
+    policy: the routing policy of adaptive rows, named; "" if there is none, and all rows are exact.
     canonical_chunk: None, or the tokens of every chunk but a prompt's last, each in a step without decode rows, in the
       one mixed program of this size, while rows decode in the one largest program. Then exact requests get the same
       bits whatever else runs, unless the device fails or weights are replaced on the way.

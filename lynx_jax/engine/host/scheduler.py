@@ -51,10 +51,7 @@ class Scheduler:
     times: StepTimes | None = None,
     prompts_first: bool = False,
   ):
-    """`decoder` makes text of tokens; without one there is none. `times` predicts steps for the target of chunks.
-
-    With `prompts_first` nothing decodes while a prompt can be read, so that sequences decode in lock step.
-    """
+    """`decoder` makes text, `times` predicts steps; with `prompts_first` no row decodes while a prompt can be read."""
     self.limits, self.programs = limits, limits.programs
     self.pool = BlockPool(limits.blocks)
     self.weights = 0
