@@ -1,4 +1,4 @@
-"""The command line `lynx-jax`: generate, chat, convert, info, estimate, eval, bench decode.
+"""The command line `lynx-jax`: generate, chat, convert, info, estimate, eval, bench decode, bench engine.
 
 Nothing heavy is imported until a command needs it, so that `--help` and `--version` answer at once.
 """

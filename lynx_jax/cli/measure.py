@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lynx_jax
-from lynx_jax.cli.options import add_model, batches, load, status
+from lynx_jax.cli.bench_engine import add_bench_engine
+from lynx_jax.cli.options import add_model, batches, check_output, load, status
 
 if TYPE_CHECKING:
   from lynx_jax.models.params import Params
@@ -21,6 +22,7 @@ def add_commands(verbs: Any) -> None:
   _add_eval(verbs.add_parser("eval", help="what policies cost: next tokens, multiple choice, exercises"))
   bench = verbs.add_parser("bench", help="measure").add_subparsers(required=True, metavar="WHAT")
   _add_bench_decode(bench.add_parser("decode", help="decode speed of policies, interleaved in one run"))
+  add_bench_engine(bench.add_parser("engine", help="the engine under a load, beside fixed batches"))
 
 
 def _add_bench_decode(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +63,7 @@ def _eval(args: argparse.Namespace) -> None:
 
   from lynx_jax.evals.evaluation import Evaluation, evaluate, tables
 
-  _check_output(args)
+  check_output(args)
   evaluation = Evaluation(
     texts=tuple(map(Path, args.text)), choices=tuple(map(Path, args.choices)),
     exercises=tuple(map(Path, args.exercises)), batches=tuple(batches(args.batch)), mixes=tuple(args.mix.split(",")),
@@ -103,7 +105,7 @@ def _bench_decode(args: argparse.Namespace) -> None:
   from pallas_kernels.checks import whole_number
 
   sizes = batches(args.batch)
-  _check_output(args)
+  check_output(args)
   whole_number("--seed", args.seed, least=0)
   for name in ("prompt_length", "steps", "repeats"):
     whole_number(f"--{name.replace('_', '-')}", getattr(args, name), least=1)
@@ -123,11 +125,3 @@ def _bench_decode(args: argparse.Namespace) -> None:
     from checkpoints_convert.files import write_json
 
     write_json(Path(args.json), [dataclasses.asdict(row) for row in rows])
-
-
-def _check_output(args: argparse.Namespace) -> None:
-  """Finds out before the work whether its results can be written."""
-  if args.json:
-    from checkpoints_convert.files import check_writable
-
-    check_writable(Path(args.json))

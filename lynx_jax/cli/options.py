@@ -1,8 +1,9 @@
-"""What several commands share: flags for a model, loading it, a spinner, numbers of rows."""
+"""What several commands share: flags for a model, loading it, a spinner, numbers of rows, a file for results."""
 
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lynx_jax
@@ -62,3 +63,11 @@ def batches(text: str) -> list[int]:
   if not found or min(found) < 1:
     raise ValueError(f"--batch is {text!r}: expected whole numbers of at least 1, with commas, such as 1,4,8")
   return found
+
+
+def check_output(args: argparse.Namespace) -> None:
+  """Finds out before the work whether its results can be written."""
+  if args.json:
+    from checkpoints_convert.files import check_writable
+
+    check_writable(Path(args.json))

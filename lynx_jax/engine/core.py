@@ -94,7 +94,7 @@ class EngineCore:
     )
     self._executor = Executor(
       params.decoder, step, blocks=blocks, slots=settings.slots, table=table,
-      decode=programs.decode, mixed=programs.mixed, directory=settings.programs,
+      decode=programs.decode, mixed=programs.mixed, directory=settings.programs, clock=clock,
     )  # fmt: skip
     self._pending: collections.deque[tuple[Pending, float]] = collections.deque()
     self._last_commit = 0.0
@@ -205,14 +205,16 @@ class EngineCore:
     pending = self._executor.dispatch(plan)
     now = self._clock()
     self._pending.append((pending, now))
-    self.log.host_seconds += now - start
+    self.log.dispatch_seconds += pending.dispatch_seconds
+    self.log.host_seconds += now - start - pending.dispatch_seconds
     return True
 
   def _commit(self) -> list[Piece]:
     """Waits for the oldest step in flight and hands on what it drew."""
     pending, dispatched = self._pending.popleft()
-    result, counts = self._executor.fetch(pending)
+    jax.block_until_ready(pending.results)
     now = self._clock()
+    result, counts = self._executor.fetch(pending)
     # A step begins when it was given to the device, or when the step before it ended.
     seconds = now - max(dispatched, self._last_commit)
     self._last_commit = now

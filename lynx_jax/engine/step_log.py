@@ -41,7 +41,8 @@ class StepLog:
     steps: all steps so far.
     rows: decoding rows, summed over steps.
     chunk_tokens: tokens of prompts, summed over steps.
-    host_seconds: time that planning, packing and taking results took on the host.
+    host_seconds: time that steps took on the host: to plan and pack them, read their results, and make pieces and text.
+    dispatch_seconds: time of the calls that gave steps to the device. On a CPU such a call may run part of the step.
     recoveries: failures of the device that the engine outlived.
     decoding: what routing read in the steps that decoded and read no prompts, summed up as a decode loop does; only
       with `EngineSettings.stats`.
@@ -51,7 +52,7 @@ class StepLog:
     """Keeps the newest `most` steps of a model with that many MoE layers."""
     self.recent: collections.deque[StepRecord] = collections.deque(maxlen=most)
     self.steps = self.rows = self.chunk_tokens = self.recoveries = 0
-    self.host_seconds = 0.0
+    self.host_seconds = self.dispatch_seconds = 0.0
     self.decoding = RoutingSums(layers)
 
   def add(self, record: StepRecord, counts: StepCounts) -> None:

@@ -1,6 +1,7 @@
 """Runs step plans on the device: weights, the paged cache, and the programs that read and change them."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ class Pending:
     results: what comes back, packed.
     prompts: log-probabilities of prompts, packed, if the plan asks for them.
     experts: the experts of each row, if the plan asks for them.
+    dispatch_seconds: time of the call that gave it to the device.
   """
 
   plan: StepPlan
@@ -40,6 +42,7 @@ class Pending:
   results: jax.Array
   prompts: jax.Array | None
   experts: jax.Array | None
+  dispatch_seconds: float
 
 
 class StepCounts(NamedTuple):
@@ -74,6 +77,7 @@ class Executor:
     decode: Sequence[int],
     mixed: Sequence[int],
     directory: Path | None = None,
+    clock: Callable[[], float] = time.perf_counter,
   ):
     """Allocates the cache; a program is compiled by `warm_up`, or when the first step needs one of its kind.
 
@@ -86,7 +90,9 @@ class Executor:
       decode: sizes of the programs that decode, in rows.
       mixed: sizes of the programs that read prompts as well, in tokens.
       directory: where compiled programs are kept; None is beside JAX's compilation cache, if that is on.
+      clock: seconds, to time what gives steps to the device.
     """
+    self._clock = clock
     self.spec = decoder.spec
     self.blocks, self.slots = blocks, slots
     self.shapes = [StepShape(rows=rows, chunks=False, slots=slots, table=table) for rows in decode]
@@ -124,6 +130,7 @@ class Executor:
     program = self._program(plan.tokens, bool(plan.chunks))
     packed = self._packer.pack(plan, program)
     state, self._state = self._state, ()
+    begin = self._clock()
     self._state, results, prompts, experts = program.run(self._weights, state, packed.array)
     wants_prompts = any(chunk.targets for chunk in plan.chunks)
     wants_experts = any(part.settings.return_routing for part in (*plan.rows, *plan.chunks))
@@ -134,6 +141,7 @@ class Executor:
       results=results,
       prompts=prompts if wants_prompts else None,
       experts=experts if wants_experts else None,
+      dispatch_seconds=self._clock() - begin,
     )
     for array in (pending.results, pending.prompts, pending.experts):
       if array is not None:
