@@ -8,9 +8,13 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from lynx_jax.engine.async_engine import AsyncEngine
+  from lynx_jax.engine.engine import Engine
+  from lynx_jax.engine.host.request import Request
   from lynx_jax.engine.programs import graph_options
   from lynx_jax.engine.report import RoutingReport
   from lynx_jax.engine.sampling import Sampling
+  from lynx_jax.engine.settings import EngineSettings
   from lynx_jax.engine.state import DecodeState, Requests, greedy_requests
   from lynx_jax.engine.steps import decode_loop, decode_step, forward, next_logits, prefill
   from lynx_jax.generation import Completion, Piece, generate, stream
@@ -47,9 +51,13 @@ if TYPE_CHECKING:
   __version__: str
 
 _HOMES = {
+  "engine.async_engine": ("AsyncEngine",),
+  "engine.engine": ("Engine",),
+  "engine.host.request": ("Request",),
   "engine.programs": ("graph_options",),
   "engine.report": ("RoutingReport",),
   "engine.sampling": ("Sampling",),
+  "engine.settings": ("EngineSettings",),
   "engine.state": ("DecodeState", "Requests", "greedy_requests"),
   "engine.steps": ("decode_loop", "decode_step", "forward", "next_logits", "prefill"),
   "generation": ("Completion", "Piece", "generate", "stream"),
@@ -75,6 +83,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 (by theme)
   "load", "convert", "Params", "Tokenizer", "Family", "register_family",
   "generate", "stream", "Completion", "Piece", "Sampling", "RoutingReport",
+  "Engine", "AsyncEngine", "EngineSettings", "Request",
   "forward", "prefill", "next_logits", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
   "graph_options",
   "lynx_route", "Router", "Routing", "RoutingPolicy", "parse_policy", "format_policy",
