@@ -1,6 +1,7 @@
 """The engine for asyncio: pieces as they come, without a thread a request."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 
 from lynx_jax.engine.engine import Engine
@@ -56,7 +57,9 @@ class AsyncEngine:
     """In the engine's thread: hands over what the step gave."""
     if self._ready:
       ready, self._ready = self._ready, []
-      self._loop.call_soon_threadsafe(_put, ready)
+      # The loop may have ended before a request that its streams have left.
+      with contextlib.suppress(RuntimeError):
+        self._loop.call_soon_threadsafe(_put, ready)
 
 
 def _put(ready: list[tuple[asyncio.Queue[Piece | BaseException], Piece | BaseException]]) -> None:

@@ -235,9 +235,10 @@ class Engine:
       try:
         return future.result(timeout=1.0)
       except TimeoutError:
+        if future.done():
+          raise
         # The thread may have ended after the action was put into its inbox.
-        if not future.done():
-          self._check_alive()
+        self._check_alive()
 
   def _check_alive(self) -> None:
     if self._failure is not None:

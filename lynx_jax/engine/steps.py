@@ -1,6 +1,7 @@
 """The pure functions that inference is made of: score, prefill, decode one step, decode in a loop."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,15 +12,20 @@ from lynx_jax.engine.sampling import sample
 from lynx_jax.engine.state import DecodeState, Finish, Requests, RoutingTotals, greedy_requests, no_totals
 from lynx_jax.models.decoder import rotations_at, run_causal, run_layers
 from lynx_jax.models.params import Params
-from lynx_jax.models.parts import AttentionPart, ExpertTrace, LayerCache
+from lynx_jax.models.parts import OWN_ROUTE, AttentionPart, ExpertTrace, LayerCache
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.routing import RoutingPolicy, route_by
+from lynx_jax.routing import Route, RoutingPolicy, TiledRouting, route_by
 from pallas_kernels.checks import require
-from pallas_kernels.dims import ArrayLike
+from pallas_kernels.dims import ArrayLike, ExpertIds, RouterLogits
+from pallas_kernels.lynx_route.replay import replay_routing
 
 
 def forward(
-  params: Params, token_ids: Int[ArrayLike, "B L"], lengths: Int[ArrayLike, "B"] | None = None
+  params: Params,
+  token_ids: Int[ArrayLike, "B L"],
+  lengths: Int[ArrayLike, "B"] | None = None,
+  *,
+  routing: Int[ArrayLike, "B L M K"] | None = None,
 ) -> Float32[Array, "B L V"]:
   """Logits of every position, causal, under the model's own routing; pure, jittable and differentiable.
 
@@ -28,14 +34,28 @@ def forward(
     token_ids: rows of tokens, padded on the right.
     lengths: tokens of each row; None takes all. Logits at padding are meaningless. Values are data, so lengths beyond L
       and ids beyond the vocabulary cannot be refused: they give meaningless logits.
+    routing: the experts that each position runs in each of the M MoE layers, such as an engine reports of what it has
+      generated (`Finished.routing`). None is the model's own.
 
   Raises:
-    ValueError: there is no row, or no position.
+    ValueError: there is no row, or no position, or `routing` is not of these rows, positions and MoE layers.
   """
   token_ids = _tokens(token_ids)
+  route = OWN_ROUTE if routing is None else _replayed(params.spec, token_ids, jnp.asarray(routing, jnp.int32))
   lengths = jnp.full(token_ids.shape[:1], token_ids.shape[1], jnp.int32) if lengths is None else jnp.asarray(lengths)
-  hidden, _, _ = run_causal(params.decoder, token_ids, lengths)
+  hidden, _, _ = run_causal(params.decoder, token_ids, lengths, route=route)
   return params.decoder.logits(hidden)
+
+
+def _replayed(spec: DecoderSpec, token_ids: Int[Array, "B L"], routing: Int32[Array, "B L M K"]) -> list[Route]:
+  """A route for each MoE layer that chooses these experts."""
+  expected = (*token_ids.shape, len(spec.moe_layers))
+  require(routing.shape[:3] == expected, "routing.shape", routing.shape, f"{expected}, and experts a token")
+  return [functools.partial(_replay, routing[:, :, index].reshape(token_ids.size, -1)) for index in range(expected[2])]
+
+
+def _replay(ids: ExpertIds, logits: RouterLogits, top_k: int, /, **rule: Any) -> TiledRouting:
+  return replay_routing(logits, top_k, ids, **rule)
 
 
 def prefill(

@@ -1,7 +1,8 @@
 """The one decoder that serves every family: assembled from its spec, run with a choice of attention and routing."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import jax
@@ -109,17 +110,19 @@ def run_layers(
   valid: Bool[Array, "B L"],
   attend: Attend,
   *,
-  route: Route = OWN_ROUTE,
+  route: Route | Sequence[Route] = OWN_ROUTE,
   expert_capacity: int | None = None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:
   """Runs every layer over `token_ids`; returns the hidden states, what `attend` remembered, and the experts' traces.
 
-  `route` and `expert_capacity` as in `ExpertChoice`.
+  `route` and `expert_capacity` as in `ExpertChoice`; several routes are one for each MoE layer.
   """
-  choice = ExpertChoice(valid.reshape(-1), route, expert_capacity)
+  routes = itertools.repeat(route) if callable(route) else iter(route)
   x = embedded(decoder, token_ids.reshape(-1))
   remembered, traces = [], []
   for index, layer in enumerate(decoder.layers):
+    of_layer = next(routes) if isinstance(layer.ffn, MoE) else OWN_ROUTE
+    choice = ExpertChoice(valid.reshape(-1), of_layer, expert_capacity)
     with jax.named_scope(f"layer_{index}"):
       x, kept, trace = run_layer(
         layer, x, functools.partial(attend, index), choice, residual_multiplier=decoder.spec.residual_multiplier
@@ -173,7 +176,7 @@ def run_causal(
   token_ids: Int[Array, "B L"],
   lengths: Int[Array, "B"],
   *,
-  route: Route = OWN_ROUTE,
+  route: Route | Sequence[Route] = OWN_ROUTE,
   expert_capacity: int | None = None,
   remember: Callable[[Any], Any] = lambda cache: None,
 ) -> tuple[Float[Array, "B L D"], list[Any], list[ExpertTrace]]:

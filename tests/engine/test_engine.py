@@ -201,12 +201,28 @@ def test_other_weights_serve_from_the_next_step_on_and_nothing_is_compiled(monke
     core.update_weights(small_params(dtype=jnp.bfloat16))
 
 
-def test_the_experts_of_each_token_come_back():
+def test_the_experts_of_each_token_come_back_and_replay_what_adaptive_rows_drew():
   core = EngineCore(small_params(), SIZES)
-  core.submit(request("a", PROMPTS[2], return_routing=True))
-  finished = core.run()[-1].finished
-  assert finished is not None
-  assert len(finished.routing) == len(PROMPTS[2]) + NEW - 1
+  for index in range(4):
+    core.submit(request(str(index), PROMPTS[index], quality="standard", return_routing=True))
+  tokens: dict[str, list[int]] = {}
+  replayed = changed = 0
+  for piece in core.run():
+    tokens.setdefault(piece.request_id, []).extend(piece.token_ids)
+    if piece.finished is None:
+      continue
+    prompt, drawn = PROMPTS[int(piece.request_id)], tokens[piece.request_id]
+    routing = np.stack([np.asarray(experts) for experts in piece.finished.routing])[None]
+    assert routing.shape == (1, len(prompt) + NEW - 1, 1, 2)
+    ids = np.array([prompt + drawn[:-1]], np.int32)
+    logits = forward(small_params(), ids, routing=routing)
+    assert np.argmax(logits[0, len(prompt) - 1 :], axis=-1).tolist() == drawn
+    replayed += 1
+    changed += drawn != greedy_alone(tuple(prompt))
+  assert replayed == 4
+  assert changed
+  with pytest.raises(ValueError, match=r"routing.shape is \(1, 1, 1, 2\): expected \(1, 3, 1\)"):
+    forward(small_params(), np.ones((1, 3), np.int32), routing=np.zeros((1, 1, 1, 2), np.int32))
 
 
 def test_threads_submit_at_once_and_each_gets_its_own():
