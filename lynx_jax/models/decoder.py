@@ -121,7 +121,7 @@ def run_layers(
   x = embedded(decoder, token_ids.reshape(-1))
   remembered, traces = [], []
   for index, layer in enumerate(decoder.layers):
-    of_layer = next(routes) if isinstance(layer.ffn, MoE) else OWN_ROUTE
+    of_layer = next(routes) if index in decoder.spec.moe_layers else OWN_ROUTE
     choice = ExpertChoice(valid.reshape(-1), of_layer, expert_capacity)
     with jax.named_scope(f"layer_{index}"):
       x, kept, trace = run_layer(

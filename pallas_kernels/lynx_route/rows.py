@@ -333,8 +333,10 @@ def _unscaled(
     return gates(rows.logits, router)
   chosen, log_gates = place < run, _log_gates(rows.logits, router)
   # Gates, which those rows weigh by if they are not divided by their sum, are over the best of all experts.
-  by_gates = alone is not None and router.scoring == "softmax" and not router.renormalize
-  top = jnp.max(jnp.where(chosen | alone if by_gates else chosen, log_gates, -jnp.inf), axis=1)
+  among = chosen
+  if alone is not None and router.scoring == "softmax" and not router.renormalize:
+    among = chosen | alone
+  top = jnp.max(jnp.where(among, log_gates, -jnp.inf), axis=1)
   powers = jnp.where(chosen, jnp.exp(log_gates - top[:, None]), 0.0)
   total = jnp.sum(powers, axis=1)
   if router.renormalize and router.scoring == "softmax":

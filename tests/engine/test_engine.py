@@ -221,6 +221,10 @@ def test_the_experts_of_each_token_come_back_and_replay_what_adaptive_rows_drew(
     changed += drawn != greedy_alone(tuple(prompt))
   assert replayed == 4
   assert changed
+
+
+@pytest.mark.usefixtures("own_errors")
+def test_a_routing_of_other_positions_is_refused():
   with pytest.raises(ValueError, match=r"routing.shape is \(1, 1, 1, 2\): expected \(1, 3, 1\)"):
     forward(small_params(), np.ones((1, 3), np.int32), routing=np.zeros((1, 1, 1, 2), np.int32))
 

@@ -66,7 +66,9 @@ class Executables:
     path = self._directory / f"{digest}.step"
     try:
       payload = pickle.loads(path.read_bytes())
-      return serialize_executable.deserialize_and_load(*payload), "from disk"
+      # A step runs on one device. Unasked, JAX would load the program for all of them.
+      one = jax.devices()[:1]
+      return serialize_executable.deserialize_and_load(*payload, execution_devices=one), "from disk"
     except FileNotFoundError:
       pass
     except Exception as error:  # a damaged file can raise anything

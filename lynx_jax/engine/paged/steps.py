@@ -11,14 +11,14 @@ from jaxtyping import Array, Bool, Float, Float32, Int16, Int32
 from lynx_jax.engine.paged.step_arrays import ABSENT, ADAPTIVE, CHUNK, StepArrays
 from lynx_jax.engine.sampling import Samplers, sample
 from lynx_jax.models.decoder import Decoder, Layer, embedded, rotations_at, run_layer
-from lynx_jax.models.moe import MoE
 from lynx_jax.models.paged import PagedRows
 from lynx_jax.models.parts import OWN_ROUTE, AttentionPart, ExpertChoice, ExpertTrace, LayerCache
 from lynx_jax.models.rope import Rotation
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.routing import Route, RoutingPolicy
+from lynx_jax.routing import Route, RoutingPolicy, TiledRouting
 from pallas_kernels.block_tables import BlockTables
 from pallas_kernels.chunk_attention import QueryTiles
+from pallas_kernels.dims import RouterLogits
 from pallas_kernels.lynx_route import lynx_route_tiles
 
 MOST_TOP_LOGPROBS = 20
@@ -205,21 +205,25 @@ def _layer(
   def attend(attention: AttentionPart, projected: Any) -> tuple[jax.Array, LayerCache]:
     return attention.attend_paged(projected, rotation, cache, rows)
 
-  choice = ExpertChoice(say.valid, _route(layer, rows, say, settings))
+  choice = ExpertChoice(say.valid, _route(rows, say, settings))
   x_TD, kept, trace = run_layer(layer, x_TD, attend, choice, residual_multiplier=spec.residual_multiplier)
   return x_TD, cast(LayerCache, kept), trace
 
 
-def _route(layer: Layer, rows: PagedRows, say: _Say, settings: StepSettings) -> Route:
+def _route(rows: PagedRows, say: _Say, settings: StepSettings) -> Route:
   """How a layer's experts are chosen."""
   policy = settings.policy
   if policy is None:
     return OWN_ROUTE
-  if isinstance(layer.ffn, MoE) and policy.experts_per_token(layer.ffn.spec.top_k) != layer.ffn.spec.top_k:
+  terms = {"own": say.own, "weight": say.weight, "limit": say.limit if settings.limited else None}
+
+  def route(logits: RouterLogits, top_k: int, /, **rule: Any) -> TiledRouting:
+    if policy.experts_per_token(top_k) == top_k:
+      return lynx_route_tiles(logits, top_k, policy=policy, **terms, **rule)
     # Rows that run fewer experts cannot share a call with rows that run all of theirs.
-    return OWN_ROUTE if rows.tiles is not None else functools.partial(lynx_route_tiles, policy=policy)
-  limit = say.limit if settings.limited else None
-  return functools.partial(lynx_route_tiles, policy=policy, own=say.own, weight=say.weight, limit=limit)
+    return lynx_route_tiles(logits, top_k, policy=None if rows.tiles is not None else policy, **rule)
+
+  return route
 
 
 def _samplers(step: StepArrays) -> Samplers:

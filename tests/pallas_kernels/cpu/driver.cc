@@ -246,6 +246,17 @@ void check_append_latents(Random& random, const char* set) {
   check(latents == expected, "append_latents", set);
 }
 
+// Positions of rows of `length` tokens each, from `first` on. If `skips`, a row's last token leaves one position out,
+// and may lie outside of the cache.
+std::vector<int32_t> row_positions(int64_t tokens, int64_t length, int64_t first, bool skips) {
+  std::vector<int32_t> positions(tokens);
+  for (int64_t token = 0; token < tokens; ++token) {
+    const int64_t place = token % length;
+    positions[token] = static_cast<int32_t>(first + place + (skips && place == length - 1));
+  }
+  return positions;
+}
+
 // Norms are over heads, in float32.
 void check_append_heads(Random& random, const InstructionSet& set) {
   const RandomTables tables(random, 3);
@@ -262,13 +273,8 @@ void check_append_heads(Random& random, const InstructionSet& set) {
   for (auto* numbers : {&query, &key, &value, &cosines, &sines, &scale}) {
     for (float& one : *numbers) one = random.normal();
   }
-  // The last token's position may lie outside of the cache.
-  std::vector<int32_t> positions(tokens);
-  for (int64_t token = 0; token < tokens; ++token) {
-    positions[token] =
-        static_cast<int32_t>(token % length + (prompts ? 0 : capacity - length + (token % length == length - 1)));
-    if (paged) positions[token] = static_cast<int32_t>(random.between(-1, 32 * tables.entries));
-  }
+  std::vector<int32_t> positions = row_positions(tokens, length, prompts ? 0 : capacity - length, !prompts);
+  for (int32_t& one : positions) one = paged ? static_cast<int32_t>(random.between(-1, 32 * tables.entries)) : one;
   AppendHeads op{};
   op.batch = batch;
   op.length = length;
