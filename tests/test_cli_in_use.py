@@ -139,17 +139,25 @@ def test_programs_are_kept_between_runs_unless_asked_not_to(tmp_path):
     "import sys, jax\nfrom lynx_jax.cli import main\nhits = []\n"
     "def heard(name, **_): hits.append(name) if name.endswith('/cache_hits') else None\n"
     "jax.monitoring.register_event_listener(heard)\n"
+    "from lynx_jax.engine.paged.program_set import ProgramSet\nbuild, built = ProgramSet._build, []\n"
+    "ProgramSet._build = lambda *arguments: built.append(arguments) or build(*arguments)\n"
     "try: main(['generate', 'A', '--max-new-tokens', '3', '--quiet', *sys.argv[1:]])\n"
-    "finally: print(len(hits), file=sys.stderr)"
+    "finally: print(len(hits), len(built), file=sys.stderr)"
   )
   cached = {"XDG_CACHE_HOME": str(tmp_path), "LYNX_JAX_COMPILATION_CACHE": ""}
   first = child(program, **cached)
-  programs = list((tmp_path / "lynx_jax" / "programs").iterdir())
+  programs = list((tmp_path / "lynx_jax" / "programs" / "steps").iterdir())
   second = child(program, **cached)
   assert first.returncode == second.returncode == 0, first.stderr + second.stderr
   assert first.stdout == second.stdout
-  assert programs
-  assert (int(first.stderr.split()[-1]), int(second.stderr.split()[-1]) > 5) == (0, True)
+  # A step that reads the prompt and one that decodes; JAX keeps the small programs around them.
+  assert len(programs) == 2
+  (hits, built), (hits_again, built_again) = (
+    [int(word) for word in run.stderr.split()[-2:]] for run in (first, second)
+  )
+  assert (hits, built) == (0, 2)
+  assert hits_again > 0
+  assert built_again == 0
 
 
 def test_where_programs_are_kept(monkeypatch, tmp_path):

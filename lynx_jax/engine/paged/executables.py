@@ -17,6 +17,8 @@ import jax
 import jaxlib.version
 from jax.experimental import serialize_executable
 
+from pallas_kernels.cpu import unavailable
+
 _LOG = logging.getLogger(__name__)
 _PACKAGES = ("lynx_jax", "pallas_kernels")
 _MOST_KEPT = 48
@@ -66,6 +68,8 @@ class Executables:
     path = self._directory / f"{digest}.step"
     try:
       payload = pickle.loads(path.read_bytes())
+      # Programs name native code, which is known to XLA once its library is loaded.
+      unavailable()
       # A step runs on one device. Unasked, JAX would load the program for all of them.
       one = jax.devices()[:1]
       return serialize_executable.deserialize_and_load(*payload, execution_devices=one), "from disk"
