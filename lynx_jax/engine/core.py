@@ -91,6 +91,7 @@ class EngineCore:
       limited=self._budget is not None,
       stats=settings.stats or self._budget is not None,
       routing=settings.routing,
+      prompts_apart=settings.prompts_first or settings.deterministic,
     )
     self._executor = Executor(
       params.decoder, step, blocks=blocks, slots=settings.slots, table=table,

@@ -154,7 +154,7 @@ class Executor:
     While `warm_up` compiles the rest, one that reads prompts may decode as well. Without `warm_up` the first step of a
     kind compiles its program.
     """
-    if self._warmed:
+    if self._warmed and not self.programs.settings.prompts_apart:
       return self.programs.smallest(self.shapes, rows, chunks)
     of_kind = [shape for shape in self.shapes if shape.chunks == chunks]
     try:

@@ -98,10 +98,13 @@ class ProgramSet:
     with self._lock:
       if shape in self._programs:
         return self._programs[shape]
-    layouts = result_layout(shape, self.spec, self.settings), Layout(likely_fields(shape.rows, self.spec))
-    key = (shape, self.settings, self.spec, self._weights, str(self._weights_tree), self._state)
+    settings = self.settings.of_steps(chunks=shape.chunks)
+    layouts = result_layout(shape, self.spec, settings), Layout(likely_fields(shape.rows, self.spec))
+    key = (shape, settings, self.spec, self._weights, str(self._weights_tree), self._state)
     start = time.perf_counter()
-    run, source = self._executables.load_or_build(key, lambda: self._build(shape, *layouts), f"step {shape.name}")
+    run, source = self._executables.load_or_build(
+      key, lambda: self._build(shape, settings, *layouts), f"step {shape.name}"
+    )
     _LOG.debug("%s: %s in %.1f s", shape.name, source, time.perf_counter() - start)
     memory = run.memory_analysis()
     program = StepProgram(
@@ -116,14 +119,14 @@ class ProgramSet:
       self._programs[shape] = program
     return program
 
-  def _build(self, shape: StepShape, results: Layout, prompts: Layout) -> Any:
+  def _build(self, shape: StepShape, settings: StepSettings, results: Layout, prompts: Layout) -> Any:
     """Traces and compiles the program."""
     _LOG.info("compiling %s ...", shape.name)
 
     def step(weights: tuple[Any, ...], state: tuple[Any, ...], packed: jax.Array) -> tuple[Any, ...]:
       decoder = jax.tree.unflatten(self._weights_tree, weights)
       before = jax.tree.unflatten(self._state_tree, state)
-      after, outputs = paged_step(decoder, before, unpack_step(packed, shape), self.settings)
+      after, outputs = paged_step(decoder, before, unpack_step(packed, shape), settings)
       kept = tuple(jax.tree.leaves(after))
       return kept, pack_outputs(outputs, results), pack_prompts(outputs, prompts), outputs.experts
 

@@ -48,12 +48,21 @@ class StepSettings:
     limited: whether `StepArrays.limit` bounds the experts of a layer.
     stats: whether to compare the policy with the model's own routing.
     routing: whether to return the experts of every row.
+    prompts_apart: whether prompts are read in steps in which nothing decodes. Their programs then do not depend on the
+      policy, and engines under several policies share them.
   """
 
   policy: RoutingPolicy | None = None
   limited: bool = False
   stats: bool = False
   routing: bool = False
+  prompts_apart: bool = False
+
+  def of_steps(self, *, chunks: bool) -> "StepSettings":
+    """The settings of programs that read prompts (`chunks`), or of those that decode alone."""
+    if chunks and self.prompts_apart:
+      return StepSettings(routing=self.routing)
+    return dataclasses.replace(self, prompts_apart=False)
 
 
 class LayerCounts(NamedTuple):
