@@ -202,7 +202,7 @@ class _Batch:
   def _piece(self, given: EnginePiece, *, last: bool) -> Piece:
     row, ended = int(given.request_id), given.finished
     if ended is not None and ended.reason == "error":
-      kind = FloatingPointError if "not finite" in ended.message else RuntimeError
+      kind = FloatingPointError if ended.fault == "logits" else RuntimeError
       raise kind(f"prompt {row}: {ended.message}")
     reason = None if ended is None else _REASONS[ended.reason]
     return Piece(row, given.text, given.token_ids, reason, self.report() if last else None)

@@ -145,16 +145,21 @@ def test_a_request_that_can_never_run_is_refused_alone(changes, message):
 
 def test_logits_that_are_not_finite_end_their_request_and_others_go_on():
   params = small_params()
-  table = params.decoder.embedding[...]
+  good = (3, 4, 7)
+  expected = greedy_alone(good)
+  # The other request alone meets the token whose embedding is damaged.
+  damaged = next(token for token in range(VOCAB) if token not in {*good, *expected})
   broken = jax.tree.map(lambda leaf: leaf, params.decoder)
-  broken.embedding.set_value(table.at[5].set(jnp.nan))
+  broken.embedding.set_value(params.decoder.embedding[...].at[damaged].set(jnp.nan))
   core = EngineCore(Params(broken), SIZES)
-  core.submit(request("bad", [3, 5, 7]))
-  core.submit(request("good", [3, 4, 7]))
-  ends = {piece.request_id: piece.finished for piece in core.run() if piece.finished}
-  assert ends["bad"].reason == "error"
-  assert "not finite" in ends["bad"].message
-  assert ends["good"].reason == "length" or 5 in greedy_alone((3, 4, 7))
+  core.submit(request("bad", [3, damaged, 7]))
+  core.submit(request("good", list(good)))
+  pieces = core.run()
+  ends = {piece.request_id: piece.finished for piece in pieces if piece.finished}
+  assert (ends["bad"].reason, ends["bad"].fault, ends["bad"].output_tokens) == ("error", "logits", 0)
+  assert "not finite at position 3" in ends["bad"].message
+  assert (ends["good"].reason, ends["good"].fault) == ("length", None)
+  assert [token for piece in pieces if piece.request_id == "good" for token in piece.token_ids] == expected
 
 
 def test_one_failure_of_the_device_is_outlived(monkeypatch):

@@ -11,6 +11,8 @@ Quality: TypeAlias = Literal["exact", "high", "standard", "economy"]
 WEIGHTS: dict[Quality, float] = {"exact": 1.0, "high": 4.0, "standard": 1.0, "economy": 0.25}
 """The say of a request's rows in a batch-aware policy. Rows of `exact` do not vote: they run the model's experts."""
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
+Fault: TypeAlias = Literal["logits", "tokenizer"]
+"""What ended a request by an error: logits that are not finite, or a tokenizer that cannot decode a token."""
 TopLogprobs: TypeAlias = tuple[tuple[int, float], ...]
 """The most likely tokens of one position with their log-probabilities in nats, the likeliest first."""
 
@@ -90,6 +92,7 @@ class Finished:
     reason: `stop` (a stop token or string), `length` (all tokens that it asked for), `abort` (by the caller or by
       a drain that ran out of time), `error`.
     message: what went wrong, where something did.
+    fault: of which kind it was, for programs; None unless the reason is `error`.
     prompt_tokens: of the prompt.
     cached_tokens: of the prompt, taken from the prefix cache when it was first read.
     output_tokens: that were drawn.
@@ -100,6 +103,7 @@ class Finished:
 
   reason: FinishReason
   message: str = ""
+  fault: Fault | None = None
   prompt_tokens: int = 0
   cached_tokens: int = 0
   output_tokens: int = 0

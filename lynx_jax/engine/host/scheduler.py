@@ -15,7 +15,7 @@ from lynx_jax.engine.host.limits import Limits
 from lynx_jax.engine.host.load import StepTimes
 from lynx_jax.engine.host.order import FirstCome, Order, WaitingQueue, rank
 from lynx_jax.engine.host.prefix_cache import Hit, PrefixCache
-from lynx_jax.engine.host.request import FinishReason, Overloaded, Piece, Request
+from lynx_jax.engine.host.request import Fault, FinishReason, Overloaded, Piece, Request
 from lynx_jax.engine.host.running import Running
 from lynx_jax.engine.host.sequence import Sequence, State, new_sequence
 from lynx_jax.engine.host.stats import HostStats
@@ -334,7 +334,7 @@ class Scheduler:
     if not result.finite[slot]:
       self._cache.withdraw(sequence)
       message = f"the model's logits are not finite at position {len(sequence.tokens)}: damaged weights, or an overflow"
-      return self._finish(sequence, "error", message)
+      return self._finish(sequence, "error", message, "logits")
     token = result.token[slot]
     first = len(sequence.tokens) == len(sequence.request.prompt)
     sequence.tokens.append(token)
@@ -345,13 +345,13 @@ class Scheduler:
       reason = "stop"
     elif sequence.drawn - sequence.pending == sequence.request.max_new_tokens:
       reason = "length"
-    text, message = "", ""
+    text, message, fault = "", "", None
     if sequence.text is not None:
       try:
         text, stopped = sequence.text.feed(token, last=reason is not None)
         reason = "stop" if stopped else reason
       except Exception as error:  # a tokenizer can raise whatever it likes, and ends its own request only
-        reason, message = "error", f"the tokenizer cannot decode token {token}: {error}"
+        reason, message, fault = "error", f"the tokenizer cannot decode token {token}: {error}", "tokenizer"
     # A row that drew a stop token was dead in the next step, which may be in flight: that token was never written.
     self._publish(sequence, len(sequence.tokens) - (reason is not None))
     return Piece(
@@ -361,7 +361,7 @@ class Scheduler:
       (result.logprob[slot],) if result.logprob else (),
       (result.top[slot],) if slot in result.top else (),
       tuple(sequence.prompt_logprobs) if first else (),
-      None if reason is None else self._finish(sequence, reason, message).finished,
+      None if reason is None else self._finish(sequence, reason, message, fault).finished,
     )
 
   def _publish(self, sequence: Sequence, known: int | None = None) -> None:
@@ -382,7 +382,7 @@ class Scheduler:
     self._running.leave(sequence, State.WAITING)
     self._queue.add(sequence)
 
-  def _finish(self, sequence: Sequence, reason: FinishReason, message: str = "") -> Piece:
+  def _finish(self, sequence: Sequence, reason: FinishReason, message: str = "", fault: Fault | None = None) -> Piece:
     """Ends a sequence, wherever it is."""
     if sequence.state is State.WAITING:
       self._queue.remove(sequence)
@@ -390,7 +390,7 @@ class Scheduler:
     else:
       self._running.leave(sequence, State.FINISHED)
     del self._by_id[sequence.request.id], self._by_number[sequence.number]
-    return Piece(sequence.request.id, finished=sequence.finished(reason, message))
+    return Piece(sequence.request.id, finished=sequence.finished(reason, message, fault))
 
 
 def _add_new(known: list, start: int, entries) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import enum
 
 from lynx_jax.engine.host.detokenize import TextStream
-from lynx_jax.engine.host.request import WEIGHTS, Finished, FinishReason, Request, TopLogprobs
+from lynx_jax.engine.host.request import WEIGHTS, Fault, Finished, FinishReason, Request, TopLogprobs
 from lynx_jax.engine.host.step_plan import RowSettings
 
 
@@ -90,11 +90,12 @@ class Sequence:
     """Whether another step may draw for it, by its own limit."""
     return self.drawn < self.request.max_new_tokens
 
-  def finished(self, reason: FinishReason, message: str = "") -> Finished:
+  def finished(self, reason: FinishReason, message: str = "", fault: Fault | None = None) -> Finished:
     """What the caller is told of its end."""
     return Finished(
       reason=reason,
       message=message,
+      fault=fault,
       prompt_tokens=len(self.request.prompt),
       cached_tokens=self.cached_tokens or 0,
       output_tokens=len(self.tokens) - len(self.request.prompt),

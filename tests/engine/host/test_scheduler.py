@@ -204,7 +204,7 @@ def test_a_tokenizer_that_fails_ends_its_own_request_only():
     for piece in loop.scheduler.commit(loop.results.popleft()):
       if piece.request_id == "a":
         assert piece.finished is not None
-        assert piece.finished.reason == "error"
+        assert (piece.finished.reason, piece.finished.fault) == ("error", "tokenizer")
         assert "cannot decode" in piece.finished.message
         loop.pieces.pop("a")
       else:
@@ -219,7 +219,7 @@ def test_damaged_logits_end_the_request_and_hide_its_blocks():
   loop.plan()
   (piece,) = loop.scheduler.commit(StepResult(token=[0] * 4, finite=[False] * 4, alive=[False] * 4))
   assert piece.finished is not None
-  assert piece.finished.reason == "error"
+  assert (piece.finished.reason, piece.finished.fault) == ("error", "logits")
   assert "not finite at position 13" in piece.finished.message
   stats = loop.scheduler.stats()
   assert (stats.held_blocks, stats.cached_blocks) == (0, 0)
