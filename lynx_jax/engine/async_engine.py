@@ -2,10 +2,55 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from lynx_jax.engine.engine import Engine
 from lynx_jax.engine.host.request import Piece, Request
+
+
+class AsyncAnswers:
+  """What several requests that were submitted together get, for one task."""
+
+  def __init__(self, engine: Engine, requests: Sequence[Request]):
+    """Made by `AsyncEngine.submit`."""
+    self._engine = engine
+    self._running = {request.id for request in requests}
+    self._pieces: list[Piece | BaseException] = []
+    self._arrived = asyncio.Event()
+
+  @property
+  def ended(self) -> bool:
+    """Whether every request has had its last piece."""
+    return not self._running
+
+  async def take(self) -> list[Piece]:
+    """What has come since the last call, at least one piece; call no more once all have `ended`.
+
+    Raises:
+      EngineDead: the engine has failed.
+    """
+    await self._arrived.wait()
+    self._arrived.clear()
+    arrived, self._pieces = self._pieces, []
+    pieces: list[Piece] = []
+    for piece in arrived:
+      if isinstance(piece, BaseException):
+        self._running.clear()
+        raise piece
+      if piece.finished is not None:
+        self._running.discard(piece.request_id)
+      pieces.append(piece)
+    return pieces
+
+  def leave(self) -> None:
+    """Ends the requests that have not ended; their pieces are lost."""
+    for request_id in self._running:
+      self._engine.abort(request_id)
+    self._running.clear()
+
+  def _put(self, piece: Piece | BaseException) -> None:
+    self._pieces.append(piece)
+    self._arrived.set()
 
 
 class AsyncEngine:
@@ -18,8 +63,28 @@ class AsyncEngine:
     """Serves `engine` in the running event loop. The engine stays the caller's, to be closed by it."""
     self.engine = engine
     self._loop = asyncio.get_running_loop()
-    self._ready: list[tuple[asyncio.Queue[Piece | BaseException], Piece | BaseException]] = []
+    self._ready: list[tuple[AsyncAnswers, Piece | BaseException]] = []
     engine.call_after_step(self._wake)
+
+  async def submit(self, requests: Sequence[Request]) -> AsyncAnswers:
+    """Lets requests run when their turns come: all of them, or none.
+
+    Raises:
+      ValueError: one can never run here.
+      Overloaded: too many requests wait, or the engine drains.
+      EngineDead: the engine has failed.
+    """
+    answers = AsyncAnswers(self.engine, requests)
+
+    def deliver(piece: Piece | BaseException) -> None:
+      self._ready.append((answers, piece))
+
+    try:
+      await asyncio.wrap_future(self.engine.start(lambda: self.engine.take_all(requests, deliver)))
+    except asyncio.CancelledError:
+      answers.leave()
+      raise
+    return answers
 
   async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
     """The pieces of a request up to the last one. Leaving the iterator early ends the request.
@@ -29,25 +94,13 @@ class AsyncEngine:
       Overloaded: too many requests wait, or the engine drains.
       EngineDead: the engine has failed.
     """
-    pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
-
-    def deliver(piece: Piece | BaseException) -> None:
-      self._ready.append((pieces, piece))
-
-    submitted = self.engine.start(lambda: self.engine.take(request, deliver))
-    ended = False
+    answers = await self.submit([request])
     try:
-      await asyncio.wrap_future(submitted)
-      while not ended:
-        piece = await pieces.get()
-        if isinstance(piece, BaseException):
-          ended = True
-          raise piece
-        ended = piece.finished is not None
-        yield piece
+      while not answers.ended:
+        for piece in await answers.take():
+          yield piece
     finally:
-      if not ended and not (submitted.done() and submitted.exception()):
-        self.engine.abort(request.id)
+      answers.leave()
 
   async def drain(self, timeout: float | None = None) -> bool:
     """As `Engine.drain`."""
@@ -62,6 +115,6 @@ class AsyncEngine:
         self._loop.call_soon_threadsafe(_put, ready)
 
 
-def _put(ready: list[tuple[asyncio.Queue[Piece | BaseException], Piece | BaseException]]) -> None:
-  for pieces, piece in ready:
-    pieces.put_nowait(piece)
+def _put(ready: list[tuple[AsyncAnswers, Piece | BaseException]]) -> None:
+  for answers, piece in ready:
+    answers._put(piece)

@@ -71,6 +71,7 @@ class EngineCore:
       blocks=blocks, slots=settings.slots, context=positions, vocab=spec.vocab, programs=programs,
       eos_ids=frozenset(spec.stop_ids), policy="" if policy is None else repr(policy),
       canonical_chunk=settings.mixed[0] if settings.deterministic else None, most_waiting=settings.most_waiting,
+      most_waiting_tokens=settings.most_waiting_tokens,
     )  # fmt: skip
     target = None if settings.step_ms is None else settings.step_ms / 1e3
     experts = sum(moe.experts for moe in spec.moe_specs)
@@ -106,6 +107,11 @@ class EngineCore:
   def warm_up(self, progress: Callable[[StepShape, int, int], None] = lambda shape, done, total: None) -> None:
     """Compiles all step programs, or takes them from the disk; `progress` hears of each: shape, done, total."""
     self._executor.warm_up(progress)
+
+  @property
+  def programs_ready(self) -> tuple[str, ...]:
+    """The step programs that are compiled, such as `decode[16]`. May be read in any thread."""
+    return tuple(shape.name for shape in self._executor.programs.ready)
 
   @property
   def idle(self) -> bool:

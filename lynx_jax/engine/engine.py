@@ -89,6 +89,11 @@ class Engine:
     """The engine's state. Its methods belong to the engine's thread; read `log` and `limits` only."""
     return self._core
 
+  @property
+  def failure(self) -> EngineDead | None:
+    """What killed the engine; None while it lives."""
+    return self._failure
+
   def warm_up(self, progress: Callable[[StepShape, int, int], None] = lambda shape, done, total: None) -> None:
     """Compiles all programs; requests are served meanwhile, by those that are ready."""
     self._check_alive()
@@ -121,6 +126,19 @@ class Engine:
     """`submit_to` for code that runs in the engine's thread (`start`)."""
     self._core.submit(request)
     self._answers[request.id] = deliver
+
+  def take_all(self, requests: Sequence[Request], deliver: Callable[[Piece | BaseException], None]) -> None:
+    """`take` for several requests: all of them, or none if one of them is refused."""
+    taken: list[str] = []
+    try:
+      for request in requests:
+        self.take(request, deliver)
+        taken.append(request.id)
+    except BaseException:
+      for request_id in taken:
+        self._core.abort(request_id)
+        del self._answers[request_id]
+      raise
 
   def submit_all(self, requests: Sequence[Request]) -> list[Answer]:
     """Submits several requests so that no step is planned between them."""
@@ -213,12 +231,16 @@ class Engine:
   def start(self, action: Callable[[], Any]) -> Future[Any]:
     """Has the engine's thread run something between two steps; the future gets what it returns or raises.
 
+    A future that is cancelled before its turn comes runs nothing.
+
     Raises:
       EngineDead: the engine has failed, or is closed.
     """
     future: Future[Any] = Future()
 
     def run() -> None:
+      if not future.set_running_or_notify_cancel():
+        return
       try:
         future.set_result(action())
       except BaseException as error:

@@ -27,6 +27,7 @@ class EngineSettings:
       adaptive rows may read, and the prompts' tokens that steps read beside decoding rows.
     least_retained: share of its experts' weight that an adaptive row keeps in the mean, whatever `step_ms` says.
     most_waiting: requests that may wait before others are refused; None is no limit.
+    most_waiting_tokens: of the prompts that wait, before others are refused; None is no limit. One may always wait.
     prompts_first: whether nothing decodes while a prompt can be read, as a batch does: sequences then decode in lock
       step. Long for those that wait for their next token.
     prefix_first: whether waiting requests with the longest cached prefix go first, not those that came first.
@@ -45,6 +46,7 @@ class EngineSettings:
   step_ms: float | None = None
   least_retained: float = 0.8
   most_waiting: int | None = None
+  most_waiting_tokens: int | None = None
   prompts_first: bool = False
   prefix_first: bool = False
   stats: bool = False

@@ -289,6 +289,34 @@ def test_streams_of_an_event_loop_end_when_they_are_left():
     assert engine.stats().held_blocks == 0
 
 
+def test_a_caller_that_leaves_before_its_turn_changes_nothing():
+  async def serve(engine: Engine) -> None:
+    served, busy = AsyncEngine(engine), threading.Event()
+    engine.start(busy.wait)
+    submitted = asyncio.create_task(served.submit([request("left", PROMPTS[0])]))
+    await asyncio.sleep(0)
+    submitted.cancel()
+    with pytest.raises(asyncio.CancelledError):
+      await submitted
+    busy.set()
+
+  with Engine(small_params(), SIZES) as engine:
+    asyncio.run(serve(engine))
+    assert engine.submit(request("next", PROMPTS[0])).wait()[1] == tuple(greedy_alone(tuple(PROMPTS[0])))
+    assert engine.stats().held_blocks == 0
+
+
+def test_requests_are_submitted_together_or_not_at_all():
+  async def serve(engine: Engine) -> None:
+    both = [request("fits", PROMPTS[0]), request("long", PROMPTS[0], max_new_tokens=1000)]
+    with pytest.raises(ValueError, match="must fit the context"):
+      await AsyncEngine(engine).submit(both)
+
+  with Engine(small_params(), SIZES) as engine:
+    asyncio.run(serve(engine))
+    assert engine.stats().waiting == engine.stats().running == 0
+
+
 def test_deterministic_mode_repeats_bit_for_bit_whatever_else_runs():
   settings = EngineSettings(slots=4, context=96, mixed=(64,), deterministic=True)
   warm = Sampling(temperature=1.0, seed=3)
