@@ -29,8 +29,9 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
       made, or None for the model that comes with the package.
     dtype: bfloat16, float16 or float32, as a name or type; None keeps the checkpoint's.
     weights: "int8" holds experts, attention's projections, dense and shared networks and the head as whole numbers of
-      8 bits with a scale an output (symmetric): half the bytes of bfloat16. Activations, norms, biases, routers and
-      MLA's expansions stay in `dtype`. None keeps all weights in `dtype`.
+      8 bits with a scale an output (symmetric): half the bytes of bfloat16. "int4" holds experts in 4 bits with a
+      scale for every 32 inputs (4.5 bits in all), and the others as "int8" does. Activations, norms, biases, routers
+      and MLA's expansions stay in `dtype`. None keeps all weights in `dtype`.
 
   Returns:
     Params; its `tokenizer` is None where the directory has no tokenizer.json.

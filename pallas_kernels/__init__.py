@@ -17,15 +17,21 @@ from pallas_kernels.rms_norm import RMS_NORM, rms_norm
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.weights.base import HeldWeight, Weight, dequantize
 from pallas_kernels.weights.bfloat16 import BFloat16Bits, bits_of
-from pallas_kernels.weights.int8 import Int8Weight, quantize
+from pallas_kernels.weights.form import INT4, INT8, Form
+from pallas_kernels.weights.quantized import QuantizedWeight
+from pallas_kernels.weights.quantizing import abstract_quantized, quantize, relayout
 
 __all__ = [
   "BLOCK",
+  "INT4",
+  "INT8",
   "BFloat16Bits",
   "BlockTables",
+  "Form",
   "HeldWeight",
-  "Int8Weight",
+  "QuantizedWeight",
   "Weight",
+  "abstract_quantized",
   "append_heads",
   "append_latents",
   "bits_of",
@@ -41,6 +47,7 @@ __all__ = [
   "lynx_route",
   "prompt_heads",
   "quantize",
+  "relayout",
   "rms_norm",
   "row_matmul",
   "row_matmuls",

@@ -146,7 +146,7 @@ def test_sampled_tokens_can_be_measured_too(capsys):
     (["generate", "--prompts", "."], "cannot read . (Is a directory)"),
     (["generate", "x", "--model", "no_such_model"], "no_such_model"),
     (["generate", "x", "--dtype", "int3"], "int3"),
-    (["generate", "x", "--weights", "int4"], "weights is 'int4': choose 'int8', or None to keep the dtype"),
+    (["generate", "x", "--weights", "int3"], "weights is 'int3': choose 'int8', 'int4', or None to keep the dtype"),
     (["info", "--weights", "int4"], "weights is 'int4'"),
     (["info", "org/name"], "download"),
     (["bench", "decode", "--batch", "1,x"], "--batch is '1,x': expected whole numbers"),

@@ -25,7 +25,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
   """The flag that says how weights are held."""
-  parser.add_argument("--weights", metavar="int8", help="hold weights in 8 bits with a scale an output")
+  parser.add_argument(
+    "--weights", metavar="int8|int4", help="hold weights in 8 bits, or experts in 4 bits and the others in 8"
+  )
 
 
 @contextlib.contextmanager

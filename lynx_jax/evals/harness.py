@@ -29,7 +29,7 @@ class LynxLM(TemplateLM):
     batch_size: rows that decode together.
     max_gen_toks: new tokens where a task does not say.
     dtype: of the weights; None keeps the checkpoint's.
-    weights: "int8" or None, as `load` takes it.
+    weights: "int8", "int4" or None, as `load` takes it.
     seed: of the rows that share a batch.
 
   Raises:

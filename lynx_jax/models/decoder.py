@@ -61,7 +61,7 @@ class Decoder(nnx.Module):
 
   @property
   def dtype(self) -> jnp.dtype:
-    """That of the residual stream: the weights', unless they are int8."""
+    """That of the residual stream: the weights', unless they are quantised."""
     return self.final_norm.scale[...].dtype
 
   def embed(self, token_ids: Int[Array, "T"]) -> Float[Array, "T D"]:

@@ -41,7 +41,7 @@ def by_path(decoder: Decoder) -> dict[str, Any]:
   for value in found.values():
     if not is_exact(value):
       kind = held_as(value)
-      raise ValueError(f"the decoder's weights are {kind}, which no checkpoint holds: load it without weights={kind!r}")
+      raise ValueError(f"weights are {kind}, and have lost the checkpoint's numbers: load it without weights={kind!r}")
   return {path: on_host(value) for path, value in found.items()}
 
 

@@ -53,7 +53,7 @@ def counts(spec: DecoderSpec) -> Counts:
 
 
 def weight_bytes(decoder: Decoder) -> Sizes:
-  """Bytes of a decoder's weights as it holds them, scales of int8 weights included; it may be abstract."""
+  """Bytes of a decoder's weights as it holds them, scales of quantised weights included; it may be abstract."""
   return _sizes(decoder, bytes_of)
 
 

@@ -110,7 +110,7 @@ def expert_ffn(
     ids_TK: each row's experts, distinct, in [0, E).
     weights_TK: the weights of those experts.
     gate_up: [E, 2F, D], an expert's gate rows before its up rows; an array of `x`'s dtype, `BFloat16Bits`,
-      or an `Int8Weight`.
+      or a `QuantizedWeight`.
     down: [E, D, F], likewise.
     valid: rows that count; the others may hold anything and give zeros. None takes all.
     tiles: the rows of each expert in tiles of `DECODE_TILE`, if routing has grouped them; they must agree with `ids`

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from pallas_kernels.activations import ClampedSwiGLU
 from pallas_kernels.cpu import cpu_call
+from pallas_kernels.cpu.forms import form_objection
 from pallas_kernels.expert_ffn.arguments import ExpertArrays, ExpertOptions
-from pallas_kernels.weights.base import held_as
+from pallas_kernels.weights.base import form_of, held_as
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -25,8 +26,10 @@ def cpu_objection(arrays: ExpertArrays, *, options: ExpertOptions) -> str | None
   if x.dtype.name not in _DTYPES:
     return f"rows of {x.dtype}: float32 or bfloat16"
   for weight in weights:
-    if held_as(weight) != "int8" and weight.dtype != x.dtype:
-      return f"rows of {x.dtype} and weights of {weight.dtype}: one dtype for both, or int8 weights"
+    if form_of(weight) is None and weight.dtype != x.dtype:
+      return f"rows of {x.dtype} and weights of {weight.dtype}: one dtype for both, or quantised weights"
+    if (objection := form_objection(weight)) is not None:
+      return objection
   return None
 
 

@@ -61,7 +61,7 @@ def row_matmul(
 
   Args:
     x_TI: rows.
-    weight_OI: stored [out, in], an array of `x`'s dtype or an `Int8Weight`.
+    weight_OI: stored [out, in], an array of `x`'s dtype or a `QuantizedWeight`.
     norm_scale: the norm's scale; None multiplies `x` as it is.
     norm_eps: added to the mean square.
     bias: added to every row.

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.cpu import cpu_call
+from pallas_kernels.cpu.forms import form_objection
 from pallas_kernels.row_matmul.arguments import RowArrays, RowOptions
 from pallas_kernels.weights.base import held_as
 
@@ -13,8 +14,11 @@ _DTYPES = ("float32", "bfloat16")
 def cpu_objection(arrays: RowArrays, *, options: RowOptions) -> str | None:
   """Says why the native code cannot take these arguments, or None."""
   x, plain = arrays.x, [weight for weight in arrays.weights if held_as(weight) is None]
-  if 0 < len(plain) < len(arrays.weights):
-    return "int8 weights beside others: all of them, or none"
+  kinds = {held_as(weight) or "plain arrays" for weight in arrays.weights}
+  if len(kinds) > 1:
+    return f"weights of several forms, {' and '.join(sorted(kinds))}: one form for all"
+  if (objection := next(filter(None, map(form_objection, arrays.weights)), None)) is not None:
+    return objection
   for array in (x, *plain, arrays.norm_scale, *arrays.biases, arrays.residual):
     if array is not None and (array.dtype != x.dtype or x.dtype.name not in _DTYPES):
       return f"rows of {x.dtype} with {array.dtype}: all float32, or all bfloat16"

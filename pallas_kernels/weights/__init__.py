@@ -1,1 +1,1 @@
-"""Array types that hold weights: bfloat16 as its bits, and int8 with a scale per output."""
+"""Array types that hold weights: bfloat16 as its bits, and few bits with scales, in forms."""

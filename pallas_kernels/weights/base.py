@@ -5,7 +5,7 @@ implementation that reads the stored form itself lists the kinds that it takes (
 """
 
 import abc
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,22 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Num
 from numpy.typing import DTypeLike
 
+from pallas_kernels.weights.form import Form
 from pallas_kernels.weights.rows import take_rows
 
 
 class HeldWeight(abc.ABC):
-  """A weight [..., out, in] that is held in another form than its numbers; a pytree, of NumPy or of JAX arrays.
+  """A weight [..., out, in] that is held in another form than its numbers; a pytree, of NumPy or of JAX arrays."""
 
-  Attributes:
-    kind: the form's name, by which implementations say what they take.
-    exact: whether `dequantize` gives back the numbers that were stored.
-  """
+  @property
+  @abc.abstractmethod
+  def kind(self) -> str:
+    """The form's name, by which implementations say what they take."""
 
-  kind: ClassVar[str]
-  exact: ClassVar[bool]
+  @property
+  @abc.abstractmethod
+  def exact(self) -> bool:
+    """Whether `dequantize` gives back the numbers that were stored."""
 
   @property
   @abc.abstractmethod
@@ -74,6 +77,11 @@ Weight: TypeAlias = jax.Array | HeldWeight
 def held_as(weight: Any) -> str | None:
   """The kind of the form that holds the weight, or None for a plain array."""
   return weight.kind if isinstance(weight, HeldWeight) else None
+
+
+def form_of(weight: Any) -> Form | None:
+  """The form of a quantised weight, or None for any other."""
+  return getattr(weight, "form", None) if isinstance(weight, HeldWeight) else None
 
 
 def kinds_held(arrays: Any) -> set[str]:

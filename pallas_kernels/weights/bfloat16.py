@@ -6,7 +6,7 @@ bfloat16, which the CPU's matrix product takes natively.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,17 @@ class BFloat16Bits(HeldWeight):
     bits: uint16, of the weight's shape.
   """
 
-  kind: ClassVar[str] = "bfloat16 bits"
-  exact: ClassVar[bool] = True
-
   bits: Any
+
+  @property
+  def kind(self) -> str:
+    """`bfloat16 bits`."""
+    return "bfloat16 bits"
+
+  @property
+  def exact(self) -> bool:
+    """Always."""
+    return True
 
   @property
   def shape(self) -> tuple[int, ...]:

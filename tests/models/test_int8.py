@@ -1,4 +1,4 @@
-"""`load(weights="int8")`: what is quantised, what it costs in memory and in logits, and that every path runs it."""
+"""`load(weights=...)`: what is quantised, what it costs in memory and in logits, and that every path runs it."""
 
 import dataclasses
 import functools
@@ -21,8 +21,9 @@ from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import by_path
 from lynx_jax.models.sizes import bytes_of, expert_bytes, weight_bytes
+from lynx_jax.placement import WEIGHTS
 from lynx_jax.testing import random_checkpoint
-from pallas_kernels import Int8Weight, dequantize, quantize
+from pallas_kernels import QuantizedWeight, dequantize, quantize
 from pallas_kernels.cpu import library, unavailable
 from tests.checkpoints_convert.tampering import with_tensors
 from tests.families.cases import (
@@ -53,9 +54,10 @@ def embedded(**options):
   return lynx_jax.load(**options)
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("case", PLAIN, ids=str)
-def test_all_matrices_of_products_are_int8_and_nothing_else_is(case: Case):
-  whole, narrow = (held(lynx_jax.load(checkpoint(case), weights=weights)) for weights in (None, "int8"))
+def test_all_matrices_of_products_are_quantised_and_nothing_else_is(case: Case, weights: str):
+  whole, narrow = (held(lynx_jax.load(checkpoint(case), weights=how)) for how in (None, weights))
   tied = "head" not in whole
   kept = r".*(norm\.scale|norm\.bias|bias|sinks|router|shared_gate|key_up|value_up)"
   for name, weight in whole.items():
@@ -64,24 +66,30 @@ def test_all_matrices_of_products_are_int8_and_nothing_else_is(case: Case):
       np.testing.assert_array_equal(ours, weight, err_msg=name)
       assert ours.dtype == weight.dtype
     else:
-      assert isinstance(ours, Int8Weight), name
-      expected = quantize(np.asarray(weight))
+      assert isinstance(ours, QuantizedWeight), name
+      expert = weights == "int4" and re.fullmatch(r".*\.ffn\.(gate_up|down)", name) and weight.ndim == 3
+      assert (ours.form.code, ours.form.group) == (("int4", 32) if expert else ("int8", None)), name
+      expected = quantize(np.asarray(weight), ours.form)
       np.testing.assert_array_equal(ours.values, expected.values, err_msg=name)
       np.testing.assert_array_equal(ours.scales, expected.scales, err_msg=name)
 
 
+# What 16 bits a row leave, natively, through two layers; 8 bits of every 32 inputs where experts have 4 bits.
+ERRORS = {"int8": 1e-3, "int4": 3e-2}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("case", PLAIN, ids=str)
-def test_logits_are_those_of_the_weights_that_int8_stands_for(case: Case):
+def test_logits_are_those_of_the_weights_that_they_stand_for(case: Case, weights: str):
   path, tokens = checkpoint(case), random_tokens(case, rows=2, length=19)
-  narrow = lynx_jax.load(path, weights="int8")
+  narrow = lynx_jax.load(path, weights=weights)
   wide = jax.tree.map(
-    lambda weight: dequantize(weight) if isinstance(weight, Int8Weight) else weight,
+    lambda weight: dequantize(weight) if isinstance(weight, QuantizedWeight) else weight,
     narrow,
-    is_leaf=lambda weight: isinstance(weight, Int8Weight),
+    is_leaf=lambda weight: isinstance(weight, QuantizedWeight),
   )
   ours, theirs = np.asarray(_forward(narrow, tokens)), np.asarray(_forward(wide, tokens))
-  # What 16 bits a row leave, natively, through two layers.
-  assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+  assert np.abs(ours - theirs).max() < ERRORS[weights] * np.abs(theirs).max()
 
 
 # Grouped queries with every flag, latents with shared experts, biased experts, a tied head.
@@ -158,14 +166,14 @@ def test_a_converted_directory_and_another_dtype_load_as_int8(tmp_path: Path):
 
 
 def test_what_cannot_be_held_or_written_or_trained_is_named(tmp_path: Path):
-  with pytest.raises(ValueError, match="weights is 'int4': choose 'int8', or None to keep the dtype"):
-    lynx_jax.load(checkpoint(OLMOE[0]), weights="int4")
+  with pytest.raises(ValueError, match="weights is 'int3': choose 'int8', 'int4', or None to keep the dtype"):
+    lynx_jax.load(checkpoint(OLMOE[0]), weights="int3")
   name = "model.layers.1.self_attn.k_proj.weight"
   path = with_tensors(OLMOE[0], tmp_path, lambda tensors: tensors | {name: np.full_like(tensors[name], np.nan)})
   with pytest.raises(ValueError, match=r"layers\.1\.attention\.key: a weight that is NaN or infinite"):
     lynx_jax.load(path, weights="int8")
   params = lynx_jax.load(checkpoint(OLMOE[0]), weights="int8")
-  with pytest.raises(ValueError, match="int8, which no checkpoint holds: load it without"):
+  with pytest.raises(ValueError, match="int8, and have lost the checkpoint's numbers: load it without"):
     by_path(params.decoder)
   with pytest.raises(ValueError, match="int8 experts cannot be trained: load them without"):
     run_causal(params.decoder, jnp.zeros((1, 4), jnp.int32), jnp.array([4]), expert_capacity=4)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = r"(HeldWeight|Int8Weight|BFloat16Bits)"
+WEIGHTS = r"(HeldWeight|QuantizedWeight|BFloat16Bits)"
 PARTS = r"(AttentionSpec|MLASpec|MoESpec|DenseSpec|Attention|MLA|MoE|Dense)"
 
 
@@ -27,7 +27,12 @@ def test_only_the_spec_and_the_families_ask_what_kind_a_part_is():
 
 
 @pytest.mark.parametrize(
-  "line", ["isinstance(weight, Int8Weight)", "isinstance(a.get(1), (str, Int8Weight))", "    case Int8Weight(values):"]
+  "line",
+  [
+    "isinstance(weight, QuantizedWeight)",
+    "isinstance(a.get(1), (str, QuantizedWeight))",
+    "    case QuantizedWeight(values):",
+  ],
 )
 def test_the_search_finds_what_it_looks_for(tmp_path, monkeypatch, line):
   monkeypatch.setitem(globals(), "ROOT", tmp_path)

@@ -1,5 +1,6 @@
 """One suite for every implementation of `expert_ffn`; a new one joins by its name in `IMPLEMENTATIONS`."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import Int8Weight, bits_of, dequantize, expert_ffn, quantize
+from pallas_kernels import INT4, INT8, Form, bits_of, dequantize, expert_ffn, quantize
 from pallas_kernels.activations import ClampedSwiGLU
 from pallas_kernels.expert_ffn.arguments import ExpertArrays, ExpertOptions
 from pallas_kernels.expert_ffn.loop import expert_ffn_loop, tile_size
@@ -37,8 +38,11 @@ def weights_of(experts, width, expert_width, dtype=np.float32, seed=0):
   return jnp.asarray(gate_up, dtype), jnp.asarray(down, dtype)
 
 
-def in_int8(weights):
-  return tuple(jax.tree.map(jnp.asarray, quantize(np.asarray(stack))) for stack in weights)
+INTERLEAVED = Form(code="int4", group=32, layout="interleaved")
+
+
+def held_in(weights, form=INT8):
+  return tuple(jax.tree.map(jnp.asarray, quantize(np.asarray(stack), form)) for stack in weights)
 
 
 def biases_of(experts, width, expert_width, dtype=np.float32):
@@ -181,58 +185,69 @@ class TestExpertFFN:
     assert len(traces) == 1
 
 
-# What the implementations add to the rounding of int8 weights, as a share of the largest result: nothing but float32
-# sums where rows stay float32; natively, 16 bits of each row and of each row of hidden values.
-INT8_ERRORS = {"cpu": 2**-13, "loop": 2**-18, "reference": 2**-18}
+# What the implementations add to the rounding of quantised weights, as a share of the largest result: nothing but
+# float32 sums where rows stay float32; natively, 16 bits of each row and of each row of hidden values.
+QUANTISED_ERRORS = {
+  ("cpu", INT8): 2**-12,
+  ("loop", INT8): 2**-18,
+  ("reference", INT8): 2**-18,
+  ("loop", INT4): 2**-18,
+  ("reference", INTERLEAVED): 2**-18,
+}
 
 
-@pytest.mark.parametrize("implementation", INT8_ERRORS)
-class TestInt8Experts:
+@pytest.mark.parametrize(("implementation", "form"), QUANTISED_ERRORS, ids=str)
+class TestQuantisedExperts:
   @given(load=loads())
   @settings(max_examples=15)
-  def test_equal_the_definition_on_the_weights_that_they_stand_for(self, implementation, load):
+  def test_equal_the_definition_on_the_weights_that_they_stand_for(self, implementation, form, load):
     x, ids, weights, valid, experts, more = load
-    experts = in_int8(experts)
+    experts = held_in(experts, form)
     y = run(x, ids, weights, *experts, valid=valid, **more, implementation=implementation)
     expected = by_numpy(x, ids, weights, *map(dequantize, experts), valid=valid, **more)
-    np.testing.assert_allclose(y, expected, atol=INT8_ERRORS[implementation] * max(1.0, np.abs(expected).max()))
+    np.testing.assert_allclose(
+      y, expected, atol=QUANTISED_ERRORS[implementation, form] * max(1.0, np.abs(expected).max())
+    )
     np.testing.assert_array_equal(y[~valid], 0)
 
   @pytest.mark.parametrize("shape", SHAPES)
-  def test_bfloat16_rows_lose_no_more_than_with_bfloat16_weights(self, implementation, shape):
+  def test_bfloat16_rows_lose_no_more_than_with_bfloat16_weights(self, implementation, form, shape):
     rows, experts, top_k, width, expert_width = shape
     random = np.random.default_rng(1)
     x = jnp.asarray(random.normal(size=(rows, width)), jnp.bfloat16)
     ids = np.stack([random.permutation(experts)[:top_k] for _ in range(rows)]).astype(np.int32)
     weights = np.full((rows, top_k), 1 / top_k, np.float32)
-    narrow = in_int8(weights_of(experts, width, expert_width))
+    narrow = held_in(weights_of(experts, width, expert_width), form)
     y = run(x, ids, weights, *narrow, implementation=implementation)
     expected = by_numpy(x, ids, weights, *map(dequantize, narrow), valid=np.ones(rows, bool))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=2**-7 * np.abs(expected).max())
 
-  def test_experts_that_nobody_chose_may_hold_anything(self, implementation):
+  def test_experts_that_nobody_chose_may_hold_anything(self, implementation, form):
     x, ids, share = np.ones((5, 8), np.float32), np.full((5, 1), 2, np.int32), np.ones((5, 1), np.float32)
-    experts = in_int8(weights_of(6, 8, 16))
-    unused = jnp.arange(6)[:, None] != 2
-    poisoned = [Int8Weight(stack.values, jnp.where(unused, jnp.nan, stack.scales)) for stack in experts]
+    experts = held_in(weights_of(6, 8, 16), form)
+    unused = (jnp.arange(6) != 2).reshape(6, *(1,) * (experts[0].scales.ndim - 1))
+    poisoned = [
+      dataclasses.replace(stack, scales=jnp.where(unused, jnp.nan, stack.scales).astype(stack.scales.dtype))
+      for stack in experts
+    ]
     clean = run(x, ids, share, *experts, implementation=implementation)
     np.testing.assert_array_equal(run(x, ids, share, *poisoned, implementation=implementation), clean)
 
-  def test_outputs_of_zeros_give_zeros(self, implementation):
+  def test_outputs_of_zeros_give_zeros(self, implementation, form):
     gate_up, down = weights_of(4, 24, 40)
-    experts = in_int8((gate_up, down.at[:, 5].set(0)))
+    experts = held_in((gate_up, down.at[:, 5].set(0)), form)
     ids = np.array([[0, 3], [1, 2]], np.int32)
     y = run(np.ones((2, 24), np.float32), ids, np.ones((2, 2), np.float32), *experts, implementation=implementation)
     assert np.isfinite(y).all()
     np.testing.assert_array_equal(np.asarray(y)[:, 5], 0)
     assert np.all(np.asarray(y)[:, :5] != 0)
 
-  def test_gradients_of_rows_are_those_of_the_weights_that_they_stand_for(self, implementation):
+  def test_gradients_of_rows_are_those_of_the_weights_that_they_stand_for(self, implementation, form):
     random = np.random.default_rng(4)
     x = jnp.asarray(random.normal(size=(6, 8)), jnp.float32)
     ids = jnp.asarray(np.stack([random.permutation(4)[:2] for _ in range(6)]), jnp.int32)
-    experts = in_int8(weights_of(4, 8, 12))
+    experts = held_in(weights_of(4, 8, 12), form)
 
     def slopes(experts, implementation):
       def loss(x):
@@ -245,7 +260,7 @@ class TestInt8Experts:
 
 
 def test_int8_experts_are_not_for_the_gpu_kernels_and_fall_back_there():
-  experts = in_int8(weights_of(4, 16, 32))
+  experts = held_in(weights_of(4, 16, 32))
   arguments = (jnp.ones((3, 16), jnp.bfloat16), jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)), *experts)
   with pytest.raises(NotImplementedError, match="it takes no weights held as int8: it takes plain arrays"):
     expert_ffn(*arguments, implementation="pallas")
@@ -256,7 +271,7 @@ def test_int8_experts_are_not_for_the_gpu_kernels_and_fall_back_there():
 
 def test_int8_beside_floating_weights_is_an_error_natively_and_right_elsewhere():
   gate_up, down = weights_of(4, 16, 32)
-  (narrow,) = in_int8((gate_up,))
+  (narrow,) = held_in((gate_up,))
   arguments = (jnp.ones((3, 16)), jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)))
   with pytest.raises(NotImplementedError, match="weights of int8 and of float32: one form for both"):
     expert_ffn(*arguments, narrow, down, implementation="cpu")
@@ -317,7 +332,15 @@ def compiled_in_a_loop(layer, held=in_bits):
   return arrays_made(compiled, experts * width * expert_width)
 
 
-@pytest.mark.parametrize("held", [in_bits, in_int8])
+def in_int4(weights):
+  return held_in(weights, INT4)
+
+
+def interleaved(weights):
+  return held_in(weights, INTERLEAVED)
+
+
+@pytest.mark.parametrize("held", [in_bits, held_in, in_int4, interleaved])
 def test_no_array_of_the_weights_size_is_made_in_a_decode_loop(held):
   assert compiled_in_a_loop(looped, held) == []
 
@@ -334,7 +357,7 @@ def test_the_check_sees_int8_weights_that_are_widened():
   def widening(x, ids, share, gate_up, down, valid):
     return looped(x, ids, share, *(dequantize(held).astype(x.dtype) for held in (gate_up, down)), valid)
 
-  assert any("[16," in line for line in compiled_in_a_loop(widening, in_int8))
+  assert any("[16," in line for line in compiled_in_a_loop(widening, held_in))
 
 
 def test_the_tiles_to_run_follow_the_experts_in_use():

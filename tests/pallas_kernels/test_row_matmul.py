@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import dequantize, quantize, row_matmul, row_matmuls
+from pallas_kernels import INT4, INT8, Form, dequantize, quantize, row_matmul, row_matmuls
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 SIZES = ((1, 32, 16), (5, 48, 80), (2, 16, 6), (16, 64, 48), (33, 96, 32), (64, 32, 128))
@@ -85,52 +85,64 @@ def test_a_row_among_many_has_the_same_bits_as_alone_natively(weights, inner):
   dtype = jnp.bfloat16 if weights == "bfloat16" else jnp.float32
   x, weight = (jnp.asarray(random.normal(size=(rows, inner)), dtype) for rows in (103, 75))
   if weights == "int8":
-    weight = in_int8(weight)
+    weight = held_in(weight)
   many = run(x, weight, dtype="float32", implementation="cpu")
   for rows in (slice(5, 6), slice(40, 53), slice(60, 90)):
     few = run(x[rows], weight, dtype="float32", implementation="cpu")
     np.testing.assert_array_equal(many[rows], few)
 
 
-def in_int8(weight):
-  return jax.tree.map(jnp.asarray, quantize(np.asarray(weight)))
+INTERLEAVED = Form(code="int4", group=32, layout="interleaved")
 
 
-@pytest.mark.parametrize("implementation", ["cpu", "reference"])
-class TestInt8RowMatmul:
+def held_in(weight, form=INT8):
+  return jax.tree.map(jnp.asarray, quantize(np.asarray(weight), form))
+
+
+def quantised_bound(x, weight, implementation, narrow, norm_scale, size):
+  """By how much a product may differ from that of the numbers that the weight stands for."""
+  if implementation == "reference":
+    # A normed bfloat16 row is rounded to 8 bits once, as are weights in groups that meet bfloat16 rows.
+    rounded = (norm_scale is not None) + (weight.form.group is not None)
+    return (rounded * 2**-8 if narrow and rounded else 2**-20) * size
+  # A row has 16 bits with its sign: half a step of its largest number, for every weight that it meets.
+  row = normed(x, norm_scale, 1e-3)
+  most = np.abs(row).max(axis=1, keepdims=True)
+  return 0.5 / 32767 * most * np.abs(np.asarray(dequantize(weight), np.float64)).sum(axis=1) + 2**-20 * size
+
+
+@pytest.mark.parametrize(
+  ("implementation", "form"),
+  [("cpu", INT8), ("reference", INT8), ("reference", INT4), ("reference", INTERLEAVED)],
+  ids=str,
+)
+class TestQuantisedRowMatmul:
   @given(case=inputs(), narrow=st.booleans())
   @settings(max_examples=20)
-  def test_equals_the_definition_on_the_weights_that_it_stands_for(self, implementation, case, narrow):
+  def test_equals_the_definition_on_the_weights_that_it_stands_for(self, implementation, form, case, narrow):
     x, weight, extras = case
     if not narrow:
       x, extras = jax.tree.map(lambda array: array.astype(jnp.float32), (x, extras))
-    weight = in_int8(weight)
+    weight = held_in(weight, form)
     y = run(x, weight, **extras, norm_eps=1e-3, dtype="float32", implementation=implementation)
     expected, size = by_numpy(x, dequantize(weight), **extras, eps=1e-3)
-    if implementation == "reference":
-      # A normed bfloat16 row is rounded to 8 bits once.
-      bound = (2**-8 if narrow and extras["norm_scale"] is not None else 2**-20) * size
-    else:
-      # A row has 16 bits with its sign: half a step of its largest number, for every weight that it meets.
-      row = normed(x, extras["norm_scale"], 1e-3)
-      most = np.abs(row).max(axis=1, keepdims=True)
-      bound = 0.5 / 32767 * most * np.abs(np.asarray(dequantize(weight), np.float64)).sum(axis=1) + 2**-20 * size
+    bound = quantised_bound(x, weight, implementation, narrow, extras["norm_scale"], size)
     assert np.all(np.abs(np.asarray(y) - expected) <= bound + 1e-6)
 
-  def test_several_weights_are_as_many_products(self, implementation):
+  def test_several_weights_are_as_many_products(self, implementation, form):
     random = np.random.default_rng(1)
     x, *weights = (jnp.asarray(random.normal(size=(rows, 48)), jnp.bfloat16) for rows in (5, 80, 16, 24))
     scale, bias = (jnp.asarray(random.normal(size=size), jnp.bfloat16) for size in (48, 16))
-    weights = [in_int8(weight) for weight in weights]
+    weights = [held_in(weight, form) for weight in weights]
     options = {"norm_scale": scale, "norm_eps": 1e-3, "dtype": "float32", "implementation": implementation}
     together = row_matmuls(x, weights, biases=(None, bias, None), **options)
     for y, weight, own in zip(together, weights, (None, bias, None), strict=True):
       np.testing.assert_array_equal(y, row_matmul(x, weight, bias=own, **options))
 
-  def test_rows_do_not_meet_and_outputs_of_zeros_give_zeros(self, implementation):
+  def test_rows_do_not_meet_and_outputs_of_zeros_give_zeros(self, implementation, form):
     random = np.random.default_rng(0)
     x = jnp.asarray(random.normal(size=(7, 64)), jnp.bfloat16)
-    weight = in_int8(jnp.asarray(random.normal(size=(32, 64))).at[9].set(0))
+    weight = held_in(jnp.asarray(random.normal(size=(32, 64))).at[9].set(0), form)
     y = run(x, weight, implementation=implementation)
     poisoned = run(x.at[3].set(jnp.nan), weight, implementation=implementation)
     others = np.arange(7) != 3
@@ -142,10 +154,10 @@ class TestInt8RowMatmul:
 def test_int8_weights_are_not_for_the_gpu_kernel_nor_natively_beside_others():
   x, weight = jnp.ones((3, 16), jnp.bfloat16), jnp.ones((16, 16), jnp.bfloat16)
   with pytest.raises(NotImplementedError, match="it takes no weights held as int8: it takes plain arrays"):
-    row_matmul(x, in_int8(weight), implementation="pallas")
-  with pytest.raises(NotImplementedError, match="int8 weights beside others: all of them, or none"):
-    row_matmuls(x, [in_int8(weight), weight], implementation="cpu")
-  for y in row_matmuls(x, [in_int8(weight), weight]):
+    row_matmul(x, held_in(weight), implementation="pallas")
+  with pytest.raises(NotImplementedError, match="weights of several forms, int8 and plain arrays: one form for all"):
+    row_matmuls(x, [held_in(weight), weight], implementation="cpu")
+  for y in row_matmuls(x, [held_in(weight), weight]):
     np.testing.assert_array_equal(np.asarray(y, np.float32), 16)
 
 

@@ -13,6 +13,7 @@ from lynx_jax.models.parameters import by_path
 from lynx_jax.testing.random_checkpoint import random_checkpoint
 from lynx_jax.testing.random_params import normal, random_params
 from lynx_jax.testing.tiny_configs import TINY
+from pallas_kernels import dequantize
 from pallas_kernels.gates.deviceless import compile_for
 
 
@@ -35,6 +36,17 @@ def test_they_are_what_a_checkpoint_gives(tmp_path, family):
     elif one.size >= 1024:
       assert one.std() == pytest.approx(other.std(), rel=0.1), name
       assert abs(one.mean()) < 0.003, name
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_they_are_what_quantising_a_checkpoint_gives(tmp_path, weights):
+  random_checkpoint(tmp_path / "made", TINY["qwen3_moe"])
+  loaded = lynx_jax.load(tmp_path / "made", weights=weights)
+  drawn = random_params(spec_from_config(TINY["qwen3_moe"]), weights=weights)
+  assert facts(drawn) == facts(loaded)
+  one, other = (np.asarray(dequantize(params.decoder.layers[0].ffn.gate_up.get_value())) for params in (drawn, loaded))
+  assert one.std() == pytest.approx(other.std(), rel=0.1)
+  assert abs(one.mean()) < 0.003
 
 
 def test_a_seed_gives_the_same_weights_and_each_parameter_its_own():

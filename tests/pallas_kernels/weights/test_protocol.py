@@ -1,31 +1,60 @@
 """Every form of a weight answers alike: the same shape, parts and products as the plain array that it stands for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import bits_of, quantize
-from pallas_kernels.weights.base import dequantize, factor, held_as, is_exact, on_host, rows_at, scaled, take
+from pallas_kernels import INT4, INT8, Form, bits_of, quantize
+from pallas_kernels.weights.base import dequantize, factor, form_of, held_as, is_exact, on_host, rows_at, scaled, take
 
-FORMS = {"plain": lambda weight: weight, "bfloat16 bits": bits_of, "int8": quantize}
+QUANTISED = {
+  "int8": INT8,
+  "int8 in groups": Form(code="int8", group=64, layout="interleaved"),
+  "int4": INT4,
+  "int4 in groups of 64": Form(code="int4", group=64, layout="interleaved"),
+}
+FORMS = {"plain": lambda weight: weight, "bfloat16 bits": bits_of}
+FORMS |= {name: functools.partial(quantize, form=form) for name, form in QUANTISED.items()}
+# Bytes of three weights [5, 70]: outputs are filled up to 16, inputs to whole groups or lines.
+BYTES = {
+  "plain": 2 * 1050, "bfloat16 bits": 2 * 1050, "int8": 1050 + 4 * 15,
+  "int8 in groups": 3 * 16 * (128 + 4 * 2), "int4": 15 * (48 + 2 * 3), "int4 in groups of 64": 3 * 16 * (64 + 2 * 2),
+}  # fmt: skip
 
 
 def stack(form: str, *, arrays=jnp.asarray):
-  """Three weights [5, 4] in the form, and the float32 numbers that they stand for."""
-  numbers = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(jnp.bfloat16)
+  """Three weights [5, 70] in the form, and the float32 numbers that they stand for."""
+  numbers = np.random.default_rng(0).normal(size=(3, 5, 70)).astype(jnp.bfloat16)
   held = jax.tree.map(arrays, FORMS[form](numbers))
-  if form == "int8":
-    return held, np.asarray(held.values, np.float32) * np.asarray(held.scales)[..., None]
-  return held, numbers.astype(np.float32)
+  return held, numbers_of(held) if form in QUANTISED else numbers.astype(np.float32)
+
+
+def numbers_of(held):
+  """The definition of the layouts, a number at a time."""
+  form, values, scales = held.form, np.asarray(held.values), np.asarray(held.scales, np.float32)
+  wide = np.empty(held.shape, np.float32)
+  for *at, o, i in np.ndindex(*held.shape):
+    if form.layout == "rows":
+      byte = values[(*at, o, i // form.in_byte)]
+      high = i % form.in_byte
+      scale = scales[(*at, o, i // (form.group or 1000))]
+    else:
+      line, place = divmod(i, 4 * form.in_byte)
+      high, byte = place // 4, values[(*at, o // 16, line, o % 16 * 4 + place % 4)]
+      scale = scales[(*at, o // 16, i // (form.group or 1000), o % 16)]
+    wide[(*at, o, i)] = scale * (byte if form.bits == 8 else (byte >> 4 * high) % 16 - 8.0)
+  return wide
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_weight_says_what_it_stands_for(form):
   held, numbers = stack(form)
   assert (held.shape, held.dtype) == (numbers.shape, jnp.bfloat16)
-  assert held_as(held) == (None if form == "plain" else form)
-  assert held.nbytes == {"plain": 120, "bfloat16 bits": 120, "int8": 60 + 4 * 15}[form]
+  assert held_as(held) == {"plain": None, "bfloat16 bits": form}.get(form, form.split()[0])
+  assert held.nbytes == BYTES[form]
   np.testing.assert_array_equal(dequantize(held), numbers)
   again = jax.tree.unflatten(jax.tree.structure(held), jax.tree.leaves(held))
   assert (again.shape, again.dtype) == (held.shape, held.dtype)
@@ -42,13 +71,17 @@ def test_one_of_a_stack_is_a_weight_of_the_same_form(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_products_and_rows_are_those_of_the_numbers(form):
   held, numbers = stack(form)
-  x = np.random.default_rng(1).normal(size=(2, 4)).astype(jnp.bfloat16)
+  x = np.random.default_rng(1).normal(size=(2, 70)).astype(jnp.bfloat16)
   products = jnp.einsum("ti,eoi->teo", x, factor(held, jnp.bfloat16), preferred_element_type=jnp.float32)
   expected = np.einsum("ti,eoi->teo", x.astype(np.float64), numbers.astype(np.float64))
-  np.testing.assert_allclose(scaled(products, held), expected, rtol=1e-5, atol=1e-5)
-  rows = rows_at(take(held, 2), jnp.array([4, 0]))
+  # Weights in groups are rounded to bfloat16, with their scales, before they are multiplied.
+  sizes = np.einsum("ti,eoi->teo", np.abs(x.astype(np.float64)), np.abs(numbers.astype(np.float64)))
+  tolerance = 2**-9 if form_of(held) and form_of(held).group else 1e-6
+  assert np.all(np.abs(scaled(products, held) - expected) <= tolerance * sizes + 1e-5)
+  ids = jnp.array([[4, 0], [1, 1]])
+  rows = rows_at(take(held, 2), ids)
   assert rows.dtype == jnp.bfloat16
-  np.testing.assert_array_equal(rows, numbers[2][[4, 0]].astype(jnp.bfloat16))
+  np.testing.assert_array_equal(rows, numbers[2][np.asarray(ids)].astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("form", ["plain", "bfloat16 bits"])
@@ -59,8 +92,9 @@ def test_exact_forms_go_back_to_the_host_as_they_were(form, arrays):
   np.testing.assert_array_equal(np.asarray(on_host(held), np.float32), numbers)
 
 
-def test_int8_has_no_way_back():
-  held, _ = stack("int8")
+@pytest.mark.parametrize("form", QUANTISED)
+def test_quantised_weights_have_no_way_back(form):
+  held, _ = stack(form)
   assert not is_exact(held)
-  with pytest.raises(ValueError, match="int8 weights have lost the numbers that they were made of"):
+  with pytest.raises(ValueError, match=f"{form[:4]} weights have lost the numbers that they were made of"):
     on_host(held)

@@ -1,0 +1,106 @@
+"""How a quantised weight is held: the code of its numbers, which of them share a scale, and how they lie in memory."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pallas_kernels.checks import field_of, require, whole_fields
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+  """How a number is written in bits.
+
+  Attributes:
+    bits: of one number.
+    zero: the stored number that means 0, where a weight has no zeros of its own.
+    largest: of the numbers that are stored, less `zero`, in magnitude.
+  """
+
+  bits: int
+  zero: int
+  largest: int
+
+
+CODES: Mapping[str, Code] = MappingProxyType(
+  {"int8": Code(bits=8, zero=0, largest=127), "int4": Code(bits=4, zero=8, largest=8)}
+)
+LAYOUTS = ("rows", "interleaved")
+
+LANES = 16
+"""Outputs that lie interleaved."""
+LINE = 64
+"""Bytes of a line of interleaved outputs: one cache line."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+  """The form of a quantised weight [..., out, in]; static in compiled programs.
+
+  With B numbers in a byte, G groups an output, and inputs filled up to whole groups with numbers that mean 0:
+
+  - `rows`: values [..., out, in / B], scales [..., out, G]. Two numbers of a byte are neighbours, the low half first.
+    Files hold this one.
+  - `interleaved`: outputs are filled up to a multiple of 16. values [..., out / 16, in / (4 B), 64] are lines of 16
+    outputs by 4 B inputs: byte 4 o + i of a line belongs to output o. Its low half is input i, its high half input
+    i + 4. scales [..., out / 16, G, 16]. CPUs read this one: a vector register holds the same inputs of 16 outputs.
+
+  Zeros, where there are some, have the shape of scales.
+
+  Attributes:
+    code: one of `CODES`.
+    group: consecutive inputs that share a scale, a multiple of 32; None is all inputs of an output.
+    layout: one of `LAYOUTS`.
+  """
+
+  code: str
+  group: int | None = None
+  layout: str = "rows"
+
+  def __post_init__(self) -> None:
+    require(self.code in CODES, field_of(self, "code"), self.code, f"one of {', '.join(CODES)}")
+    require(self.layout in LAYOUTS, field_of(self, "layout"), self.layout, f"one of {', '.join(LAYOUTS)}")
+    if self.group is not None:
+      whole_fields(self, "group", least=32)
+      require(self.group % 32 == 0, field_of(self, "group"), self.group, "a multiple of 32")
+
+  @property
+  def bits(self) -> int:
+    """Bits of one number, without its share of a scale."""
+    return CODES[self.code].bits
+
+  @property
+  def in_byte(self) -> int:
+    """Numbers that a byte holds."""
+    return 8 // self.bits
+
+  def groups(self, inner: int) -> int:
+    """Scales of one output of `inner` inputs."""
+    return 1 if self.group is None else -(-inner // self.group)
+
+  def inputs(self, inner: int) -> int:
+    """Inputs that are stored for one output of `inner`."""
+    whole = self.group or (self.in_byte if self.layout == "rows" else LINE // LANES * self.in_byte)
+    return math.ceil(inner / whole) * whole
+
+  def values_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the stored values of a weight."""
+    *stack, outs, inner = shape
+    stored = self.inputs(inner) // self.in_byte
+    if self.layout == "rows":
+      return (*stack, outs, stored)
+    return (*stack, -(-outs // LANES), stored * LANES // LINE, LINE)
+
+  def scales_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the scales of a weight."""
+    *stack, outs, inner = shape
+    if self.layout == "rows":
+      return (*stack, outs, self.groups(inner))
+    return (*stack, -(-outs // LANES), self.groups(inner), LANES)
+
+
+INT8 = Form(code="int8")
+"""8 bits, one scale an output."""
+INT4 = Form(code="int4", group=32)
+"""4 bits, one scale for every 32 inputs of an output."""

@@ -1,0 +1,77 @@
+"""Numbers of a quantised weight in the layouts of `Form`, and back; for NumPy and for JAX arrays."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_kernels.weights.form import CODES, LANES, LINE, Form
+
+
+def _of(array: Any) -> Any:
+  """The array library of `array`."""
+  return np if isinstance(array, np.ndarray) else jnp
+
+
+def unpacked(values: Any, form: Form, shape: tuple[int, ...]) -> Any:
+  """The stored numbers of a weight of `shape`, one each in int8 or uint8: [..., out, in] of the given sizes."""
+  xp, (outs, inner) = _of(values), shape[-2:]
+  if form.layout == "rows":
+    numbers = values if form.in_byte == 1 else _stacked(xp, values, -1)
+  else:
+    numbers = values.reshape(*values.shape[:-1], LANES, LINE // LANES)
+    # [.., blocks, lines, outputs, inputs of a half], and for two numbers in a byte an axis of halves before the last.
+    numbers = numbers[..., None, :] if form.in_byte == 1 else _stacked(xp, numbers, -2)
+    numbers = xp.moveaxis(numbers, -3, -4)
+    numbers = numbers.reshape(*numbers.shape[:-5], numbers.shape[-5] * LANES, -1)
+  return numbers.reshape(*shape[:-2], -1, form.inputs(inner))[..., :outs, :inner]
+
+
+def packed(numbers: np.ndarray, form: Form) -> np.ndarray:
+  """The stored values of numbers [..., out, in] of int8 or uint8."""
+  *stack, outs, inner = numbers.shape
+  blocks = -(-outs // LANES) * LANES if form.layout == "interleaved" else outs
+  zero = CODES[form.code].zero
+  filled = _filled(numbers, (*stack, blocks, form.inputs(inner)), zero)
+  if form.layout == "rows":
+    return filled if form.in_byte == 1 else filled[..., 0::2] | filled[..., 1::2] << 4
+  lines = filled.reshape(*stack, blocks // LANES, LANES, -1, form.in_byte, LINE // LANES)
+  lines = np.moveaxis(lines, -3, -4)
+  halves = lines[..., 0, :] if form.in_byte == 1 else lines[..., 0, :] | lines[..., 1, :] << 4
+  return np.ascontiguousarray(halves).reshape(form.values_shape(numbers.shape))
+
+
+def by_output(scales: Any, form: Form, outs: int) -> Any:
+  """Scales or zeros in the order of outputs: [..., out, groups]."""
+  if form.layout == "rows":
+    return scales
+  moved = _of(scales).moveaxis(scales, -1, -2)
+  return moved.reshape(*moved.shape[:-3], -1, moved.shape[-1])[..., :outs, :]
+
+
+def by_block(scales: np.ndarray, form: Form) -> np.ndarray:
+  """Scales or zeros [..., out, groups] in the order of `form`."""
+  if form.layout == "rows":
+    return scales
+  *stack, outs, groups = scales.shape
+  filled = _filled(scales, (*stack, -(-outs // LANES) * LANES, groups), 0)
+  return np.ascontiguousarray(np.moveaxis(filled.reshape(*stack, -1, LANES, groups), -1, -2))
+
+
+def relaid(form: Form, layout: str) -> Form:
+  """The same form in another layout."""
+  return dataclasses.replace(form, layout=layout)
+
+
+def _stacked(xp: Any, values: Any, axis: int) -> Any:
+  """Low and high halves of bytes, along a new axis."""
+  return xp.stack([values & 15, values >> 4], axis)
+
+
+def _filled(array: np.ndarray, shape: tuple[int, ...], fill: int) -> np.ndarray:
+  if array.shape == shape:
+    return array
+  filled = np.full(shape, fill, array.dtype)
+  filled[tuple(slice(size) for size in array.shape)] = array
+  return filled
