@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lynx_jax.engine.steps import forward
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.dense import DenseSpec
@@ -43,3 +44,18 @@ def random_prompts(lengths, seed: int = 0, vocab: int = VOCAB) -> list[list[int]
   """Prompts of random token ids, one of each length."""
   random = np.random.default_rng(seed)
   return [random.integers(vocab, size=length).tolist() for length in lengths]
+
+
+@functools.cache
+def greedy_alone(prompt: tuple[int, ...], new: int = 10, seed: int = 0) -> list[int]:
+  """The most likely continuation by `small_params`, by whole forward passes of at most 96 positions."""
+  tokens = list(prompt)
+  for _ in range(new):
+    padded = np.zeros((1, 96), np.int32)
+    padded[0, : len(tokens)] = tokens
+    logits = _forward(small_params(seed=seed), padded)[0, len(tokens) - 1]
+    tokens.append(int(np.argmax(logits)))
+  return tokens[len(prompt) :]
+
+
+_forward = jax.jit(forward)

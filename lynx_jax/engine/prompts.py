@@ -1,13 +1,14 @@
 """Prompts as token ids: text, conversations or ids, checked against the vocabulary and the context."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, TypeAlias, cast
 
 import jax
 import numpy as np
 
 from lynx_jax.models.params import Params
-from lynx_jax.text.chat import Chats, chat_prompts
+from lynx_jax.text.chat import Chats, chat_prompt, listed_chats
 from pallas_kernels.checks import plain_number, shown
 
 Prompts: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]]
@@ -21,26 +22,53 @@ def encode_prompts(params: Params, prompts: Prompts | Chats, chat: bool | Mappin
 
   Args:
     params: a loaded model.
-    prompts: a string, strings, or lists of token ids; with `chat`, what `chat_prompts` takes.
+    prompts: a string, strings, or lists of token ids; with `chat`, users' messages or conversations.
     chat: whether prompts are conversations; a mapping sets variables of the chat template.
 
   Raises:
     ValueError: a prompt is empty, too long, holds an id outside the vocabulary, or is text without a tokenizer.
     TypeError: something else was given than prompts.
   """
+  return [encode() for encode in _encoders(params, prompts, chat)]
+
+
+def encode_or_fail(
+  params: Params, prompts: Prompts | Chats, chat: bool | Mapping[str, Any] = False
+) -> list[list[int] | Exception]:
+  """As `encode_prompts`, with its error in the place of each prompt that has one.
+
+  Raises:
+    ValueError: there is no prompt, or `chat` is asked for without a tokenizer.
+    TypeError: something else was given than prompts.
+  """
+
+  def result(encode: Callable[[], list[int]]) -> list[int] | Exception:
+    try:
+      return encode()
+    except Exception as error:  # a tokenizer or a template can raise whatever it likes
+      return error
+
+  return [result(encode) for encode in _encoders(params, prompts, chat)]
+
+
+def _encoders(
+  params: Params, prompts: Prompts | Chats, chat: bool | Mapping[str, Any]
+) -> list[Callable[[], list[int]]]:
+  """What gives the ids of each prompt, or raises its error. Raises now what is wrong with all of them."""
   if not isinstance(chat, bool | Mapping):
     raise TypeError(f"chat is {shown(chat)}: expected True, False, or a mapping of the chat template's variables")
   if chat is False:
     several = [prompts] if isinstance(prompts, str) else _listed(prompts)
-    ids = [_encode(params, index, prompt) for index, prompt in enumerate(several)]
+    encode = functools.partial(_encode, params)
   else:
     # An empty mapping asks for chat too.
-    chats = cast("Chats", prompts)
-    answered = chat_prompts(params.tokenizer, chats, {} if chat is True else chat)
-    ids = [_inside(index, prompt, params.spec.vocab) for index, prompt in enumerate(answered)]
-  if not ids:
+    several = listed_chats(params.tokenizer, cast("Chats", prompts))
+    encode = functools.partial(_encode_chat, params, {} if chat is True else chat)
+  if not several:
     raise ValueError("prompts is empty: give at least one prompt")
-  return [_fitting(index, prompt, params.spec.context) for index, prompt in enumerate(ids)]
+  return [
+    functools.partial(_fitting, encode, index, prompt, params.spec.context) for index, prompt in enumerate(several)
+  ]
 
 
 def _listed(prompts: Any) -> list[Any]:
@@ -75,6 +103,11 @@ def _encode(params: Params, index: int, prompt: object) -> list[int]:
   raise TypeError(f"prompt {index} is {shown(prompt)}: {_EXPECTED}{f'; {remedy}' if remedy else ''}")
 
 
+def _encode_chat(params: Params, variables: Mapping[str, Any], index: int, chat: object) -> list[int]:
+  assert params.tokenizer is not None
+  return _inside(index, chat_prompt(params.tokenizer, index, chat, variables), params.spec.vocab)
+
+
 def _encode_text(params: Params, index: int, text: str) -> list[int]:
   if params.tokenizer is None:
     raise ValueError(f"prompt {index} is text, but this checkpoint has no tokenizer: give lists of token ids")
@@ -95,8 +128,9 @@ def _inside(index: int, ids: list[int], vocab: int) -> list[int]:
   return ids
 
 
-def _fitting(index: int, ids: list[int], context: int) -> list[int]:
-  """Returns `ids`; ValueError if there are none, or no room for one more in the context."""
+def _fitting(encode: Callable[[int, object], list[int]], index: int, prompt: object, context: int) -> list[int]:
+  """Ids of a prompt; ValueError if there are none, or no room for one more in the context."""
+  ids = encode(index, prompt)
   if not ids:
     raise ValueError(f"prompt {index} is empty: give it at least one token")
   if len(ids) >= context:

@@ -24,25 +24,50 @@ def chat_prompts(tokenizer: Tokenizer | None, chats: Chats, variables: Mapping[s
     ValueError: there is no tokenizer, it has no template, or the template refuses the messages.
     TypeError: something else was given than messages.
   """
+  several = listed_chats(tokenizer, chats)
+  assert tokenizer is not None
+  return [chat_prompt(tokenizer, index, chat, variables) for index, chat in enumerate(several)]
+
+
+def listed_chats(tokenizer: Tokenizer | None, chats: Chats) -> list[Any]:
+  """Each conversation of `chats`, not looked at yet.
+
+  Raises:
+    ValueError: there is no tokenizer.
+    TypeError: something else was given than messages.
+  """
   if tokenizer is None:
     raise ValueError("chat needs a tokenizer, and this checkpoint has none: give lists of token ids without chat")
+  return _listed(chats)
+
+
+def chat_prompt(tokenizer: Tokenizer, index: int, chat: object, variables: Mapping[str, Any]) -> list[int]:
+  """Token ids of one conversation, ready for the assistant's next turn; errors as `chat_prompts`.
+
+  Args:
+    tokenizer: the model's.
+    index: of the conversation, for messages of errors.
+    chat: the user's message, or a list of messages.
+    variables: what the template knows besides.
+  """
+  text = tokenizer.apply_chat(_messages(index, chat), **variables)
   # The template has written the special tokens already.
-  return [
-    tokenizer.encode(tokenizer.apply_chat(messages, **variables), add_special_tokens=False)
-    for messages in conversations(chats)
-  ]
+  return tokenizer.encode(text, add_special_tokens=False)
 
 
 def conversations(chats: Chats) -> list[list[Message]]:
   """One list of messages a conversation; TypeError, naming the prompt, for anything else."""
+  return [_messages(index, chat) for index, chat in enumerate(_listed(chats))]
+
+
+def _listed(chats: Chats) -> list[Any]:
+  """One entry a conversation; TypeError for anything that holds none."""
   if isinstance(chats, Mapping):
     raise TypeError(f"prompts is {shown(chats)}: with chat, expected messages; put it in a list, as one message")
   if isinstance(chats, bytes | bytearray | Set) or not isinstance(chats, Iterable):
     raise TypeError(f"prompts is {shown(chats)}: with chat, expected strings or lists of messages")
   several: list[Any] = [chats] if isinstance(chats, str) else list(chats)
-  if several and all(isinstance(chat, Mapping) for chat in several):
-    several = [several]
-  return [_messages(index, chat) for index, chat in enumerate(several)]
+  return [several] if several and all(isinstance(chat, Mapping) for chat in several) else several
 
 
 def _messages(index: int, chat: object) -> list[Message]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import functools
 import threading
 
 import jax
@@ -20,7 +19,7 @@ from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.engine.steps import forward
 from lynx_jax.models.params import Params
 from lynx_jax.routing import Auto
-from tests.small_models import VOCAB, random_prompts, small_params
+from tests.small_models import VOCAB, greedy_alone, random_prompts, small_params
 
 NEW = 10
 # All engines of this file have these sizes, so that they share their compiled programs.
@@ -46,19 +45,6 @@ def collect(core: EngineCore) -> dict[str, list[int]]:
   return tokens
 
 
-@functools.cache
-def greedy_alone(prompt: tuple[int, ...], new: int = NEW, seed: int = 0) -> list[int]:
-  """The most likely continuation, by whole forward passes."""
-  tokens = list(prompt)
-  for _ in range(new):
-    padded = np.zeros((1, 96), np.int32)
-    padded[0, : len(tokens)] = tokens
-    logits = _forward(small_params(seed=seed), padded)[0, len(tokens) - 1]
-    tokens.append(int(np.argmax(logits)))
-  return tokens[len(prompt) :]
-
-
-_forward = jax.jit(forward)
 PROMPTS = random_prompts((3, 50, 7, 70, 33, 1, 64, 20))
 
 
