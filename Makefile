@@ -1,5 +1,6 @@
 # Everything here works on a fresh machine with Python 3.11+ and a network to the package index.
 #   make demo    create the environment, generate with the embedded model
+#   make serve   create the environment, serve the embedded model to OpenAI's clients (SERVE="PATH --policy auto")
 #   make test    create the environment, run the whole suite
 #   make check   ruff, pyright, import contracts
 #   make docs    build the documentation into docs/_build/html
@@ -11,11 +12,15 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test docs docs-links bench gpu check lint tidy format types imports hooks train moefy clean
+.PHONY: demo serve test docs docs-links bench gpu check lint tidy format types imports hooks train moefy clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
 	$(BIN)/lynx-jax generate --stats --policy lynx:alpha=3,beta=2 --prompts examples/demo_prompts.txt
+
+SERVE ?=
+serve: $(VENV)/.installed-serve
+	$(BIN)/lynx-jax serve $(SERVE)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
@@ -106,6 +111,10 @@ NATIVE := hatch_build.py pallas_kernels/cpu/build.py $(wildcard pallas_kernels/c
 $(VENV)/.installed: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
+
+$(VENV)/.installed-serve: pyproject.toml $(NATIVE) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[serve]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-test: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'

@@ -1,8 +1,10 @@
 """A checkpoint's tokenizer and chat template: immutable, and equal by content."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ from checkpoints_convert.files import read_json, read_text
 from pallas_kernels.checks import refusal
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+# Byte-level BPE writes bytes as characters: printable ones as themselves, the others from U+0100 on, as GPT-2 has it.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + at): byte for at, byte in enumerate(_OTHERS)}
 # tiktoken's, Mistral's, and byte-level BPE before tokenizer.json.
 _OTHER_FORMS = ("*.tiktoken", "tekken.json", "vocab.json")
 
@@ -116,6 +123,32 @@ class Tokenizer:
   def decode(self, ids: Iterable[int]) -> str:
     """The text of `ids`, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
     return self._backend.decode([int(token) for token in ids], skip_special_tokens=True)
+
+  def token_bytes(self, token: int) -> bytes:
+    """The bytes that a token adds to a text; special tokens give those of their names, unknown ones none."""
+    form = self._backend.id_to_token(token)
+    if form is None:
+      return b""
+    if token in self._added_ids:
+      return form.encode()
+    if self._decoder_knows("ByteLevel"):
+      return bytes(_BYTE_OF[character] for character in form if character in _BYTE_OF)
+    if self._decoder_knows("ByteFallback") and _BYTE_TOKEN.fullmatch(form):
+      return bytes([int(form[3:5], 16)])
+    return form.replace("\u2581", " ").encode()
+
+  @functools.cached_property
+  def _added_ids(self) -> frozenset[int]:
+    return frozenset(self._backend.get_added_tokens_decoder())
+
+  def _decoder_knows(self, kind: str) -> bool:
+    """Whether the tokenizer's decoder has a part of that kind."""
+    return kind in self._decoder_state
+
+  @functools.cached_property
+  def _decoder_state(self) -> str:
+    decoder = self._backend.decoder
+    return "" if decoder is None else decoder.__getstate__().decode()
 
   def apply_chat(
     self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any

@@ -1,0 +1,49 @@
+"""How a server is set up, beside its engine."""
+
+import dataclasses
+import time
+
+from lynx_jax.engine.host.request import WEIGHTS, Quality
+from pallas_kernels.checks import field_of, number_fields, require, whole_fields
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+  """What a server promises and where its bounds are.
+
+  Attributes:
+    model: the name that requests give; others are not found.
+    keys: clients must send one of these as a bearer token; none lets everybody in.
+    origins: of web pages that may call the server (CORS); "*" is all.
+    strict: whether an unknown field is an error. If not, it is ignored, and a header of the answer names it.
+    quality: of requests that say nothing about it.
+    most_choices: that a request may ask for: its prompts times `n`.
+    most_body_bytes: of a request.
+    body_seconds: within which a request's body must have arrived.
+    reader_seconds: for which a client may not read before it is dropped.
+    drain_seconds: for which requests may go on once the server ends.
+    started: Unix time at which the model was ready to be named.
+  """
+
+  model: str = "lynx"
+  keys: frozenset[str] = frozenset()
+  origins: tuple[str, ...] = ()
+  strict: bool = False
+  quality: Quality = "standard"
+  most_choices: int = 128
+  most_body_bytes: int = 8 * 2**20
+  body_seconds: float = 60.0
+  reader_seconds: float = 60.0
+  drain_seconds: float = 30.0
+  started: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+  def __post_init__(self) -> None:
+    require(bool(self.model), field_of(self, "model"), self.model, "a name that is not empty")
+    remedy = "write keys of at least 8 characters, without spaces"
+    for key in self.keys:
+      # The key itself stays out of messages.
+      require(len(key) >= 8 and key.isascii() and key.isprintable() and " " not in key, "a key", "...", "a key", remedy)
+    require(self.quality in WEIGHTS, field_of(self, "quality"), self.quality, f"one of {', '.join(WEIGHTS)}")
+    whole_fields(self, "most_choices", "most_body_bytes", least=1)
+    number_fields(self, "body_seconds", "reader_seconds", above=0)
+    number_fields(self, "drain_seconds", least=0)
