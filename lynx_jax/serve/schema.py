@@ -94,7 +94,6 @@ class CompletionBody(Decoding):
   logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
   echo: bool | None = None
   best_of: Annotated[Whole, Field(ge=1, le=MOST_N)] | None = None
-  suffix: str | None = None
 
 
 class TokenizeBody(Body):

@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import httpx
 import openai
@@ -39,14 +40,21 @@ class Running:
 
   def idle(self) -> bool:
     """Waits until nothing runs; returns whether nothing is held."""
+    wait_until(lambda: self.engine.stats().waiting + self.engine.stats().running == 0)
     stats = self.engine.stats()
-    while stats.waiting or stats.running:
-      stats = self.engine.stats()
     return stats.held_blocks == 0 and not self.engine._answers
 
   def serves(self) -> bool:
     """Whether a request is answered."""
     return self.openai.completions.create(model=MODEL, prompt=[5, 6], max_tokens=1).choices[0].finish_reason == "length"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+  """Waits for what must come, however long it takes on a busy machine; a test that waits for ever fails."""
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end, "what must come did not come"
+    time.sleep(0.005)
 
 
 @functools.cache
