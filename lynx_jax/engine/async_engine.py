@@ -66,25 +66,35 @@ class AsyncEngine:
     self._ready: list[tuple[AsyncAnswers, Piece | BaseException]] = []
     engine.call_after_step(self._wake)
 
-  async def submit(self, requests: Sequence[Request]) -> AsyncAnswers:
+  async def submit(self, requests: Sequence[Request], answers: AsyncAnswers | None = None) -> AsyncAnswers:
     """Lets requests run when their turns come: all of them, or none.
+
+    Args:
+      requests: several.
+      answers: of earlier requests, which go on with what these get too; None makes new ones. A caller that is
+        cancelled here leaves all of them.
 
     Raises:
       ValueError: one can never run here.
       Overloaded: too many requests wait, or the engine drains.
       EngineDead: the engine has failed.
     """
-    answers = AsyncAnswers(self.engine, requests)
+    joined = answers or AsyncAnswers(self.engine, ())
 
     def deliver(piece: Piece | BaseException) -> None:
-      self._ready.append((answers, piece))
+      self._ready.append((joined, piece))
 
+    new = {request.id for request in requests}
+    joined._running |= new
     try:
       await asyncio.wrap_future(self.engine.start(lambda: self.engine.take_all(requests, deliver)))
     except asyncio.CancelledError:
-      answers.leave()
+      joined.leave()
       raise
-    return answers
+    except BaseException:
+      joined._running -= new
+      raise
+    return joined
 
   async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
     """The pieces of a request up to the last one. Leaving the iterator early ends the request.

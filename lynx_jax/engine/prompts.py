@@ -17,23 +17,26 @@ _EXPECTED = "expected a string or a list of token ids"
 _BYTES = (bytes, bytearray, memoryview)
 
 
-def encode_prompts(params: Params, prompts: Prompts | Chats, chat: bool | Mapping[str, Any] = False) -> list[list[int]]:
+def encode_prompts(
+  params: Params, prompts: Prompts | Chats, chat: bool | Mapping[str, Any] = False, context: int | None = None
+) -> list[list[int]]:
   """Token ids of each prompt.
 
   Args:
     params: a loaded model.
     prompts: a string, strings, or lists of token ids; with `chat`, users' messages or conversations.
     chat: whether prompts are conversations; a mapping sets variables of the chat template.
+    context: positions of the engine that is to run them; None is the model's own context.
 
   Raises:
     ValueError: a prompt is empty, too long, holds an id outside the vocabulary, or is text without a tokenizer.
     TypeError: something else was given than prompts.
   """
-  return [encode() for encode in _encoders(params, prompts, chat)]
+  return [encode() for encode in _encoders(params, prompts, chat, context)]
 
 
 def encode_or_fail(
-  params: Params, prompts: Prompts | Chats, chat: bool | Mapping[str, Any] = False
+  params: Params, prompts: Prompts | Chats, chat: bool | Mapping[str, Any] = False, context: int | None = None
 ) -> list[list[int] | Exception]:
   """As `encode_prompts`, with its error in the place of each prompt that has one.
 
@@ -48,11 +51,11 @@ def encode_or_fail(
     except Exception as error:  # a tokenizer or a template can raise whatever it likes
       return error
 
-  return [result(encode) for encode in _encoders(params, prompts, chat)]
+  return [result(encode) for encode in _encoders(params, prompts, chat, context)]
 
 
 def _encoders(
-  params: Params, prompts: Prompts | Chats, chat: bool | Mapping[str, Any]
+  params: Params, prompts: Prompts | Chats, chat: bool | Mapping[str, Any], context: int | None
 ) -> list[Callable[[], list[int]]]:
   """What gives the ids of each prompt, or raises its error. Raises now what is wrong with all of them."""
   if not isinstance(chat, bool | Mapping):
@@ -66,9 +69,8 @@ def _encoders(
     encode = functools.partial(_encode_chat, params, {} if chat is True else chat)
   if not several:
     raise ValueError("prompts is empty: give at least one prompt")
-  return [
-    functools.partial(_fitting, encode, index, prompt, params.spec.context) for index, prompt in enumerate(several)
-  ]
+  room = ("model", params.spec.context) if context is None else ("engine", context)
+  return [functools.partial(_fitting, encode, index, prompt, *room) for index, prompt in enumerate(several)]
 
 
 def _listed(prompts: Any) -> list[Any]:
@@ -128,14 +130,16 @@ def _inside(index: int, ids: list[int], vocab: int) -> list[int]:
   return ids
 
 
-def _fitting(encode: Callable[[int, object], list[int]], index: int, prompt: object, context: int) -> list[int]:
+def _fitting(
+  encode: Callable[[int, object], list[int]], index: int, prompt: object, whose: str, context: int
+) -> list[int]:
   """Ids of a prompt; ValueError if there are none, or no room for one more in the context."""
   ids = encode(index, prompt)
   if not ids:
     raise ValueError(f"prompt {index} is empty: give it at least one token")
   if len(ids) >= context:
     raise ValueError(
-      f"prompt {index} has {len(ids)} tokens, which leaves no room in the model's context of {context}: shorten it"
+      f"prompt {index} has {len(ids)} tokens, which leaves no room in the {whose}'s context of {context}: shorten it"
     )
   return ids
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from lynx_jax.engine.prompts import Prompts
 from lynx_jax.engine.sampling import Sampling
+from lynx_jax.generation.asynchronous import agenerate, astream
 from lynx_jax.generation.batch import run_job
 from lynx_jax.generation.job import Job
 from lynx_jax.generation.options import Errors, Stops
@@ -13,7 +14,7 @@ from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
 from lynx_jax.text.chat import Chats
 
-__all__ = ["Completion", "Piece", "generate", "stream"]
+__all__ = ["Completion", "Piece", "agenerate", "astream", "generate", "stream"]
 
 
 def generate(
@@ -67,7 +68,7 @@ def generate(
     params, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop, stats=stats, chat=chat,
     n=n, batch=batch, errors=errors,
   )  # fmt: skip
-  done = Completions(job.rows)
+  done = Completions()
   for piece in run_job(job, progress=progress):
     done.add(piece)
   return done.whole()

@@ -43,6 +43,6 @@ def _steps(job: Job) -> Generator[Piece, None, None]:
         piece = job.piece(int(given.request_id), given)
         if piece.finish_reason is not None:
           left, live = left - 1, live - 1
-        if not left and settings.stats:
+        if not left and job.stats:
           piece = dataclasses.replace(piece, stats=report(core.log.decoding, job.params.decoder))
         yield piece

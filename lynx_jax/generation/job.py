@@ -32,6 +32,7 @@ class Job:
   Attributes:
     params: the model.
     rows: how many there are.
+    stats: whether a report is asked for.
     failed: the errors of rows whose prompts cannot run.
   """
 
@@ -49,19 +50,20 @@ class Job:
     n: int,
     batch: int | None,
     errors: options.Errors,
+    context: int | None = None,
   ):
-    """Raises as `generate`."""
+    """Raises as `generate`; `context` is that of the engine that is to run it, if it is there already."""
     self.params = options.checked_model(params)
     self._policy = options.checked_policy(policy, params.spec)
     self._n = whole_number("n", n, least=1)
     self._batch = MOST_ROWS if batch is None else whole_number("batch", batch, least=1)
     self._returns_errors = options.checked_errors(errors)
-    encoded = (encode_or_fail if self._returns_errors else encode_prompts)(params, prompts, chat)
+    encoded = (encode_or_fail if self._returns_errors else encode_prompts)(params, prompts, chat, context)
     self._prompts = [() if isinstance(prompt, Exception) else tuple(prompt) for prompt in encoded]
     self._stops = options.stops_each(params, stop, len(encoded))
     self._limits = options.limits_each(max_new_tokens, len(encoded))
     self._sampling = options.sampling_each(sampling, len(encoded))
-    self._stats = stats
+    self.stats = stats
     self.rows = len(encoded) * self._n
     self.failed = {
       row: error
@@ -92,7 +94,7 @@ class Job:
       mixed=(tokens,),
       prompts_first=True,
       prefix_first=True,
-      stats=self._stats,
+      stats=self.stats,
     )
 
   def request(self, row: int, name: str, context: int) -> Request:

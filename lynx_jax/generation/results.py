@@ -52,27 +52,26 @@ class Piece:
 class Completions:
   """Whole rows, gathered from their pieces in whatever order these come."""
 
-  def __init__(self, rows: int):
-    """Of so many rows, each of which has at least one piece."""
-    self._texts: list[list[str]] = [[] for _ in range(rows)]
-    self._tokens: list[list[int]] = [[] for _ in range(rows)]
-    self._ends: list[Piece | None] = [None] * rows
+  def __init__(self) -> None:
+    """Of no row yet."""
+    self._texts: dict[int, list[str]] = {}
+    self._tokens: dict[int, list[int]] = {}
+    self._ends: dict[int, Piece] = {}
     self._stats: RoutingReport | None = None
 
   def add(self, piece: Piece) -> None:
     """Adds a piece."""
     if piece.text:
-      self._texts[piece.row].append(piece.text)
-    self._tokens[piece.row].extend(piece.token_ids)
+      self._texts.setdefault(piece.row, []).append(piece.text)
+    self._tokens.setdefault(piece.row, []).extend(piece.token_ids)
     if piece.finish_reason is not None:
       self._ends[piece.row] = piece
     self._stats = self._stats or piece.stats
 
   def whole(self) -> list[Completion]:
-    """One completion a row, in order, after the last piece."""
-    rows = zip(self._texts, self._tokens, self._ends, strict=True)
+    """The rows that have ended, in order."""
     return [
-      Completion("".join(texts), tuple(tokens), end.finish_reason or "length", self._stats, end.error)
-      for texts, tokens, end in rows
-      if end is not None
+      Completion("".join(self._texts.get(row, ())), tuple(self._tokens[row]), reason, self._stats, end.error)
+      for row, end in sorted(self._ends.items())
+      if (reason := end.finish_reason) is not None
     ]
