@@ -2,13 +2,21 @@
 
 from typing import Any
 
-from pallas_kernels.weights.base import form_of
+from pallas_kernels.weights.base import Weight, form_of
 from pallas_kernels.weights.form import INT8
 
 
-def form_objection(weight: Any) -> str | None:
+def form_objection(weight: Weight) -> str | None:
   """Why native products cannot read a quantised weight of its form, or None; None for all other weights."""
   form = form_of(weight)
   if form is None or form == INT8:
     return None
-  return f"{form.code} weights in groups of {form.group}, laid out as {form.layout!r}: expected {INT8}"
+  if form.code != "int4" or form.group is None or form.layout != "interleaved":
+    return f"weights in {form}: expected int8 as {INT8}, or int4 in groups, interleaved"
+  zeros: Any = getattr(weight, "zeros", None)
+  if zeros is not None:
+    return "weights with zeros of their own"
+  scales: Any = getattr(weight, "scales", None)
+  if scales.dtype.name not in ("bfloat16", "float16"):
+    return f"int4 weights with scales of {scales.dtype}: bfloat16 or float16"
+  return None

@@ -13,8 +13,9 @@ from pallas_kernels.cpu.build import LIBRARY, REASON, fingerprint
 
 _PATH = Path(__file__).parent / LIBRARY
 _REASON = _PATH.with_name(REASON)
+_POINTER = ctypes.c_void_p
 # As `WeightType` of products.h counts them.
-_WEIGHTS = ("bfloat16", "float32", "int8")
+_WEIGHTS = ("bfloat16", "float32", "int8", "int4")
 _CALLS = (
   "append_heads", "append_latents", "chunk_attention", "decode_attention", "expert_ffn", "greedy_token",
   "latent_attention", "prompt_heads", "rms_norm", "row_matmul", "select_experts", "take_rows",
@@ -37,6 +38,10 @@ def _library() -> ctypes.CDLL | str:
     library.lynx_read_bandwidth.argtypes = (ctypes.c_int64, ctypes.c_int)
     library.lynx_product_speed.restype = ctypes.c_double
     library.lynx_product_speed.argtypes = (ctypes.c_int, *4 * (ctypes.c_int64,))
+    library.lynx_quantize.argtypes = (
+      _POINTER, ctypes.c_int, *4 * (ctypes.c_int64,), _POINTER, ctypes.c_int64, ctypes.c_int, _POINTER, _POINTER
+    )  # fmt: skip
+    library.lynx_interleave.argtypes = (*4 * (ctypes.c_int64,), *4 * (_POINTER,))
     for call in _CALLS:
       handler = jax.ffi.pycapsule(getattr(library, f"lynx_{call}"))
       jax.ffi.register_ffi_target(f"lynx_{call}", handler, platform="cpu")
@@ -112,7 +117,7 @@ def product_speed(
 
   Args:
     rows: rows that meet each weight.
-    weights: bfloat16, float32 or int8.
+    weights: bfloat16, float32, int8 or int4.
     inner: inputs of an output.
     size: bytes of weights that are gone through, again and again: few come from caches, many from memory.
     read: bytes to go through in all.
@@ -125,6 +130,21 @@ def product_speed(
   if unavailable() is not None:
     return None
   return _loaded().lynx_product_speed(_WEIGHTS.index(weights), rows, inner, size, read) or None
+
+
+def call_on_arrays(name: str, *arguments: Any) -> int | None:
+  """Calls a function of the library on NumPy arrays, which must be contiguous; None where there is no library.
+
+  Raises:
+    MemoryError: the function found no memory.
+  """
+  if unavailable() is not None:
+    return None
+  given = (one.ctypes.data if isinstance(one, np.ndarray) else one for one in arguments)
+  done = getattr(_loaded(), f"lynx_{name}")(*given)
+  if done < 0:
+    raise MemoryError(f"{name}: no memory")
+  return done
 
 
 def describe() -> str:

@@ -72,7 +72,7 @@ EXPERT_FFN = Op(
       cpu_objection,
       differentiable=True,
       unavailable=unavailable,
-      takes=("bfloat16 bits", "int8"),
+      takes=("bfloat16 bits", "int8", "int4"),
       bound=True,
     ),
     Implementation(

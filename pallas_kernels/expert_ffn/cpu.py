@@ -47,6 +47,7 @@ def expert_ffn_cpu(arrays: ExpertArrays, *, options: ExpertOptions, instructions
     gate_up_bias=int(arrays.gate_up_bias is not None),
     down_bias=int(arrays.down_bias is not None),
     alpha=float(activation.alpha) if clamped else 1.0,
+    expert_width=arrays.down.shape[2],
     limit=float(activation.limit) if clamped else math.inf,
     shift=1.0 if clamped else 0.0,
   )

@@ -35,7 +35,7 @@ ROW_MATMUL = Op(
       (CPU,),
       cpu_objection,
       unavailable=unavailable,
-      takes=("int8",),
+      takes=("int8", "int4"),
       bound=True,
     ),
     Implementation("reference", row_matmul_reference, "plain JAX, which XLA fuses as it can"),

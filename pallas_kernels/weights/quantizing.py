@@ -8,6 +8,7 @@ it. The search is that of llama.cpp's `make_qx_quants`, on both sides of zero an
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,7 @@ from jaxtyping import Float, Num
 from numpy.typing import DTypeLike
 
 from pallas_kernels.cpu.huge_pages import aligned_empty
+from pallas_kernels.cpu.library import call_on_arrays
 from pallas_kernels.weights.form import CODES, INT8, Form
 from pallas_kernels.weights.layouts import by_block, by_output, packed, relaid, unpacked
 from pallas_kernels.weights.quantized import QuantizedWeight
@@ -45,6 +47,11 @@ def quantize(weight: Num[np.ndarray, "*stack O I"], form: Form = INT8) -> Quanti
   Raises:
     ValueError: `weight` holds NaN or infinity.
   """
+  native = _natively(weight, form)
+  return _by_numpy(weight, form) if native is None else native
+
+
+def _by_numpy(weight: Num[np.ndarray, "*stack O I"], form: Form) -> QuantizedWeight:
   *_, outs, inner = weight.shape
   rows = weight.reshape(-1, inner)
   rounded, scale_type = _ROUNDED[form.code]
@@ -56,7 +63,7 @@ def quantize(weight: Num[np.ndarray, "*stack O I"], form: Form = INT8) -> Quanti
     taken = slice(start, start + step)
     block = rows[taken].astype(np.float32)
     if not np.isfinite(block).all():
-      raise ValueError(f"a weight that is NaN or infinite has no {form.bits}-bit form: load it in floating point")
+      raise _not_finite(form)
     numbers, scales[taken] = rounded(block, form)
     values[taken] = packed(numbers, flat)
   flat_shape = (*weight.shape[:-1], -1)
@@ -68,6 +75,31 @@ def quantize(weight: Num[np.ndarray, "*stack O I"], form: Form = INT8) -> Quanti
     numbers=weight.dtype.name,
   )
   return relayout(made, form.layout)
+
+
+def _natively(weight: Num[np.ndarray, "*stack O I"], form: Form) -> QuantizedWeight | None:
+  """The same by native code, where it knows form and dtype; sums in another order may choose another scale."""
+  narrow = weight.dtype == jnp.bfloat16
+  if form.code != "int4" or (form.group or 2048) > 1024 or not (narrow or weight.dtype == np.float32):
+    return None
+  shape, weight, ends = weight.shape, np.ascontiguousarray(weight), np.array(ENDS, np.float32)
+  values, scales = (
+    aligned_empty(sizes, dtype)
+    for sizes, dtype in ((form.values_shape(shape), np.uint8), (form.scales_shape(shape), jnp.bfloat16))
+  )
+  matrices, interleaved = math.prod(shape[:-2]), int(form.layout == "interleaved")
+  done = call_on_arrays(
+    "quantize", weight, int(narrow), matrices, *shape[-2:], form.group, ends, ends.size, interleaved, values, scales
+  )
+  if done == 0:
+    raise _not_finite(form)
+  matrix, numbers = (shape[-2], shape[-1]), weight.dtype.name
+  made = QuantizedWeight(values=values, scales=scales, form=form, matrix=matrix, numbers=numbers)
+  return None if done is None else made
+
+
+def _not_finite(form: Form) -> ValueError:
+  return ValueError(f"a weight that is NaN or infinite has no {form.bits}-bit form: load it in floating point")
 
 
 def abstract_quantized(shape: tuple[int, ...], form: Form, dtype: DTypeLike) -> QuantizedWeight:
@@ -85,6 +117,8 @@ def relayout(weight: QuantizedWeight, layout: str) -> QuantizedWeight:
     return weight
   old, new, shape = weight.form, relaid(weight.form, layout), weight.shape
   values = aligned_empty(new.values_shape(shape), weight.values.dtype)
+  if (moved_natively := _interleaved_natively(weight, new, values)) is not None:
+    return moved_natively
   # One of a stack at a time: unpacked, four bits are eight.
   for index in np.ndindex(*shape[:-2]):
     values[index] = packed(unpacked(weight.values[index], old, weight.matrix), new)
@@ -94,6 +128,19 @@ def relayout(weight: QuantizedWeight, layout: str) -> QuantizedWeight:
 
   zeros = None if weight.zeros is None else moved(weight.zeros)
   return dataclasses.replace(weight, values=values, scales=moved(weight.scales), zeros=zeros, form=new)
+
+
+def _interleaved_natively(weight: QuantizedWeight, new: Form, values: np.ndarray) -> QuantizedWeight | None:
+  """`relayout` of four bits from `rows` by native code, into `values`; None for all else."""
+  if new.code != "int4" or new.layout != "interleaved" or weight.zeros is not None or weight.scales.itemsize != 2:
+    return None
+  (outs, inner), matrices = weight.matrix, math.prod(weight.shape[:-2])
+  scales = aligned_empty(new.scales_shape(weight.shape), weight.scales.dtype)
+  given = [np.ascontiguousarray(array) for array in (weight.values, weight.scales)]
+  sizes = (matrices, outs, new.inputs(inner), new.groups(inner))
+  if call_on_arrays("interleave", *sizes, *given, values, scales) is None:
+    return None
+  return dataclasses.replace(weight, values=values, scales=scales, form=new)
 
 
 def _to_the_largest(block: Float[np.ndarray, "R I"], form: Form) -> Rounded:
@@ -111,7 +158,8 @@ def _of_least_squares(block: Float[np.ndarray, "R I"], form: Form) -> Rounded:
   """The scales of the least squared error that the search finds, and the nearest numbers, from 0 to 15."""
   rows, inner = block.shape
   groups = _in_groups(block, form)
-  largest = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[..., None], axis=2)
+  most, least = groups.max(axis=2, keepdims=True), groups.min(axis=2, keepdims=True)
+  largest = np.where(most >= -least, most, least)
   held = np.abs(largest) > np.finfo(np.float32).tiny
   # The largest magnitude becomes -1, and with a positive end the lowest number, of which there are more than above 0.
   unit = groups / np.where(held, -largest, 1)

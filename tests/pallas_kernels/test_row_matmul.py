@@ -1,5 +1,7 @@
 """One suite for every implementation of `row_matmul`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,14 +80,14 @@ class TestRowMatmul:
     assert y.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("weights", ["bfloat16", "float32", "int8"])
+@pytest.mark.parametrize("weights", ["bfloat16", "float32", "int8", "int4"])
 @pytest.mark.parametrize("inner", [40, 1100, 4433])
 def test_a_row_among_many_has_the_same_bits_as_alone_natively(weights, inner):
   random = np.random.default_rng(inner)
   dtype = jnp.bfloat16 if weights == "bfloat16" else jnp.float32
   x, weight = (jnp.asarray(random.normal(size=(rows, inner)), dtype) for rows in (103, 75))
-  if weights == "int8":
-    weight = held_in(weight)
+  if weights in ("int8", "int4"):
+    weight = held_in(weight, INT8 if weights == "int8" else INTERLEAVED)
   many = run(x, weight, dtype="float32", implementation="cpu")
   for rows in (slice(5, 6), slice(40, 53), slice(60, 90)):
     few = run(x[rows], weight, dtype="float32", implementation="cpu")
@@ -105,15 +107,20 @@ def quantised_bound(x, weight, implementation, narrow, norm_scale, size):
     # A normed bfloat16 row is rounded to 8 bits once, as are weights in groups that meet bfloat16 rows.
     rounded = (norm_scale is not None) + (weight.form.group is not None)
     return (rounded * 2**-8 if narrow and rounded else 2**-20) * size
-  # A row has 16 bits with its sign: half a step of its largest number, for every weight that it meets.
-  row = normed(x, norm_scale, 1e-3)
-  most = np.abs(row).max(axis=1, keepdims=True)
-  return 0.5 / 32767 * most * np.abs(np.asarray(dequantize(weight), np.float64)).sum(axis=1) + 2**-20 * size
+  # Half a step of a row's largest number, for every weight that it meets. A row has 16 bits with its sign, or 8 bits
+  # and a largest number for every 32 values.
+  row, sizes = normed(x, norm_scale, 1e-3), np.abs(np.asarray(dequantize(weight), np.float64))
+  block, steps = (row.shape[1], 32767) if weight.form.group is None else (32, 127)
+  bound = 2**-20 * size
+  for start in range(0, row.shape[1], block):
+    taken = slice(start, start + block)
+    bound += 0.5 / steps * np.abs(row[:, taken]).max(axis=1, keepdims=True) * sizes[:, taken].sum(axis=1)
+  return bound
 
 
 @pytest.mark.parametrize(
   ("implementation", "form"),
-  [("cpu", INT8), ("reference", INT8), ("reference", INT4), ("reference", INTERLEAVED)],
+  [("cpu", INT8), ("cpu", INTERLEAVED), ("reference", INT8), ("reference", INT4)],
   ids=str,
 )
 class TestQuantisedRowMatmul:
@@ -159,6 +166,18 @@ def test_int8_weights_are_not_for_the_gpu_kernel_nor_natively_beside_others():
     row_matmuls(x, [held_in(weight), weight], implementation="cpu")
   for y in row_matmuls(x, [held_in(weight), weight]):
     np.testing.assert_array_equal(np.asarray(y, np.float32), 16)
+
+
+def test_forms_that_native_code_does_not_read_are_named():
+  x, weight = jnp.ones((3, 64)), jnp.ones((16, 64))
+  read = held_in(weight, INTERLEAVED)
+  for form, message in (
+    (held_in(weight, INT4), "expected int8 as .*, or int4 in groups, interleaved"),
+    (dataclasses.replace(read, zeros=read.scales), "weights with zeros of their own"),
+    (dataclasses.replace(read, scales=read.scales.astype(jnp.float32)), "scales of float32: bfloat16 or float16"),
+  ):
+    with pytest.raises(NotImplementedError, match=message):
+      row_matmul(x, form, implementation="cpu")
 
 
 def test_what_the_kernel_cannot_take_goes_to_the_reference():

@@ -228,8 +228,8 @@ void attend(const InstructionSet& set, const DecodeAttention& op, const Items& i
     rows[i] = packed + i * bytes;
   }
   const int64_t count = reader.read([&](int64_t g, int64_t place, const char* keys, int64_t some) {
-    products.multiply(keys, some, nullptr, rows + g * queries, queries, width, scores + g * queries * room + place,
-                      room, nullptr);
+    products.multiply(keys, some, {}, rows + g * queries, queries, width, scores + g * queries * room + place, room,
+                      nullptr);
   });
   for (int64_t i = 0; i < heads; ++i) {
     const float sink = op.sinks == nullptr ? -INFINITY : op.sinks[head_of(i)];

@@ -101,20 +101,20 @@ class Block {
 
   // y[s, o] = packed row of assignment s times output o of its expert, plus the output's bias.
   void multiply_all(const Weight& weight, int64_t all, int64_t inner, const void* bias, float* y) {
-    const int64_t chunk = chunk_outs(products_, live() * all, inner * weight_bytes(weight.type));
+    const int64_t chunk = chunk_outs(products_, live() * all, weight.row_bytes);
     const int64_t chunks = (all + chunk - 1) / chunk;
-    const auto output = [&](int64_t item) { return live_[item / chunks].expert * all + item % chunks * chunk; };
+    const auto expert = [&](int64_t item) { return live_[item / chunks].expert; };
+    const auto output = [&](int64_t item) { return item % chunks * chunk; };
     parallel_runs(live() * chunks, kMostChunk / chunk, [&](Run run, int64_t following) {
       split(run, chunks, following, [&](Run part, int64_t then) {
         const Live& of = live_[part.begin / chunks];
-        const int64_t at = output(part.begin), first = at - of.expert * all;
-        const int64_t outs = std::min(part.size() * chunk, all - first);
-        const void* next = then < 0 ? nullptr : weight.row(output(then), inner);
+        const int64_t first = output(part.begin), outs = std::min(part.size() * chunk, all - first);
+        const void* next = then < 0 ? nullptr : weight.row(expert(then), output(then));
         for (int64_t s = 0; s < of.count; s += kRowBlock) {
           const int64_t rows = std::min(kRowBlock, of.count - s);
           float* to = y + (of.first + s) * all + first;
-          multiply(weight, at, outs, of, s, rows, inner, to, all, next);
-          add_bias(set_, bias, op_.x.narrow, at, rows, outs, to, all);
+          multiply(weight, first, outs, of, s, rows, inner, to, all, next);
+          add_bias(set_, bias, op_.x.narrow, of.expert * all + first, rows, outs, to, all);
         }
       });
     });
@@ -170,15 +170,16 @@ class Block {
     });
   }
 
-  // Products of outputs [at, at + outs) of all experts' with `rows` assignments of one expert, from its `place`-th on.
-  void multiply(const Weight& weight, int64_t at, int64_t outs, const Live& of, int64_t place, int64_t rows,
+  // Products of outputs [first, first + outs) of an expert with `rows` of its assignments, from the `place`-th on.
+  void multiply(const Weight& weight, int64_t first, int64_t outs, const Live& of, int64_t place, int64_t rows,
                 int64_t inner, float* y, int64_t stride, const void* next) {
-    const char* from = weight.row(at, inner);
+    const char* from = weight.row(of.expert, first);
     if (tiled()) {
       products_.multiply_tiled(from, outs, memory_ + (of.room + place) * packed_bytes(inner), tile_width(of.count),
                                rows, inner, y, stride, next);
     } else {
-      products_.multiply(from, outs, weight.scale(at), packed_.data() + of.first + place, rows, inner, y, stride, next);
+      products_.multiply(from, outs, weight.scales_from(of.expert, first), packed_.data() + of.first + place, rows,
+                         inner, y, stride, next);
     }
   }
 

@@ -6,6 +6,7 @@
 #include "expert_ffn.h"
 #include "greedy_token.h"
 #include "product_speed.h"
+#include "quantize.h"
 #include "read_bandwidth.h"
 #include "rms_norm.h"
 #include "row_matmul.h"
@@ -20,12 +21,23 @@ namespace {
 
 Rows rows_of(const ffi::Buffer& buffer) { return {buffer.data, buffer.dtype == ffi::kBfloat16}; }
 
-// The weight at argument `next`. The scales of an int8 weight are the argument after it.
-Weight weight_of(const ffi::Call& call, int64_t& next) {
+// The weight at argument `next`, of `outs` outputs and `inner` inputs. The scales of a quantised weight are the
+// argument after it.
+Weight weight_of(const ffi::Call& call, int64_t outs, int64_t inner, int64_t& next) {
   const ffi::Buffer& buffer = call.arg(next++);
-  if (buffer.dtype == ffi::kInt8) return {buffer.data, WeightType::kInt8, call.data<float>(next++)};
-  const bool wide = buffer.dtype == ffi::kFloat32;
-  return {buffer.data, wide ? WeightType::kFloat32 : WeightType::kBfloat16, nullptr};
+  if (buffer.dtype == ffi::kInt8) {
+    return {buffer.data, WeightType::kInt8, outs, inner, {call.arg(next++).data}, sizeof(float)};
+  }
+  if (buffer.dtype == ffi::kUint8) {
+    // [.., blocks of outputs, lines, bytes] and [.., blocks of outputs, groups of inputs, outputs]
+    const ffi::Buffer& scales = call.arg(next++);
+    const int64_t lines = buffer.dims[buffer.rank - 2], groups = scales.dims[scales.rank - 2];
+    const int64_t stored = buffer.dims[buffer.rank - 3] * 16;
+    const Scales held{scales.data, scales.dtype == ffi::kFloat16, lines / 4 / groups};
+    return {buffer.data, WeightType::kInt4, stored, lines * 4, held, groups * 2};
+  }
+  const WeightType type = buffer.dtype == ffi::kFloat32 ? WeightType::kFloat32 : WeightType::kBfloat16;
+  return {buffer.data, type, outs, plain_row_bytes(type, inner), {}, 0};
 }
 
 const void* optional(const ffi::Call& call, const char* name, int64_t& next) {
@@ -96,10 +108,10 @@ LYNX_EXPORT lynx::ffi::Error* lynx_expert_ffn(lynx::ffi::CallFrame* frame) {
     op.weights = call.data<float>(2);
     op.valid = call.data<bool>(3);
     op.experts = call.arg(4).dims[0];
-    op.expert_width = call.arg(4).dims[1] / 2;
+    op.expert_width = call.attribute<int64_t>("expert_width", 0);
     int64_t next = 4;
-    op.gate_up = weight_of(call, next);
-    op.down = weight_of(call, next);
+    op.gate_up = weight_of(call, 2 * op.expert_width, op.width, next);
+    op.down = weight_of(call, op.width, op.expert_width, next);
     op.gate_up_bias = optional(call, "gate_up_bias", next);
     op.down_bias = optional(call, "down_bias", next);
     op.activation = {call.attribute<float>("alpha", 1), call.attribute<float>("limit", 0),
@@ -125,7 +137,7 @@ LYNX_EXPORT lynx::ffi::Error* lynx_row_matmul(lynx::ffi::CallFrame* frame) {
     const int64_t biases = call.attribute<int64_t>("biases", 0);
     for (int64_t i = 0; i < call.results(); ++i) {
       const ffi::Buffer& y = call.result(i);
-      const Weight weight = weight_of(call, next);
+      const Weight weight = weight_of(call, y.dims[1], op.inner, next);
       const void* bias = biases >> i & 1 ? call.arg(next++).data : nullptr;
       op.products.push_back({weight, y.dims[1], bias, rows_of(y)});
     }
@@ -332,6 +344,30 @@ LYNX_EXPORT double lynx_read_bandwidth(int64_t bytes, int passes) { return lynx:
 LYNX_EXPORT double lynx_product_speed(int type, int64_t rows, int64_t inner, int64_t bytes, int64_t read) {
   const auto kind = static_cast<lynx::WeightType>(type);
   return lynx::product_speed(*lynx::instruction_set(0), kind, rows, inner, bytes, read);
+}
+
+// 1 if all weights are finite, 0 if one is not, and -1 if there is no memory.
+LYNX_EXPORT int lynx_quantize(const void* weight, int narrow, int64_t matrices, int64_t outs, int64_t inner,
+                              int64_t group, const float* ends, int64_t count, int interleaved, uint8_t* values,
+                              uint16_t* scales) {
+  try {
+    const lynx::Rows rows{const_cast<void*>(weight), narrow != 0};
+    return lynx::quantize(*lynx::instruction_set(0),
+                          {matrices, outs, inner, rows, group, ends, count, interleaved != 0, values, scales});
+  } catch (const std::exception&) {
+    return -1;
+  }
+}
+
+// 1, or -1 if there is no memory.
+LYNX_EXPORT int lynx_interleave(int64_t matrices, int64_t outs, int64_t inputs, int64_t groups, const uint8_t* values,
+                                const uint16_t* scales, uint8_t* new_values, uint16_t* new_scales) {
+  try {
+    lynx::interleave({matrices, outs, inputs, groups, values, scales, new_values, new_scales});
+    return 1;
+  } catch (const std::exception&) {
+    return -1;
+  }
 }
 
 LYNX_EXPORT const char* lynx_instruction_set(int index) {

@@ -12,14 +12,16 @@ namespace lynx {
 double product_speed(const InstructionSet& set, WeightType type, int64_t rows, int64_t inner, int64_t bytes,
                      int64_t read) {
   const Products& products = set.products[static_cast<int>(type)];
-  const int64_t row_bytes = inner * weight_bytes(type);
+  const int64_t groups = (inner + 31) / 32;
+  const int64_t row_bytes = type == WeightType::kInt4 ? groups * 16 : plain_row_bytes(type, inner);
   const int64_t piece = chunk_outs(products, read / row_bytes, row_bytes);
   // A thread takes as many outputs at once as in the operations, or all that `bytes` hold.
   const int64_t pieces = std::clamp<int64_t>(bytes / (piece * row_bytes), 1, kMostChunk / piece), outs = pieces * piece;
   const int64_t chunks = std::max<int64_t>(1, bytes / (outs * row_bytes)), items = read / (outs * row_bytes);
   const LentPages weights(chunks * outs * row_bytes);
   if (weights.data() == nullptr) return 0;
-  const std::vector<float> scales(outs, 1.0f), row(inner, 1.0f);
+  // One scale for each output, or for every 32 inputs of it.
+  const std::vector<float> scales(outs * groups, 1.0f), row(inner, 1.0f);
   Scratch scratch;
   const bool tiled = products.multiply_tiled != nullptr;
   const int64_t packed_bytes = tiled ? products.tiled_row_bytes(inner) : products.packed_bytes(inner);
@@ -41,7 +43,7 @@ double product_speed(const InstructionSet& set, WeightType type, int64_t rows, i
         products.multiply_tiled(chunk(item), outs, packed + t * packed_bytes, tile_width(rows), count, inner, sums,
                                 outs, next);
       } else {
-        products.multiply(chunk(item), outs, scales.data(), places.data() + t, count, inner, sums, outs, next);
+        products.multiply(chunk(item), outs, {scales.data()}, places.data() + t, count, inner, sums, outs, next);
       }
     }
   });

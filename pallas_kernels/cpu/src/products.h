@@ -6,12 +6,17 @@
 
 namespace lynx {
 
-enum class WeightType { kBfloat16, kFloat32, kInt8 };
-constexpr int kWeightTypes = 3;
+enum class WeightType { kBfloat16, kFloat32, kInt8, kInt4 };
+constexpr int kWeightTypes = 4;
 
-constexpr int64_t weight_bytes(WeightType type) {
-  return type == WeightType::kBfloat16 ? 2 : type == WeightType::kFloat32 ? 4 : 1;
-}
+// The scales of a weight, from some output on. An int8 weight has one float32 for each output. An int4 weight has one
+// for each group of `blocks` blocks of 32 inputs, in 16 bits: float16 if `half` is true, otherwise bfloat16. Those are
+// laid out as in group_products.h. Other weights have none.
+struct Scales {
+  const void* data = nullptr;
+  bool half = false;
+  int64_t blocks = 1;
+};
 
 // Packed rows of Intel's AMX: the most rows of one tile, the width of a tile of `rows` rows, and the rows of memory
 // that `rows` rows take as whole tiles.
@@ -28,15 +33,19 @@ struct Activation {
 };
 
 // The products of one instruction set with one type of weight. Rows are packed first: copied into the layout and the
-// precision that the products take. That is bfloat16, float32, or 16-bit integers with one scale for each row.
+// precision that the products take. That is bfloat16, float32, 16-bit integers with one scale for each row, or 8-bit
+// integers with one for every 32 inputs.
 struct Products {
+  // `outs` of a call is a multiple of this, but for the last outputs of a matrix.
+  int64_t outs_multiple;
   // Bytes of a packed row, a multiple of 64.
   int64_t (*packed_bytes)(int64_t inner);
   void (*pack)(const float* row, int64_t inner, void* packed);
   // y[t * y_stride + o] = sum over i of weight[o * inner + i] * row[t][i], for o in [0, outs) and t in [0, rows).
-  // Products with an int8 weight are multiplied by scales[o]. Sums are in float32, or exact for int8. Their order
-  // depends only on `inner`. Prefetches `following`, the weights that this thread reads next (may be null).
-  void (*multiply)(const void* weight, int64_t outs, const float* scales, const void* const* packed, int64_t rows,
+  // Products with an int8 or int4 weight are multiplied by its scales. Sums are in float32, or exact for int8, or exact
+  // within 32 inputs for int4. Their order depends only on `inner`. Prefetches `following`, the weights that this
+  // thread reads next (may be null).
+  void (*multiply)(const void* weight, int64_t outs, const Scales& scales, const void* const* packed, int64_t rows,
                    int64_t inner, float* y, int64_t y_stride, const void* following);
   // The same in AMX tiles, whose rows are packed together. These are null where the set has no tiles for this type.
   int64_t (*tiled_row_bytes)(int64_t inner);
@@ -114,6 +123,10 @@ struct InstructionSet {
   void (*widen)(const uint16_t* bfloat16, int64_t count, float* out);
   // Rounds to the nearest bfloat16, ties to even. NaN stays NaN.
   void (*narrow)(const float* x, int64_t count, uint16_t* bfloat16);
+  // Quantises `groups` groups of weights, each `group` numbers, to four bits: numbers from 0 to 15, of which 8 means 0,
+  // and bfloat16 scales. `ends` are where the search for a scale sends a group's largest magnitude.
+  void (*search_groups)(const float* x, int64_t groups, int64_t group, const float* ends, int64_t count,
+                        uint8_t* numbers, uint16_t* scales);
 };
 
 // The instruction set at `index` among those that were built and that this processor has, the fastest first. Null after

@@ -36,7 +36,7 @@ struct Chunks {
 Chunks chunks_of(const RowMatmul& op, const Products& products) {
   int64_t total = 0;
   for (const auto& product : op.products) total += product.outs;
-  const int64_t size = chunk_outs(products, total, op.inner * weight_bytes(op.products[0].weight.type));
+  const int64_t size = chunk_outs(products, total, op.products[0].weight.row_bytes);
   Chunks chunks{{}, kMostChunk / size};
   for (const auto& product : op.products) {
     for (int64_t o = 0; o < product.outs; o += size) {
@@ -91,7 +91,7 @@ void row_matmul(const InstructionSet& set, const RowMatmul& op) {
   std::vector<const void*> rows(op.rows);
   for (int64_t t = 0; t < op.rows; ++t) rows[t] = packed + t * bytes;
   const Chunks chunks = chunks_of(op, products);
-  const auto weights = [&](const Chunk& chunk) { return chunk.product->weight.row(chunk.first, op.inner); };
+  const auto weights = [&](const Chunk& chunk) { return chunk.product->weight.row(0, chunk.first); };
   parallel_runs(static_cast<int64_t>(chunks.all.size()), chunks.most, [&](Run run, int64_t following) {
     chunks.split(run, following, [&](Run part, int64_t then) {
       float sums[kRowBlock * kMostChunk];
@@ -103,8 +103,8 @@ void row_matmul(const InstructionSet& set, const RowMatmul& op) {
           products.multiply_tiled(weights(chunk), chunk.outs, packed + t * bytes, tile_width(op.rows), count, op.inner,
                                   sums, chunk.outs, next);
         } else {
-          products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scale(chunk.first), rows.data() + t,
-                            count, op.inner, sums, chunk.outs, next);
+          products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scales_from(0, chunk.first),
+                            rows.data() + t, count, op.inner, sums, chunk.outs, next);
         }
         for (int64_t row = 0; row < count; ++row) write(set, op, chunk, t + row, sums + row * chunk.outs);
       }

@@ -66,24 +66,36 @@ inline void add_bias(const InstructionSet& set, const void* bias, bool narrow, i
   for (int64_t t = 0; t < rows; ++t) set.add_scaled(1.0f, added, outs, y + t * stride);
 }
 
-// A matrix [out, in].
+// A stack of matrices [out, in], or one.
 struct Weight {
   const void* data;
   WeightType type;
-  const float* scales;  // one for each output of an int8 weight, otherwise null
+  int64_t outs;       // of a matrix, as stored
+  int64_t row_bytes;  // of one output
+  Scales scales;
+  int64_t scale_bytes;  // of one output
 
-  const char* row(int64_t row, int64_t inner) const {
-    return static_cast<const char*>(data) + row * inner * weight_bytes(type);
+  // The weights and the scales of output `out`, a multiple of Products::outs_multiple.
+  const char* row(int64_t matrix, int64_t out) const {
+    return static_cast<const char*>(data) + (matrix * outs + out) * row_bytes;
   }
-  const float* scale(int64_t row) const { return scales == nullptr ? nullptr : scales + row; }
+  Scales scales_from(int64_t matrix, int64_t out) const {
+    if (scales.data == nullptr) return scales;
+    return {static_cast<const char*>(scales.data) + (matrix * outs + out) * scale_bytes, scales.half, scales.blocks};
+  }
 };
+
+// Bytes of one output of `inner` inputs that have no scales, or one scale for all.
+constexpr int64_t plain_row_bytes(WeightType type, int64_t inner) {
+  return inner * (type == WeightType::kBfloat16 ? 2 : type == WeightType::kFloat32 ? 4 : 1);
+}
 
 // The outputs of a chunk, the smallest piece of work: about 32 KB of weights, or 128 KB for AMX tiles, and less if that
 // would leave threads idle. A thread takes several chunks at once, up to kMostChunk outputs, because memory is read
 // fastest in long stretches.
 inline int64_t chunk_outs(const Products& products, int64_t outs, int64_t row_bytes) {
   const bool tiled = products.multiply_tiled != nullptr;
-  const int64_t least = tiled ? 16 : 4;
+  const int64_t least = products.outs_multiple;
   const int64_t by_size = (tiled ? 131072 : 32768) / std::max<int64_t>(row_bytes, 1);
   const int64_t by_threads = outs / (4 * thread_count());
   return std::clamp<int64_t>(std::min(by_size, by_threads) / least * least, least, kMostChunk / 2);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "prefetch.h"
+#include "products.h"
 #include "weight_types.h"
 
 namespace lynx {
@@ -323,10 +324,11 @@ int64_t multiply_panels(const Operands<Type>& at, int64_t outs, int64_t rows, co
 
 // Products::multiply for one type of weight.
 template <class Type>
-void multiply(const void* weight, int64_t outs, const float* scales, const void* const* packed, int64_t rows,
+void multiply(const void* weight, int64_t outs, const Scales& scales, const void* const* packed, int64_t rows,
               int64_t inner, float* y, int64_t y_stride, const void* following) {
   typedef typename Type::Weight Weight;
-  const Operands<Type> at{static_cast<const Weight*>(weight), scales, packed, inner, y, y_stride};
+  const Operands<Type> at{
+      static_cast<const Weight*>(weight), static_cast<const float*>(scales.data), packed, inner, y, y_stride};
   const Weight* after = following == nullptr ? at.weight + outs * inner : static_cast<const Weight*>(following);
   int64_t o = 0;
   if constexpr (kManyRegisters) {

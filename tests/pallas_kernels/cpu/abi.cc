@@ -51,6 +51,8 @@ static_assert(lynx::ffi::kExecute == XLA_FFI_ExecutionStage_EXECUTE);
 static_assert(lynx::ffi::kScalarAttribute == XLA_FFI_AttrType_SCALAR);
 static_assert(lynx::ffi::kPred == XLA_FFI_DataType_PRED);
 static_assert(lynx::ffi::kInt8 == XLA_FFI_DataType_S8);
+static_assert(lynx::ffi::kUint8 == XLA_FFI_DataType_U8);
+static_assert(lynx::ffi::kFloat16 == XLA_FFI_DataType_F16);
 static_assert(lynx::ffi::kInt32 == XLA_FFI_DataType_S32);
 static_assert(lynx::ffi::kFloat32 == XLA_FFI_DataType_F32);
 static_assert(lynx::ffi::kUint16 == XLA_FFI_DataType_U16);

@@ -22,9 +22,9 @@ struct ChunkCase {
         rest(random.between(1, 9)),
         width(random.between(1, 40)),
         value_width(random.between(1, latent ? width : 40)),
-        query(random, type, 16 * tiles * groups * rest, width),
-        key(random, type, blocks * groups * 32, width),
-        value(random, type, blocks * groups * 32, value_width),
+        query(random, type, 1, 16 * tiles * groups * rest, width),
+        key(random, type, 1, blocks * groups * 32, width),
+        value(random, type, 1, blocks * groups * 32, value_width),
         latent(latent),
         sinks(groups * rest) {
     for (int64_t tile = 0; tile < tiles; ++tile) {

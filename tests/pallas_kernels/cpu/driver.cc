@@ -12,6 +12,7 @@
 #include "chunk_attention_case.h"
 #include "expert_ffn.h"
 #include "greedy_token.h"
+#include "quantize_case.h"
 #include "random_numbers.h"
 #include "rms_norm.h"
 #include "row_matmul.h"
@@ -22,13 +23,20 @@ namespace {
 
 using namespace lynx;
 
-// A row's value as the products round it: to bfloat16 if the weight is bfloat16.
-float rounded(float x, WeightType type) {
-  if (type != WeightType::kBfloat16) return x;
-  uint16_t bits;
-  instruction_set(0)->narrow(&x, 1, &bits);
-  instruction_set(0)->widen(&bits, 1, &x);
-  return x;
+// Rounds a row as the products do: to bfloat16 if the weight is bfloat16, and to 8 bits with a scale for every 32
+// values if it has four bits.
+void round_row(float* x, int64_t count, WeightType type) {
+  if (type == WeightType::kBfloat16) {
+    std::vector<uint16_t> bits(count);
+    instruction_set(0)->narrow(x, count, bits.data());
+    instruction_set(0)->widen(bits.data(), count, x);
+  }
+  for (int64_t from = 0; type == WeightType::kInt4 && from < count; from += 32) {
+    const int64_t to = std::min(count, from + 32);
+    float largest = 0;
+    for (int64_t i = from; i < to; ++i) largest = std::fmax(largest, std::fabs(x[i]));
+    for (int64_t i = from; largest > 0 && i < to; ++i) x[i] = std::round(x[i] * (127 / largest)) * largest / 127;
+  }
 }
 
 void check_row_matmul(Random& random, const InstructionSet& set, WeightType type) {
@@ -37,7 +45,7 @@ void check_row_matmul(Random& random, const InstructionSet& set, WeightType type
   const int64_t rows = long_rows ? random.between(19, 40) : random.rows();
   const int64_t inner = long_rows ? random.between(700, 4500) : random.between(1, 150);
   const int64_t outs = random.between(1, long_rows || random.between(0, 3) > 0 ? 40 : 300);
-  const Numbers weight(random, type, outs, inner);
+  const Numbers weight(random, type, 1, outs, inner);
   std::vector<float> x(rows * inner), y(rows * outs), bias(outs);
   for (float& value : x) value = random.normal();
   for (float& value : bias) value = random.normal();
@@ -48,10 +56,11 @@ void check_row_matmul(Random& random, const InstructionSet& set, WeightType type
   op.products.push_back({weight.weight(), outs, bias.data(), {y.data(), false}});
   row_matmul(set, op);
   for (int64_t t = 0; t < rows; ++t) {
+    round_row(x.data() + t * inner, inner, type);
     for (int64_t o = 0; o < outs; ++o) {
       double sum = bias[o], size = 1;
       for (int64_t i = 0; i < inner; ++i) {
-        const double product = static_cast<double>(rounded(x[t * inner + i], type)) * weight.values[o * inner + i];
+        const double product = static_cast<double>(x[t * inner + i]) * weight.values[o * inner + i];
         sum += product;
         size += std::fabs(product);
       }
@@ -62,23 +71,25 @@ void check_row_matmul(Random& random, const InstructionSet& set, WeightType type
 
 // The hidden values of one row `x` in expert `e`, which has `f` of them.
 std::vector<float> hidden_values(const float* x, const Numbers& gate_up, int64_t e, int64_t f, int64_t width) {
-  std::vector<float> hidden(f);
+  std::vector<float> hidden(f), row(x, x + width);
+  round_row(row.data(), width, gate_up.type);
   for (int64_t o = 0; o < f; ++o) {
     double gate = 0, up = 0;
     for (int64_t i = 0; i < width; ++i) {
-      const double value = rounded(x[i], gate_up.type);
+      const double value = row[i];
       gate += value * gate_up.values[(e * 2 * f + o) * width + i];
       up += value * gate_up.values[(e * 2 * f + f + o) * width + i];
     }
-    hidden[o] = rounded(static_cast<float>(gate / (1 + std::exp(-gate)) * up), gate_up.type);
+    hidden[o] = static_cast<float>(gate / (1 + std::exp(-gate)) * up);
   }
+  round_row(hidden.data(), f, gate_up.type);
   return hidden;
 }
 
 void check_expert_ffn(Random& random, const InstructionSet& set, WeightType type) {
   const int64_t rows = random.rows(), experts = random.between(2, 6), top_k = random.between(1, 2);
   const int64_t width = random.between(1, 70), f = random.between(1, 50);
-  const Numbers gate_up(random, type, experts * 2 * f, width), down(random, type, experts * width, f);
+  const Numbers gate_up(random, type, experts, 2 * f, width), down(random, type, experts, width, f);
   std::vector<float> x(rows * width), y(rows * width), weights(rows * top_k);
   std::vector<int32_t> ids(rows * top_k);
   // std::vector<bool> has no addresses.
@@ -122,7 +133,7 @@ void check_expert_ffn(Random& random, const InstructionSet& set, WeightType type
       }
     }
     for (int64_t d = 0; d < width; ++d) {
-      // A hidden value may round to the other neighbour, one part in 256.
+      // A hidden value may round to the other neighbour, one part in 256 of it, or of the largest of 32.
       check(std::fabs(y[t * width + d] - expected[d]) <= 4e-3 * size, "expert_ffn", set.name);
       check(valid[t] || y[t * width + d] == 0, "a row that is not valid", set.name);
     }
@@ -518,12 +529,13 @@ void check_all(uint32_t seed) {
       check_select_experts(random, *set);
       check_vocabulary(random, *set);
       check_rms_norm(random, *set);
+      check_quantize(random, *set);
     }
     for (int type = 0; type < kWeightTypes; ++type) {
       for (int round = 0; round < 6; ++round) {
         check_row_matmul(random, *set, static_cast<WeightType>(type));
         check_expert_ffn(random, *set, static_cast<WeightType>(type));
-        if (type != static_cast<int>(WeightType::kInt8)) {
+        if (type < static_cast<int>(WeightType::kInt8)) {
           check_chunk_attention(random, *set, static_cast<WeightType>(type));
         }
       }

@@ -1,5 +1,6 @@
 """The native library: its build, its sanitized driver, every instruction set, and what happens without it."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import bits_of, expert_ffn, row_matmul, use_threads
+from pallas_kernels import INT4, INT8, Form, bits_of, dequantize, expert_ffn, quantize, row_matmul, use_threads
 from pallas_kernels.cpu import build, instruction_sets, library, threads_used, unavailable
 from pallas_kernels.expert_ffn.arguments import ExpertArrays, ExpertOptions
 from pallas_kernels.expert_ffn.cpu import expert_ffn_cpu
@@ -50,6 +51,12 @@ def layer(rows=9, experts=5, width=70, expert_width=45, dtype=jnp.bfloat16):
   return x, ids, weights, gate_up, down
 
 
+def in_form(weight, form):
+  layout = "interleaved" if form.code == "int4" else "rows"
+  held = quantize(np.asarray(weight), dataclasses.replace(form, layout=layout))
+  return jax.tree.map(jnp.asarray, held)
+
+
 @needs_library
 @pytest.mark.parametrize("instructions", instruction_sets())
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -70,8 +77,46 @@ def test_every_instruction_set_agrees_with_the_reference(instructions, dtype):
 
 
 @needs_library
-def test_threads_change_no_bit():
-  arguments = layer(rows=40, width=256, expert_width=192)
+@pytest.mark.parametrize("instructions", instruction_sets())
+@pytest.mark.parametrize("form", [INT8, INT4, Form(code="int4", group=96)], ids=str)
+def test_every_instruction_set_agrees_with_the_weights_that_quantised_ones_stand_for(instructions, form):
+  x, ids, weights, *experts = layer(dtype=jnp.float32, experts=3, rows=11, width=200, expert_width=77)
+  held = [in_form(expert, form) for expert in experts]
+  wide = [dequantize(expert) for expert in held]
+  # 16 bits of a row, or 8 bits of each 32 values: half a step is 0.4 % of the largest, and errors of both signs.
+  tolerance = 1e-4 if form.code == "int8" else 3e-2
+  arrays = ExpertArrays(x, ids, weights, *held, jnp.ones(11, bool))
+  y = expert_ffn_cpu(arrays, options=ExpertOptions(), instructions=instructions)
+  expected = expert_ffn(x, ids, weights, *wide, implementation="reference")
+  np.testing.assert_allclose(y, expected, atol=tolerance * float(jnp.abs(expected).max()))
+  one, options = in_form(experts[0][0], form), RowOptions(norm_eps=0.0, dtype="float32")
+  (y,) = row_matmul_cpu(RowArrays(x, (one,), None, (None,), None), options=options, instructions=instructions)
+  expected = row_matmul(x, wide[0][0], implementation="reference")
+  np.testing.assert_allclose(y, expected, atol=tolerance * float(jnp.abs(expected).max()))
+
+
+@needs_library
+@pytest.mark.parametrize("instructions", instruction_sets())
+def test_scales_of_float16_are_read_exactly(instructions):
+  random = np.random.default_rng(0)
+  held = quantize(random.normal(size=(48, 64)).astype(np.float32), Form(code="int4", group=32, layout="interleaved"))
+  # Of both signs, of all exponents that float16 has, subnormal ones among them.
+  scales = random.normal(size=held.scales.shape) * 2.0 ** random.integers(-24, 12, held.scales.shape)
+  held = dataclasses.replace(held, scales=scales.astype(np.float16))
+  # One input alone, whose value 8 bits hold: the product is the weight.
+  for i in (0, 5, 37, 63):
+    x = jnp.zeros((1, 64)).at[0, i].set(127.0)
+    arrays = RowArrays(x, (jax.tree.map(jnp.asarray, held),), None, (None,), None)
+    options = RowOptions(norm_eps=0.0, dtype="float32")
+    (y,) = row_matmul_cpu(arrays, options=options, instructions=instructions)
+    np.testing.assert_array_equal(y[0], 127 * dequantize(held)[:, i])
+
+
+@needs_library
+@pytest.mark.parametrize("form", [None, INT4])
+def test_threads_change_no_bit(form):
+  *arguments, gate_up, down = layer(rows=40, width=256, expert_width=192)
+  arguments += [gate_up, down] if form is None else [in_form(gate_up, form), in_form(down, form)]
   results = []
   try:
     for threads in (1, 2, 5):

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pallas_kernels import INT4, Form, QuantizedWeight, abstract_quantized, dequantize, quantize, relayout
+from pallas_kernels.cpu import unavailable
 from pallas_kernels.weights.base import take
+from pallas_kernels.weights.quantizing import _by_numpy
 from tests.pallas_kernels.weights.test_protocol import numbers_of
 
 NARROW = (np.float32, np.float16, ml_dtypes.bfloat16)
 sizes = st.sampled_from([(1, 1), (3, 32), (17, 31), (16, 96), (2, 5, 70), (33, 129)])
 groups = st.sampled_from([32, 64, 128])
+makers = st.sampled_from([quantize, _by_numpy])
 
 
 @st.composite
@@ -51,10 +54,10 @@ def least_error(group):
   return ((np.clip(np.rint(group / scales), -8, 7) * scales - group) ** 2).sum(axis=1).min()
 
 
-@given(weight=weights(), group=groups)
+@given(weight=weights(), group=groups, by=makers)
 @settings(max_examples=25)
-def test_the_error_is_near_the_least_and_no_larger_than_that_of_rounding(weight, group):
-  held = quantize(weight, Form(code="int4", group=group))
+def test_the_error_is_near_the_least_and_no_larger_than_that_of_rounding(weight, group, by):
+  held = by(weight, Form(code="int4", group=group))
   wide, found = in_groups(weight, group), in_groups(dequantize(held), group)
   errors, squares = ((found - wide) ** 2).sum(axis=-1), (wide**2).sum(axis=-1)
   largest = np.take_along_axis(wide, np.abs(wide).argmax(axis=-1)[..., None], axis=-1)
@@ -67,10 +70,10 @@ def test_the_error_is_near_the_least_and_no_larger_than_that_of_rounding(weight,
   assert np.all(errors <= 1.25 * least + slack)
 
 
-@given(weight=weights(), group=groups)
+@given(weight=weights(), group=groups, by=makers)
 @settings(max_examples=20)
-def test_every_number_is_the_nearest_that_its_scale_allows(weight, group):
-  held = quantize(weight, Form(code="int4", group=group))
+def test_every_number_is_the_nearest_that_its_scale_allows(weight, group, by):
+  held = by(weight, Form(code="int4", group=group))
   scales = np.asarray(held.scales, np.float64)[..., None]
   wide, found = in_groups(weight, group), in_groups(dequantize(held), group)
   clipped = np.minimum(np.maximum(wide, np.minimum(-8 * scales, 7 * scales)), np.maximum(-8 * scales, 7 * scales))
@@ -139,6 +142,22 @@ def test_zeros_of_their_own_move_each_group(layout):
   y = one.scaled(jnp.einsum("ti,oi->to", x, one.factor(np.float32)))
   np.testing.assert_allclose(y, x @ wide[2].T, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(one.rows_at(jnp.array([19, 3])), wide[2][[19, 3]], rtol=1e-6)
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+@pytest.mark.parametrize("layout", ["rows", "interleaved"])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_native_code_makes_what_numpy_makes(layout, dtype):
+  weight = np.random.default_rng(0).normal(size=(3, 37, 200)).astype(dtype)
+  form = Form(code="int4", group=64, layout=layout)
+  native, ours = quantize(weight, form), _by_numpy(weight, form)
+  # Where two scales explain as much, sums in another order may prefer the other one.
+  assert (native.values == ours.values).mean() > 0.99
+  assert (native.scales == ours.scales).mean() > 0.99
+  for first, second in ((native, ours), (relayout(native, "rows"), relayout(ours, "rows"))):
+    assert (first.values.shape, first.scales.dtype) == (second.values.shape, second.scales.dtype)
+  wide, (one, other) = weight.astype(np.float32), (np.asarray(dequantize(made)) for made in (native, ours))
+  assert ((one - wide) ** 2).sum() == pytest.approx(((other - wide) ** 2).sum(), rel=1e-4)
 
 
 def test_tiny_and_huge_weights_are_not_lost():
