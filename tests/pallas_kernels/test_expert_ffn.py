@@ -186,8 +186,8 @@ class TestExpertFFN:
 
 
 # What the implementations add to the rounding of quantised weights, as a share of the largest result: nothing but
-# float32 sums where rows stay float32; natively, 16 bits of each row and of each row of hidden values, or 8 bits of each
-# 32 values.
+# float32 sums where rows stay float32; natively, 16 bits of each row and of each row of hidden values, or 8 bits of
+# each 32 values.
 QUANTISED_ERRORS = {
   ("cpu", INT8): 2**-12,
   ("cpu", INTERLEAVED): 2**-5,
