@@ -26,6 +26,9 @@ from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.routing import RoutingPolicy
 from pallas_kernels.checks import require
 
+_CHUNK_STEPS = 1.7
+"""How long steps that read prompts beside decode rows are meant to take, in decode steps (`EngineSettings.step_ms`)."""
+
 
 class EngineDead(RuntimeError):  # noqa: N818 (a state)
   """The engine has failed and answers nothing any more; the cause is chained."""
@@ -34,8 +37,8 @@ class EngineDead(RuntimeError):  # noqa: N818 (a state)
 class EngineCore:
   """Continuous batching over a paged cache, driven by its caller: `submit`, then `step` until it is `idle`.
 
-  One step of the device may run while the next is planned (`EngineSettings.run_ahead`). No method may be called from
-  two threads at a time.
+  On a GPU one step runs while the next is planned (`EngineSettings.run_ahead`). No method may be called from two
+  threads at a time.
 
   Attributes:
     params: the weights that run.
@@ -75,13 +78,14 @@ class EngineCore:
     )  # fmt: skip
     target = None if settings.step_ms is None else settings.step_ms / 1e3
     experts = sum(moe.experts for moe in spec.moe_specs)
-    self._times = StepTimes(experts=experts, tokens=programs.mixed[-1])
+    self._times = None if target is None else StepTimes(experts=experts, tokens=programs.mixed[-1])
+    self._chunking = _chunking(target, experts)
     self._scheduler = Scheduler(
       self.limits,
       decoder=params.tokenizer,
       order=PrefixFirst() if settings.prefix_first else FirstCome(),
       admission=Admission(),
-      chunking=Chunking(target=None if target is None else 2 * target, experts=experts),
+      chunking=self._chunking,
       times=self._times,
       prompts_first=settings.prompts_first,
     )
@@ -98,6 +102,7 @@ class EngineCore:
       params.decoder, step, blocks=blocks, slots=settings.slots, table=table,
       decode=programs.decode, mixed=programs.mixed, directory=settings.programs, clock=clock,
     )  # fmt: skip
+    self._ahead = settings.steps_ahead
     self._pending: collections.deque[tuple[Pending, float]] = collections.deque()
     self._last_commit = 0.0
     self._failures = 0
@@ -156,7 +161,7 @@ class EngineCore:
     Raises:
       EngineDead: the device has failed twice in a row.
     """
-    ahead = self._scheduler.run_ahead(self.settings.run_ahead)
+    ahead = self._scheduler.run_ahead(self._ahead)
     try:
       planned = len(self._pending) <= ahead and self._dispatch()
       self.stuck = not planned and not self._pending
@@ -219,7 +224,7 @@ class EngineCore:
   def _commit(self) -> list[Piece]:
     """Waits for the oldest step in flight and hands on what it drew."""
     pending, dispatched = self._pending.popleft()
-    jax.block_until_ready(pending.results)
+    pending.results.block_until_ready()
     now = self._clock()
     result, counts = self._executor.fetch(pending)
     # A step begins when it was given to the device, or when the step before it ended.
@@ -235,7 +240,9 @@ class EngineCore:
     plan = pending.plan
     rows, chunk_tokens = len(plan.rows), plan.tokens - len(plan.rows)
     experts = sum(result.experts)
-    self._times.observe(experts, plan.tokens, seconds)
+    if self._times is not None:
+      padded = chunk_tokens and self._chunking.padding_costs
+      self._times.observe(experts, plan.program.size if padded else plan.tokens, seconds)
     if self._budget is not None and not plan.chunks:
       self._budget.observe(experts, rows, seconds, result.retained)
     self.log.add(StepRecord(
@@ -271,11 +278,24 @@ def checked_policy(policy: RoutingPolicy | str | None, spec: DecoderSpec) -> Rou
   return policy
 
 
+def _chunking(target: float | None, experts: int) -> Chunking:
+  """How long chunks are, for a target of so many seconds a decode step. Padding costs nothing in native code."""
+  return Chunking(
+    target=None if target is None else _CHUNK_STEPS * target,
+    experts=experts,
+    least_fill=0.0 if jax.default_backend() == "cpu" else 0.5,
+  )
+
+
 def _budget(
-  spec: DecoderSpec, policy: RoutingPolicy | None, target: float | None, settings: EngineSettings, times: StepTimes
+  spec: DecoderSpec,
+  policy: RoutingPolicy | None,
+  target: float | None,
+  settings: EngineSettings,
+  times: StepTimes | None,
 ) -> ExpertBudget | None:
   """The controller of the experts' limit, where there is something to control."""
-  if policy is None or target is None or not spec.moe_specs:
+  if policy is None or target is None or times is None or not spec.moe_specs:
     return None
   rule = BudgetRule(
     target=target,

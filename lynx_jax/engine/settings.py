@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import jax
+
 from lynx_jax.engine.host.step_plan import BLOCK_SIZE, Programs
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.routing import RoutingPolicy, as_policy
@@ -20,11 +22,13 @@ class EngineSettings:
       quarter of the memory that is available if that is less.
     policy: which experts decoding rows may use, as a policy or as text; None is the model's own routing.
     mixed: tokens of the programs that read prompts, rising, each more than `slots`.
-    run_ahead: steps that the device may be given before the result of the one before is known, 0 or more.
+    run_ahead: steps that the device may be given before the result of the one before is known, 0 or more. None is 1,
+      but 0 on a CPU: the step needs all its cores, and work beside it would slow it down by more than it takes.
     deterministic: whether exact requests get the same bits whatever else runs: prompts are read in chunks of one size,
       in steps of their own, and nothing is ever preempted. Slower.
     step_ms: how long a decode step should take, in milliseconds, or None. The engine then limits the experts that
-      adaptive rows may read, and the prompts' tokens that steps read beside decoding rows.
+      adaptive rows may read, and the prompts' tokens that steps read beside decoding rows: such a step takes less than
+      two decode steps.
     least_retained: share of its experts' weight that an adaptive row keeps in the mean, whatever `step_ms` says.
     most_waiting: requests that may wait before others are refused; None is no limit.
     most_waiting_tokens: of the prompts that wait, before others are refused; None is no limit. One may always wait.
@@ -41,7 +45,7 @@ class EngineSettings:
   kv_bytes: int | None = None
   policy: RoutingPolicy | str | None = None
   mixed: tuple[int, ...] = (128, 512)
-  run_ahead: int = 1
+  run_ahead: int | None = None
   deterministic: bool = False
   step_ms: float | None = None
   least_retained: float = 0.8
@@ -55,7 +59,8 @@ class EngineSettings:
 
   def __post_init__(self) -> None:
     whole_fields(self, "slots", least=1)
-    whole_fields(self, "run_ahead", least=0)
+    if self.run_ahead is not None:
+      whole_fields(self, "run_ahead", least=0)
     if self.context is not None:
       whole_fields(self, "context", least=1)
     if self.kv_bytes is not None:
@@ -77,6 +82,11 @@ class EngineSettings:
     powers = [1 << power for power in range((self.slots - 1).bit_length())]
     decode = (self.slots,) if self.deterministic else (*powers, self.slots)
     return Programs(decode=decode, mixed=self.mixed)
+
+  @property
+  def steps_ahead(self) -> int:
+    """`run_ahead`, or what is best on the default device."""
+    return int(jax.default_backend() != "cpu") if self.run_ahead is None else self.run_ahead
 
   def positions(self, spec: DecoderSpec) -> int:
     """Positions of the longest sequence.

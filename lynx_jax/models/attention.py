@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int32
 from numpy.typing import DTypeLike
 
 from lynx_jax.models.causal_attention import causal_attention
@@ -183,10 +183,10 @@ class Attention(nnx.Module):
     self.query_norm = None if query is None else RMSNorm(query[0], eps, declare, axis=query[1])
     self.key_norm = None if key is None else RMSNorm(key[0], eps, declare, axis=key[1])
 
-  def project_in(self, x_TD: Float[Array, "T D"], norm: Norm) -> Projected:
+  def project_in(self, x_TD: Float[Array, "T D"], norm: Norm, used: Int32[Array, ""] | None = None) -> Projected:
     """Queries, keys and values of normed rows, heads side by side: before their own norms and positions."""
     weights, biases = (self.query, self.key, self.value), (self.query_bias, self.key_bias, self.value_bias)
-    query, key, value = normed_matmuls(x_TD, norm, weights, biases)
+    query, key, value = normed_matmuls(x_TD, norm, weights, biases, used=used)
     return query, key, value
 
   def _norms(self) -> dict[str, Any]:
@@ -260,10 +260,14 @@ class Attention(nnx.Module):
     return attended.reshape(attended.shape[0], -1), KeyValueCache(key, value)
 
   def project_out(
-    self, attended_TX: Float[Array, "T NH"], residual_TD: Float[Array, "T D"] | None
+    self,
+    attended_TX: Float[Array, "T NH"],
+    residual_TD: Float[Array, "T D"] | None,
+    used: Int32[Array, ""] | None = None,
   ) -> Float[Array, "T D"]:
     """The heads' results mapped back to the model width, and added to the residual stream where one is given."""
-    return row_matmul(attended_TX, weight(self.output), bias=array_of(self.output_bias), residual_TO=residual_TD)
+    bias = array_of(self.output_bias)
+    return row_matmul(attended_TX, weight(self.output), bias=bias, residual_TO=residual_TD, used=used)
 
 
 def _grown(

@@ -162,11 +162,11 @@ def run_layer(
     return y if residual_multiplier == 1.0 else y * residual_multiplier
 
   with jax.named_scope("attention"):
-    attended, kept = attend(layer.attention, layer.attention.project_in(x_TD, layer.attention_norm))
+    attended, kept = attend(layer.attention, layer.attention.project_in(x_TD, layer.attention_norm, choice.used))
     if residual_multiplier == 1.0:
-      x_TD = layer.attention.project_out(attended, x_TD)
+      x_TD = layer.attention.project_out(attended, x_TD, choice.used)
     else:
-      x_TD = x_TD + added(layer.attention.project_out(attended, None))
+      x_TD = x_TD + added(layer.attention.project_out(attended, None, choice.used))
   y, trace = layer.ffn.feed(x_TD, layer.ffn_norm, choice)
   return x_TD + added(y), kept, trace
 

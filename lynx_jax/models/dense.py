@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from lynx_jax.models.declare import Declare
 from lynx_jax.models.linear import normed_matmul, weight
@@ -37,12 +37,13 @@ class Dense(nnx.Module):
     self.gate_up = declare.param((2 * spec.width, width), "F2 D", Role.PROJECTION)
     self.down = declare.param((width, spec.width), "D F", Role.PROJECTION)
 
-  def __call__(self, x_TD: Float[Array, "T D"], norm: Norm) -> Float[Array, "T D"]:
-    """The network's output for normed rows, in `x`'s dtype."""
-    gate, up = jnp.split(normed_matmul(x_TD, norm, self.gate_up, dtype="float32"), 2, axis=-1)
-    return row_matmul(SWIGLU(gate, up).astype(x_TD.dtype), weight(self.down))
+  def __call__(
+    self, x_TD: Float[Array, "T D"], norm: Norm, used: Int32[Array, ""] | None = None
+  ) -> Float[Array, "T D"]:
+    """The network's output for normed rows, in `x`'s dtype; `used` as for `row_matmul`."""
+    gate, up = jnp.split(normed_matmul(x_TD, norm, self.gate_up, used=used, dtype="float32"), 2, axis=-1)
+    return row_matmul(SWIGLU(gate, up).astype(x_TD.dtype), weight(self.down), used=used)
 
   def feed(self, x_TD: Float[Array, "T D"], norm: Norm, choice: ExpertChoice) -> tuple[Float[Array, "T D"], None]:
     """As `__call__`: a dense part has no experts to choose."""
-    del choice
-    return self(x_TD, norm), None
+    return self(x_TD, norm, choice.used), None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from lynx_jax.models.norms import Norm, RMSNorm
 from pallas_kernels import row_matmuls
@@ -27,14 +27,19 @@ def normed_matmuls(
   weights: Sequence[nnx.Param],
   biases: Sequence[nnx.Param | None] | None = None,
   *,
+  used: Int32[Array, ""] | None = None,
   dtype: str | None = None,
 ) -> tuple[Float[Array, "T _"], ...]:
-  """norm(x) @ weight.T + bias for each weight [O, D]; an `RMSNorm` is computed in the products' own launch."""
+  """norm(x) @ weight.T + bias for each weight [O, D]; an `RMSNorm` is computed in the products' own launch.
+
+  `used` as for `row_matmul`.
+  """
   arrays = [weight(param) for param in weights]
   added = None if biases is None else [array_of(param) for param in biases]
   if isinstance(norm, RMSNorm):
-    return row_matmuls(x_TD, arrays, norm_scale=norm.scale[...], norm_eps=norm.eps, biases=added, dtype=dtype)
-  return row_matmuls(norm(x_TD), arrays, biases=added, dtype=dtype)
+    scale, eps = norm.scale[...], norm.eps
+    return row_matmuls(x_TD, arrays, norm_scale=scale, norm_eps=eps, biases=added, used=used, dtype=dtype)
+  return row_matmuls(norm(x_TD), arrays, biases=added, used=used, dtype=dtype)
 
 
 def normed_matmul(
@@ -43,8 +48,9 @@ def normed_matmul(
   weight_OD: nnx.Param,
   bias_O: nnx.Param | None = None,
   *,
+  used: Int32[Array, ""] | None = None,
   dtype: str | None = None,
 ) -> Float[Array, "T O"]:
   """`normed_matmuls` with one weight."""
-  (y,) = normed_matmuls(x_TD, norm, [weight_OD], [bias_O], dtype=dtype)
+  (y,) = normed_matmuls(x_TD, norm, [weight_OD], [bias_O], used=used, dtype=dtype)
   return y

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int32
 from numpy.typing import DTypeLike
 
 from lynx_jax.models.causal_attention import causal_attention
@@ -149,16 +149,17 @@ class MLA(nnx.Module):
     self.output = declare.param((width, spec.heads * spec.value_width), "D NU", Role.PROJECTION)
     self.output_bias = declare.bias((width,), "D", present=spec.bias)
 
-  def project_in(self, x_TD: Float[Array, "T D"], norm: Norm) -> Projected:
+  def project_in(self, x_TD: Float[Array, "T D"], norm: Norm, used: Int32[Array, ""] | None = None) -> Projected:
     """Queries and latents of normed rows."""
     if self.query is not None:
-      query, latent = normed_matmuls(x_TD, norm, (self.query, self.latent), (None, self.latent_bias))
+      query, latent = normed_matmuls(x_TD, norm, (self.query, self.latent), (None, self.latent_bias), used=used)
       return query, latent
     assert self.query_down is not None
     assert self.query_up is not None
     assert self.query_norm is not None
-    down, latent = normed_matmuls(x_TD, norm, (self.query_down, self.latent), (self.query_down_bias, self.latent_bias))
-    return normed_matmul(down, self.query_norm, self.query_up), latent
+    weights, biases = (self.query_down, self.latent), (self.query_down_bias, self.latent_bias)
+    down, latent = normed_matmuls(x_TD, norm, weights, biases, used=used)
+    return normed_matmul(down, self.query_norm, self.query_up, used=used), latent
 
   def attend_prompts(
     self, projected: Projected, rotation: Rotation, positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"]
@@ -227,10 +228,14 @@ class MLA(nnx.Module):
     return x.reshape(*x.shape[:-1], -1, 2).swapaxes(-1, -2).reshape(x.shape)
 
   def project_out(
-    self, attended_TX: Float[Array, "T NU"], residual_TD: Float[Array, "T D"] | None
+    self,
+    attended_TX: Float[Array, "T NU"],
+    residual_TD: Float[Array, "T D"] | None,
+    used: Int32[Array, ""] | None = None,
   ) -> Float[Array, "T D"]:
     """The heads' results mapped back to the model width, and added to the residual stream where one is given."""
-    return row_matmul(attended_TX, weight(self.output), bias=array_of(self.output_bias), residual_TO=residual_TD)
+    bias = array_of(self.output_bias)
+    return row_matmul(attended_TX, weight(self.output), bias=bias, residual_TO=residual_TD, used=used)
 
 
 def _by_head(x_BNI: Float[Array, "B N I"], weight_NIO: Float[Array, "N I O"]) -> Float[Array, "B N O"]:

@@ -99,14 +99,14 @@ class MoE(nnx.Module):
     """Norms the rows, routes the valid ones and runs their experts; experts give invalid rows zeros."""
     spec, valid_T = self.spec, choice.valid
     with jax.named_scope("router"):
-      logits = normed_matmul(x_TD, norm, self.router, self.router_bias, dtype="float32")
+      logits = normed_matmul(x_TD, norm, self.router, self.router_bias, used=choice.used, dtype="float32")
       bias = None if self.selection_bias is None else self.selection_bias[...].astype(jnp.float32)
       routing = choice.route(logits, spec.top_k, router=spec.router, valid=valid_T, selection_bias=bias)
     with jax.named_scope("experts"):
       y, dropped = self._experts(norm(x_TD), routing, valid_T, choice.expert_capacity)
     if self.shared is not None:
       with jax.named_scope("shared"):
-        y = y + self._shared(self.shared, x_TD, norm)
+        y = y + self._shared(self.shared, x_TD, norm, choice.used)
     return y, ExpertTrace(logits, routing.routing, dropped, bias, spec.top_k, spec.router)
 
   def _experts(
@@ -135,9 +135,9 @@ class MoE(nnx.Module):
       y, dropped = capacity_ffn(x_TD, ids, weights, *arrays, expert_capacity, **more)
     return y.reshape(rows, top_k, -1).sum(axis=1) if self.spec.scale_input else y, dropped
 
-  def _shared(self, shared: Dense, x_TD: jax.Array, norm: Norm) -> jax.Array:
-    y = shared(x_TD, norm)
+  def _shared(self, shared: Dense, x_TD: jax.Array, norm: Norm, used: jax.Array | None) -> jax.Array:
+    y = shared(x_TD, norm, used)
     if self.shared_gate is None:
       return y
-    share = jax.nn.sigmoid(normed_matmul(x_TD, norm, self.shared_gate, dtype="float32"))
+    share = jax.nn.sigmoid(normed_matmul(x_TD, norm, self.shared_gate, used=used, dtype="float32"))
     return (y.astype(jnp.float32) * share).astype(y.dtype)

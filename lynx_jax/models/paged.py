@@ -22,6 +22,7 @@ class PagedRows:
     lengths: tokens that each row's sequence has so far, those behind the row included; only LongRoPE reads them.
     decodes: whether the row is a decoding one.
     blocks: where each row's sequence lies in the cache.
+    used: rows up to the last that is there.
     tiles: the rows of chunks, up to 16 consecutive ones of a sequence a tile; None if there are none.
     most_decoding: the decoding rows are among the first so many (static).
   """
@@ -30,6 +31,7 @@ class PagedRows:
   lengths: Int32[Array, "T"]
   decodes: Bool[Array, "T"]
   blocks: BlockTables
+  used: Int32[Array, ""]
   tiles: QueryTiles | None
   most_decoding: int = dataclasses.field(metadata={"static": True})
 

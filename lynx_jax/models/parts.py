@@ -33,8 +33,8 @@ class AttentionPart(Protocol[Projected, Cache]):
 
   spec: Any
 
-  def project_in(self, x_TD: Float[Array, "T D"], norm: Norm, /) -> Projected:
-    """Projects normed rows, before positions."""
+  def project_in(self, x_TD: Float[Array, "T D"], norm: Norm, used: Int32[Array, ""] | None = None, /) -> Projected:
+    """Projects normed rows, before positions; `used` as for `row_matmul`."""
     ...
 
   def attend_prompts(
@@ -61,9 +61,13 @@ class AttentionPart(Protocol[Projected, Cache]):
     ...
 
   def project_out(
-    self, attended_TX: Float[Array, "T _"], residual_TD: Float[Array, "T D"] | None, /
+    self,
+    attended_TX: Float[Array, "T _"],
+    residual_TD: Float[Array, "T D"] | None,
+    used: Int32[Array, ""] | None = None,
+    /,
   ) -> Float[Array, "T D"]:
-    """Maps results back to the model width, and adds the residual stream where one is given."""
+    """Maps results back to the model width, and adds the residual stream where one is given; `used` as above."""
     ...
 
 
@@ -106,11 +110,14 @@ class ExpertChoice(NamedTuple):
     route: turns router logits into a routing.
     expert_capacity: for training: each expert takes at most that many assignments, in one batched product, and the
       rest are dropped and counted. None computes every assignment.
+    used: all rows that count are among the first so many; None says nothing. Projections leave out the others where
+      they can.
   """
 
   valid: Bool[Array, "T"]
   route: Route = OWN_ROUTE
   expert_capacity: int | None = None
+  used: Int32[Array, ""] | None = None
 
 
 @runtime_checkable

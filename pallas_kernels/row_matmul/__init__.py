@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
@@ -51,6 +51,7 @@ def row_matmul(
   norm_eps: float = 0.0,
   bias: Float[Array, "O"] | None = None,
   residual_TO: Float[Array, "T O"] | None = None,
+  used: Int32[Array, ""] | None = None,
   dtype: str | None = None,
   implementation: Choice = None,
 ) -> Float[Array, "T O"]:
@@ -66,6 +67,8 @@ def row_matmul(
     norm_eps: added to the mean square.
     bias: added to every row.
     residual_TO: added to the result.
+    used: rows that are asked for, the first ones; None is all. The others hold some finite numbers, or what a row that
+      is not finite gives. Native code skips them, so a step that is not full takes less time.
     dtype: of the result; None is `x`'s.
     implementation: "pallas", "cpu", "reference", a list of these, or None for the best on the platform.
 
@@ -76,7 +79,7 @@ def row_matmul(
     ValueError: shapes that do not fit each other, or an unknown implementation.
     NotImplementedError: the named implementation cannot take these shapes.
   """
-  (y,) = _run(x_TI, (weight_OI,), norm_scale, (bias,), residual_TO, norm_eps, dtype, implementation)
+  (y,) = _run(x_TI, (weight_OI,), norm_scale, (bias,), residual_TO, used, norm_eps, dtype, implementation)
   return y
 
 
@@ -87,18 +90,19 @@ def row_matmuls(
   norm_scale: Float[Array, "I"] | None = None,
   norm_eps: float = 0.0,
   biases: Sequence[Float[Array, "_"] | None] | None = None,
+  used: Int32[Array, ""] | None = None,
   dtype: str | None = None,
   implementation: Choice = None,
 ) -> tuple[Float[Array, "T _"], ...]:
   """`row_matmul` of the same rows with several weights, in one launch, such as query, key and value."""
   biases = (None,) * len(weights) if biases is None else tuple(biases)
-  return _run(x_TI, tuple(weights), norm_scale, biases, None, norm_eps, dtype, implementation)
+  return _run(x_TI, tuple(weights), norm_scale, biases, None, used, norm_eps, dtype, implementation)
 
 
-def _run(x, weights, norm_scale, biases, residual, norm_eps, dtype, implementation):
+def _run(x, weights, norm_scale, biases, residual, used, norm_eps, dtype, implementation):
   for weight in weights:
     if x.shape[1] != weight.shape[1]:
       raise ValueError(f"x {x.shape} and weight {weight.shape} do not fit: expected [T, I] and [O, I]")
-  arrays = RowArrays(x, weights, norm_scale, biases, residual)
+  arrays = RowArrays(x, weights, norm_scale, biases, residual, used)
   options = RowOptions(norm_eps=float(norm_eps), dtype=jnp.dtype(dtype or x.dtype).name)
   return ROW_MATMUL(implementation, arrays, options=options)

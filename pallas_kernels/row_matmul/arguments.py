@@ -17,6 +17,7 @@ class RowArrays(NamedTuple):
     norm_scale: scale [I] of the norm of `x`, or None.
     biases: for each weight [O], or None.
     residual: added to the results [T, O], or None.
+    used: rows that are asked for (a number), the first ones; None is all.
   """
 
   x: jax.Array
@@ -24,6 +25,7 @@ class RowArrays(NamedTuple):
   norm_scale: jax.Array | None
   biases: tuple[jax.Array | None, ...]
   residual: jax.Array | None
+  used: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

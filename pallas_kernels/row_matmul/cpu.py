@@ -30,7 +30,7 @@ def cpu_objection(arrays: RowArrays, *, options: RowOptions) -> str | None:
 def row_matmul_cpu(arrays: RowArrays, *, options: RowOptions, instructions: str | None = None) -> tuple[jax.Array, ...]:
   """`row_matmul` in C++ (pallas_kernels/cpu/src/row_matmul.cc)."""
   x, biases = arrays.x, arrays.biases
-  given = [x, *(array for array in (arrays.norm_scale, arrays.residual) if array is not None)]
+  given = [x, *(array for array in (arrays.norm_scale, arrays.residual, arrays.used) if array is not None)]
   for weight, bias in zip(arrays.weights, biases, strict=True):
     given += jax.tree.leaves((weight, bias))
   done = cpu_call(
@@ -41,6 +41,7 @@ def row_matmul_cpu(arrays: RowArrays, *, options: RowOptions, instructions: str 
     norm_eps=options.norm_eps,
     norm=int(arrays.norm_scale is not None),
     residual=int(arrays.residual is not None),
+    used=int(arrays.used is not None),
     biases=sum(1 << place for place, bias in enumerate(biases) if bias is not None),
   )
   return tuple(done)

@@ -23,7 +23,7 @@ from tests.small_models import VOCAB, greedy_alone, random_prompts, small_params
 
 NEW = 10
 # All engines of this file have these sizes, so that they share their compiled programs.
-SIZES = EngineSettings(slots=4, context=96, mixed=(64,), policy=Auto(share=0.4), routing=True)
+SIZES = EngineSettings(slots=4, context=96, mixed=(64,), run_ahead=1, policy=Auto(share=0.4), routing=True)
 SMALL_POOL = dataclasses.replace(SIZES, kv_bytes=6 * 32 * 2 * 2 * 2 * 8 * 4)
 
 
@@ -304,7 +304,7 @@ def test_requests_are_submitted_together_or_not_at_all():
 
 
 def test_deterministic_mode_repeats_bit_for_bit_whatever_else_runs():
-  settings = EngineSettings(slots=4, context=96, mixed=(64,), deterministic=True)
+  settings = EngineSettings(slots=4, context=96, mixed=(64,), deterministic=True, run_ahead=1)
   warm = Sampling(temperature=1.0, seed=3)
 
   def ask(name: str) -> Request:

@@ -68,6 +68,17 @@ class TestRowMatmul:
     for y, weight, own in zip(together, weights, (None, bias, None), strict=True):
       np.testing.assert_array_equal(y, row_matmul(x, weight, bias=own, **options))
 
+  @pytest.mark.parametrize("rows", [5, 33])
+  def test_the_rows_that_are_used_are_as_among_all(self, implementation, rows):
+    random, sizes = np.random.default_rng(2), ((rows, 64), (32, 64), (rows, 32))
+    x, weight, residual = (jnp.asarray(random.normal(size=size), jnp.bfloat16) for size in sizes)
+    options = {"norm_scale": jnp.ones(64, jnp.bfloat16), "residual_TO": residual, "implementation": implementation}
+    whole = np.asarray(run(x, weight, **options), np.float32)
+    for used in (0, 3, rows, rows + 1):
+      y = np.asarray(run(x, weight, used=jnp.int32(used), **options), np.float32)
+      np.testing.assert_array_equal(y[:used], whole[:used])
+      assert np.isfinite(y).all()
+
   def test_rows_do_not_meet(self, implementation):
     random = np.random.default_rng(0)
     x = jnp.asarray(random.normal(size=(7, 64)), jnp.bfloat16)

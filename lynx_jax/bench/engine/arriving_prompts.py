@@ -11,6 +11,7 @@ import numpy as np
 from lynx_jax.bench.engine.figures import percentiles
 from lynx_jax.bench.engine.load import with_context
 from lynx_jax.engine.core import EngineCore
+from lynx_jax.engine.host.chunking import LEAST_CHUNK
 from lynx_jax.engine.host.request import Request
 from lynx_jax.engine.host.sampling import Sampling
 from lynx_jax.engine.settings import EngineSettings
@@ -91,7 +92,7 @@ def _measure(
   clock: Callable[[], float],
 ) -> ArrivingPrompts:
   rows = settings.slots - 1
-  chunks = -(-prompt // (settings.mixed[0] - settings.slots))
+  chunks = -(-prompt // LEAST_CHUNK)
   # The first prompt is not measured. The rows' own prompts take some steps, and so do steps that are in flight.
   output = (prompts + 1) * (quiet + chunks + 4) + rows + 16
   core = EngineCore(params, with_context(settings, max(prompt + 1, _OWN_PROMPT + output), params.spec))

@@ -6,18 +6,23 @@ from lynx_jax.engine.host.load import StepTimes
 from lynx_jax.engine.host.step_plan import Program, Programs
 from pallas_kernels.checks import number_fields, whole_fields
 
+LEAST_CHUNK = 32
+"""Tokens of prompts that a step reads beside decode rows at least, whatever the target: fewer read nearly all experts
+as well."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Chunking:
-  """Chooses programs for chunks.
+  """Chooses how many tokens steps with chunks compute.
 
   Chunks are large, because even a small one reads nearly all experts, and rows that decode beside it cost little more.
 
   Attributes:
-    target: seconds that a step with decode rows may take; None is no limit. The smallest mixed program always runs.
+    target: seconds that a step with decode rows may take; None is no limit. Where padding costs something, the smallest
+      mixed program always runs, and elsewhere a chunk of `LEAST_CHUNK` tokens.
     experts: distinct experts that a step with a chunk reads, summed over layers, to predict its time.
     least_fill: share of a program that must be used for it to be taken in place of a smaller one. Use 0 where padding
-      costs nothing, as in native code on CPUs.
+      costs nothing, as in native code on CPUs: steps may then be of any size.
   """
 
   target: float | None = None
@@ -30,16 +35,25 @@ class Chunking:
     whole_fields(self, "experts", least=0)
     number_fields(self, "least_fill", least=0, most=1)
 
-  def program(self, programs: Programs, rows: int, wanted: int, times: StepTimes | None = None) -> Program:
-    """The mixed program of a step with so many decode rows, when prompts have `wanted` tokens to compute."""
-    smallest, *larger = programs.mixed
-    chosen = smallest
-    for size in larger:
-      slow = rows and self.target is not None and times is not None and times.predict(self.experts, size) > self.target
-      if slow or rows + wanted <= max(chosen, self.least_fill * size):
+  @property
+  def padding_costs(self) -> bool:
+    """Whether a step takes the time of its whole program."""
+    return self.least_fill > 0
+
+  def size(self, programs: Programs, rows: int, wanted: int, times: StepTimes | None = None) -> int:
+    """Tokens of a step, so many decode rows included, when prompts have `wanted` tokens to compute."""
+    size, *larger = programs.mixed
+    for one in larger:
+      if rows + wanted <= max(size, self.least_fill * one):
         break
-      chosen = size
-    return Program("mixed", chosen)
+      size = one
+    if not rows or self.target is None or times is None:
+      return size
+    # The fit knows nothing of steps that are much larger than any before.
+    most = min(times.most_tokens(self.experts, self.target), 2 * times.largest)
+    if self.padding_costs:
+      return max((one for one in programs.mixed if one <= min(size, most)), default=programs.mixed[0])
+    return min(size, max(rows + LEAST_CHUNK, int(most)))
 
 
 def smallest_program(programs: Programs, rows: int, chunk_tokens: int) -> Program:

@@ -1,6 +1,7 @@
 """How long steps take, and how many experts they may read so that they take no longer than they should."""
 
 import dataclasses
+import math
 
 from pallas_kernels.checks import number_fields, whole_fields
 
@@ -11,6 +12,9 @@ class StepTimes:
   `experts` are the distinct experts read, summed over layers: reading them is most of a decode step (arXiv 2511.02237
   finds R^2 above 0.99). Least squares whose old steps fade, in information form: what recent steps do not tell apart,
   such as a and c while all steps have one size, stays at the estimate before them.
+
+  Attributes:
+    largest: tokens of the largest step so far.
   """
 
   def __init__(self, *, experts: int, tokens: int, fading: float = 0.98):
@@ -20,7 +24,7 @@ class StepTimes:
     self._moments = [[0.0] * 3 for _ in range(3)]
     self._products = [0.0] * 3
     self._estimate = [0.0] * 3
-    self.steps = 0
+    self.largest = 0
 
   def observe(self, experts: int, tokens: int, seconds: float) -> None:
     """Adds one step."""
@@ -29,12 +33,17 @@ class StepTimes:
       for index, right in enumerate(inputs):
         row[index] = self._fading * row[index] + left * right
     self._products = [self._fading * old + one * seconds for old, one in zip(self._products, inputs, strict=True)]
-    self.steps += 1
+    self.largest = max(self.largest, tokens)
     self._solve()
 
   def predict(self, experts: int, tokens: int) -> float:
     """Seconds of a step; 0 before the first was observed."""
     return sum(one * each for one, each in zip(self._estimate, self._inputs(experts, tokens), strict=True))
+
+  def most_tokens(self, experts: int, seconds: float) -> float:
+    """Tokens of a step of so many experts that takes so long; infinite while tokens are not seen to take time."""
+    by_token = self._estimate[2] * self._scales[2]
+    return (seconds - self.predict(experts, 0)) / by_token if by_token > 0 else math.inf
 
   @property
   def seconds_per_expert(self) -> float:

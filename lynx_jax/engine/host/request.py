@@ -119,7 +119,7 @@ class Piece(NamedTuple):
     request_id: the request's name.
     token_ids: the new tokens, in order; none if the request ended without one.
     text: the new text. It may lag behind the tokens, inside a character or at what may begin a stop string.
-    logprobs: of the new tokens, in nats.
+    logprobs: of the new tokens, in nats, where asked for.
     top_logprobs: for each new token, the likeliest tokens, where asked for.
     prompt_logprobs: of the prompt's tokens from the second on, with the likeliest; on the first piece, where asked for.
     finished: set on the request's last piece.

@@ -258,7 +258,7 @@ class Scheduler:
     wanted = (partial.missing if partial else 0) + (self._queue.tokens if admit else 0)
     if not wanted:
       return []
-    size = self._canonical or self._chunking.program(self.programs, rows, wanted, self._times).size
+    size = self._canonical or self._chunking.size(self.programs, rows, wanted, self._times)
     room, chunks = size - rows, []
     ends = partial is None or partial.missing <= room
     if admit:
@@ -358,7 +358,7 @@ class Scheduler:
       sequence.request.id,
       (token,),
       text,
-      (result.logprob[slot],) if result.logprob else (),
+      () if sequence.settings.logprobs is None else (result.logprob[slot],),
       (result.top[slot],) if slot in result.top else (),
       tuple(sequence.prompt_logprobs) if first else (),
       None if reason is None else self._finish(sequence, reason, message, fault).finished,

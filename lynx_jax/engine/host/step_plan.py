@@ -166,7 +166,7 @@ class StepResult:
     token: the drawn token ids.
     finite: whether all logits of the row were finite; if not, its token means nothing.
     alive: whether the slot goes on: it drew, its logits were finite, and the token was no stop token.
-    logprob: of the drawn token, in nats.
+    logprob: of the drawn token, in nats; means something for slots that asked for it, and is empty if none did.
     top: for slots that asked for them, the likeliest tokens.
     prompt_logprobs: for slots whose chunk has targets, one entry a target: its log-probability in nats and the
       likeliest tokens there.

@@ -1,6 +1,7 @@
 """Compiled programs in this process and on the disk, found again by everything that went into them."""
 
 import collections
+import contextlib
 import functools
 import hashlib
 import logging
@@ -9,13 +10,14 @@ import pickle
 import platform
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jaxlib.version
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 from pallas_kernels.cpu import unavailable
 
@@ -77,7 +79,8 @@ class Executables:
       pass
     except Exception as error:  # a damaged file can raise anything
       _LOG.warning("%s: the executable kept at %s cannot be read (%s); it is compiled again", name, path, error)
-    compiled = build()
+    with _without_jax_cache():
+      compiled = build()
     try:
       self._store(path, pickle.dumps(serialize_executable.serialize(compiled)))
     except (OSError, ValueError) as error:
@@ -95,6 +98,25 @@ class Executables:
     except BaseException:
       Path(partial).unlink(missing_ok=True)
       raise
+
+
+@contextlib.contextmanager
+def _without_jax_cache() -> Iterator[None]:
+  """Has JAX compile anew: what comes out of its own cache cannot be stored again on a CPU.
+
+  Such an executable lacks functions that its own code calls, and fails when it is loaded (`Function ... not found`).
+  """
+  directory = jax.config.values["jax_compilation_cache_dir"]
+  if directory is None:
+    yield
+    return
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+  try:
+    yield
+  finally:
+    jax.config.update("jax_compilation_cache_dir", directory)
+    compilation_cache.reset_cache()
 
 
 def _digest(key: object) -> str:

@@ -15,7 +15,6 @@ from lynx_jax.engine.host.request import TopLogprobs
 from lynx_jax.engine.host.step_plan import Chunk, StepPlan, StepResult
 from lynx_jax.engine.paged.plan_packing import PlanPacker
 from lynx_jax.engine.paged.program_set import ProgramSet, StepProgram
-from lynx_jax.engine.paged.step_results import read_results
 from lynx_jax.engine.paged.step_shape import StepShape
 from lynx_jax.engine.paged.steps import PagedState, StepSettings
 from lynx_jax.models.decoder import Decoder
@@ -30,6 +29,7 @@ class Pending:
     plan: what it does.
     program: the program that runs it.
     slots: the slot of each draw.
+    logprobs: whether some draw asks for log-probabilities.
     results: what comes back, packed.
     prompts: log-probabilities of prompts, packed, if the plan asks for them.
     experts: the experts of each row, if the plan asks for them.
@@ -39,6 +39,7 @@ class Pending:
   plan: StepPlan
   program: StepProgram
   slots: list[int]
+  logprobs: bool
   results: jax.Array
   prompts: jax.Array | None
   experts: jax.Array | None
@@ -132,15 +133,14 @@ class Executor:
     state, self._state = self._state, ()
     begin = self._clock()
     self._state, results, prompts, experts = program.run(self._weights, state, packed.array)
-    wants_prompts = any(chunk.targets for chunk in plan.chunks)
-    wants_experts = any(part.settings.return_routing for part in (*plan.rows, *plan.chunks))
     pending = Pending(
       plan=plan,
       program=program,
       slots=packed.slots,
+      logprobs=packed.logprobs,
       results=results,
-      prompts=prompts if wants_prompts else None,
-      experts=experts if wants_experts else None,
+      prompts=prompts if any(chunk.targets for chunk in plan.chunks) else None,
+      experts=experts if packed.routing else None,
       dispatch_seconds=self._clock() - begin,
     )
     for array in (pending.results, pending.prompts, pending.experts):
@@ -165,28 +165,30 @@ class Executor:
 
   def fetch(self, pending: Pending) -> tuple[StepResult, StepCounts]:
     """Waits for a step; returns what it drew, and what its routing read."""
-    found = read_results(pending.results, pending.program.results)
+    packed, layout = np.asarray(pending.results), pending.program.results
     count, slots = len(pending.slots), pending.slots
 
-    def by_slot(name: str, empty: Any) -> list[Any]:
+    def numbers(name: str) -> np.ndarray:
+      return layout.view(packed, name)
+
+    def by_slot(drawn: np.ndarray, empty: Any) -> list[Any]:
       values = [empty] * self.slots
-      for slot, value in zip(slots, found[name][:count].tolist(), strict=True):
+      for slot, value in zip(slots, drawn[:count].tolist(), strict=True):
         values[slot] = value
       return values
 
-    counts = StepCounts(
-      int(found["rows"]), found["active"], *(found.get(name) for name in ("own", "retained", "worst"))
-    )
+    compared = [numbers(name) if name in layout else None for name in ("own", "retained", "worst")]
+    counts = StepCounts(int(numbers("rows")), numbers("active"), *compared)
     result = StepResult(
-      token=by_slot("ids", 0),
-      finite=[bool(flag) for flag in by_slot("finite", 1)],
-      alive=[bool(flag) for flag in by_slot("alive", 0)],
-      logprob=by_slot("chosen", 0.0),
-      top=self._top(pending, found),
+      token=by_slot(numbers("ids"), 0),
+      finite=by_slot(numbers("finite") != 0, True),
+      alive=by_slot(numbers("alive") != 0, False),
+      logprob=by_slot(numbers("chosen"), 0.0) if pending.logprobs else (),
+      top=self._top(pending, layout.views(packed)) if pending.logprobs else {},
       prompt_logprobs=self._prompt_logprobs(pending),
       routing=self._routing(pending),
-      experts=tuple(found["active"].tolist()),
-      own_experts=tuple(found["own"].tolist()) if "own" in found else (),
+      experts=tuple(counts.active.tolist()),
+      own_experts=() if counts.own is None else tuple(counts.own.tolist()),
       retained=_mean_retained(pending.plan, counts),
     )
     return result, counts
@@ -200,7 +202,7 @@ class Executor:
   def _prompt_logprobs(self, pending: Pending) -> dict[int, list[tuple[float, TopLogprobs]]]:
     if pending.prompts is None:
       return {}
-    found = read_results(pending.prompts, pending.program.prompts)
+    found = pending.program.prompts.views(np.asarray(pending.prompts))
     first, by_slot = len(pending.plan.rows), {}
     for chunk in pending.plan.chunks:
       most = chunk.settings.prompt_logprobs or 0
@@ -252,8 +254,10 @@ def empty_state(spec: DecoderSpec, dtype: Any, *, blocks: int, slots: int) -> Pa
 
 def _mean_retained(plan: StepPlan, counts: StepCounts) -> float:
   """Worth that adaptive rows keep, in the mean over rows and layers; 1 where it is not counted."""
+  if counts.retained is None:
+    return 1.0
   adaptive = sum(not row.settings.exact for row in plan.rows)
-  if counts.retained is None or not adaptive:
+  if not adaptive:
     return 1.0
   # Exact rows keep 1 each.
   return (float(counts.retained.mean()) - (len(plan.rows) - adaptive)) / adaptive

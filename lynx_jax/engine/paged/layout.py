@@ -47,16 +47,24 @@ class Layout:
     self.fields: list[Field] = []
     for name, shape, kind in fields:
       self.fields.append(Field(name, shape, kind, self.size))
+    self._by_name = {field.name: field for field in self.fields}
 
   @property
   def size(self) -> int:
     """Integers of the packed array."""
     return self.fields[-1].end if self.fields else 0
 
+  def __contains__(self, name: str) -> bool:
+    return name in self._by_name
+
+  def view(self, packed: np.ndarray, name: str) -> np.ndarray:
+    """One field of a packed array on the host, to read or to fill; flags read as integers."""
+    field = self._by_name[name]
+    return _as_kind(packed[field.first : field.end].reshape(field.shape), field.kind)
+
   def views(self, packed: np.ndarray) -> dict[str, np.ndarray]:
-    """The fields of a packed array on the host, to read or to fill; flags read as integers."""
-    views = {field.name: packed[field.first : field.end].reshape(field.shape) for field in self.fields}
-    return {field.name: _as_kind(views[field.name], field.kind) for field in self.fields}
+    """All fields of a packed array on the host, by name, as `view` gives them."""
+    return {field.name: self.view(packed, field.name) for field in self.fields}
 
   def unpack(self, packed: Int32[Array, "I"]) -> dict[str, jax.Array]:
     """The fields of a packed array, inside a program."""

@@ -8,7 +8,7 @@ from lynx_jax.engine.host.step_plan import Chunk, DecodeRow, RowSettings, StepPl
 from lynx_jax.engine.paged.program_set import StepProgram
 from lynx_jax.engine.paged.random_keys import stream_key
 from lynx_jax.engine.paged.step_arrays import ADAPTIVE, CHUNK, EXACT
-from lynx_jax.engine.paged.step_shape import STOP_IDS
+from lynx_jax.engine.paged.step_shape import STOP_IDS, StepShape
 from pallas_kernels.chunk_attention import query_tiles
 
 _NO_LIMIT = 2**30
@@ -20,14 +20,29 @@ class PackedPlan(NamedTuple):
   Attributes:
     array: what the program takes.
     slots: the slot of each draw, in the order of the program's draws.
+    logprobs: whether some draw asks for log-probabilities.
+    routing: whether some row or chunk asks for its experts.
   """
 
   array: np.ndarray
   slots: list[int]
+  logprobs: bool
+  routing: bool
+
+
+class _LastDecode(NamedTuple):
+  """The last plan of decode rows alone that was packed for a program, with the parts of its array by name."""
+
+  settings: list[RowSettings]
+  packed: PackedPlan
+  views: dict[str, np.ndarray]
 
 
 class PlanPacker:
-  """Packs plans, and keeps what stays the same from step to step: each slot's table and settings."""
+  """Packs plans, and keeps what stays the same from step to step: tables, settings, and who decodes.
+
+  Most steps decode the rows of the step before, one position further. Packing such a step changes a few numbers.
+  """
 
   def __init__(self, slots: int, table: int):
     """For tables of `table` blocks a slot."""
@@ -40,29 +55,53 @@ class PlanPacker:
     self._stop_ids = np.full((slots, STOP_IDS), -1, np.int32)
     self._logprobs = np.full((slots,), -1, np.int32)
     self._kinds = np.zeros((slots,), np.int32)
+    self._last: dict[StepShape, _LastDecode] = {}
 
   def pack(self, plan: StepPlan, program: StepProgram) -> PackedPlan:
     """The plan for a program that holds it."""
     for part in (*plan.rows, *plan.chunks):
       self._note(part)
+    slots, settings = [row.slot for row in plan.rows], [row.settings for row in plan.rows]
+    last = None if plan.chunks else self._last.get(program.shape)
+    if last is None or last.packed.slots != slots or last.settings != settings:
+      packed, views = self._pack_anew(plan, slots, program)
+      if plan.chunks:
+        return packed
+      self._last[program.shape] = last = _LastDecode(settings, packed, views)
+    else:
+      last.views["draw_index"][: len(slots)] = [row.drawn for row in plan.rows]
+      self._pack_places(plan, last.views)
+    # The device may read its array at any time, so the one that changes is another.
+    return last.packed._replace(array=last.packed.array.copy())
+
+  def _pack_anew(
+    self, plan: StepPlan, row_slots: list[int], program: StepProgram
+  ) -> tuple[PackedPlan, dict[str, np.ndarray]]:
+    """The whole array, and its parts by name."""
     array, views = program.empty()
-    row_slots = [row.slot for row in plan.rows]
     count = len(row_slots)
-    views["tables"][...] = self._tables
-    views["limit"][...] = _NO_LIMIT if plan.limit is None else plan.limit
+    self._pack_places(plan, views)
     if count:
-      positions = np.array([row.position for row in plan.rows], np.int32)
       views["row_slot"][:count] = row_slots
       views["row_kind"][:count] = self._kinds[row_slots]
-      views["row_position"][:count] = positions
-      views["row_length"][:count] = positions + 1
       views["row_weight"][:count] = self._floats[row_slots, 3]
     draws = [(index, row.slot, row.drawn) for index, row in enumerate(plan.rows)]
     if plan.chunks:
       draws += self._pack_chunks(plan.chunks, count, views, program.shape.tiles)
     if draws:
       self._pack_draws(draws, views)
-    return PackedPlan(array, [slot for _, slot, _ in draws])
+    slots, parts = [slot for _, slot, _ in draws], (*plan.rows, *plan.chunks)
+    logprobs = bool(slots) and bool((self._logprobs[slots] >= 0).any())
+    return PackedPlan(array, slots, logprobs, any(part.settings.return_routing for part in parts)), views
+
+  def _pack_places(self, plan: StepPlan, views: dict[str, np.ndarray]) -> None:
+    """What changes in every step: where rows lie, and the limit of experts."""
+    views["tables"][...] = self._tables
+    views["limit"][...] = _NO_LIMIT if plan.limit is None else plan.limit
+    if count := len(plan.rows):
+      positions = np.array([row.position for row in plan.rows], np.int32)
+      views["row_position"][:count] = positions
+      views["row_length"][:count] = positions + 1
 
   def _pack_chunks(
     self, chunks: tuple[Chunk, ...], first: int, views: dict[str, np.ndarray], tiles: int

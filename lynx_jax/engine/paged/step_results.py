@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array, Int32
 
 from lynx_jax.engine.paged.layout import Layout, NamedShape
@@ -45,8 +44,3 @@ def pack_prompts(outputs: StepOutputs, layout: Layout) -> Int32[Array, "I"] | No
 
 def _parts(likely: Likely) -> dict[str, jax.Array]:
   return {"chosen": likely.chosen, "top_ids": likely.ids, "top_logprobs": likely.logprobs}
-
-
-def read_results(packed: jax.Array, layout: Layout) -> dict[str, np.ndarray]:
-  """Waits for the step and returns its results by name."""
-  return layout.views(np.asarray(packed))

@@ -160,6 +160,7 @@ def _rows_of(state: PagedState, step: StepArrays) -> tuple[Bool[Array, "T"], Pag
     lengths=step.row_length,
     decodes=decodes,
     blocks=BlockTables(step.tables, step.row_slot),
+    used=jnp.sum(step.row_kind != ABSENT, dtype=jnp.int32),
     tiles=tiles,
     most_decoding=step.draw_row.shape[0],
   )
@@ -214,7 +215,8 @@ def _layer(
   def attend(attention: AttentionPart, projected: Any) -> tuple[jax.Array, LayerCache]:
     return attention.attend_paged(projected, rotation, cache, rows)
 
-  choice = ExpertChoice(say.valid, _route(rows, say, settings))
+  # Steps that only decode are nearly full.
+  choice = ExpertChoice(say.valid, _route(rows, say, settings), used=None if rows.tiles is None else rows.used)
   x_TD, kept, trace = run_layer(layer, x_TD, attend, choice, residual_multiplier=spec.residual_multiplier)
   return x_TD, cast(LayerCache, kept), trace
 

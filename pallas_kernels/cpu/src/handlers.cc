@@ -1,4 +1,5 @@
 // The library's C interface: handlers of XLA's custom calls, and a few functions that Python calls.
+#include <algorithm>
 #include <atomic>
 #include <exception>
 
@@ -133,6 +134,10 @@ LYNX_EXPORT lynx::ffi::Error* lynx_row_matmul(lynx::ffi::CallFrame* frame) {
     int64_t next = 1;
     op.norm_scale = optional(call, "norm", next);
     op.residual = optional(call, "residual", next);
+    op.used = op.rows;
+    if (const void* used = optional(call, "used", next)) {
+      op.used = std::clamp<int64_t>(*static_cast<const int32_t*>(used), 0, op.rows);
+    }
     // Bit i says whether product i has a bias.
     const int64_t biases = call.attribute<int64_t>("biases", 0);
     for (int64_t i = 0; i < call.results(); ++i) {

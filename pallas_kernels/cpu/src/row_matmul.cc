@@ -60,7 +60,7 @@ void pack_rows(const InstructionSet& set, const RowMatmul& op, const Products& p
     if (products.multiply_tiled == nullptr) products.pack(row, op.inner, packed + (first + i) * bytes);
   }
   if (products.multiply_tiled != nullptr) {
-    products.pack_tiled(rows, op.inner, count, op.inner, first, op.rows, packed);
+    products.pack_tiled(rows, op.inner, count, op.inner, first, op.used, packed);
   }
 }
 
@@ -75,21 +75,30 @@ void write(const InstructionSet& set, const RowMatmul& op, const Chunk& chunk, i
              static_cast<char*>(product.y.data) + at * product.y.bytes(), product.y.narrow);
 }
 
+void clear_unused(const RowMatmul& op) {
+  for (const auto& product : op.products) {
+    const int64_t row = product.outs * product.y.bytes();
+    std::memset(static_cast<char*>(product.y.data) + op.used * row, 0, (op.rows - op.used) * row);
+  }
+}
+
 }  // namespace
 
 void row_matmul(const InstructionSet& set, const RowMatmul& op) {
+  clear_unused(op);
+  if (op.used == 0) return;
   const Products& products = set.products[static_cast<int>(op.products[0].weight.type)];
   const bool tiled = products.multiply_tiled != nullptr;
   const int64_t bytes = tiled ? products.tiled_row_bytes(op.inner) : products.packed_bytes(op.inner);
   static thread_local Scratch scratch;
-  char* packed = scratch.get<char>((tiled ? tile_room(op.rows) : op.rows) * bytes);
+  char* packed = scratch.get<char>((tiled ? tile_room(op.used) : op.used) * bytes);
   // One thread packs the rows of a tile, because they share cache lines. But a few rows are packed by all threads.
-  const int64_t grain = tiled && op.rows > kTileRows ? kTileRows : 4;
-  parallel((op.rows + grain - 1) / grain, [&](int64_t item, int64_t) {
-    pack_rows(set, op, products, item * grain, std::min(grain, op.rows - item * grain), bytes, packed);
+  const int64_t grain = tiled && op.used > kTileRows ? kTileRows : 4;
+  parallel((op.used + grain - 1) / grain, [&](int64_t item, int64_t) {
+    pack_rows(set, op, products, item * grain, std::min(grain, op.used - item * grain), bytes, packed);
   });
-  std::vector<const void*> rows(op.rows);
-  for (int64_t t = 0; t < op.rows; ++t) rows[t] = packed + t * bytes;
+  std::vector<const void*> rows(op.used);
+  for (int64_t t = 0; t < op.used; ++t) rows[t] = packed + t * bytes;
   const Chunks chunks = chunks_of(op, products);
   const auto weights = [&](const Chunk& chunk) { return chunk.product->weight.row(0, chunk.first); };
   parallel_runs(static_cast<int64_t>(chunks.all.size()), chunks.most, [&](Run run, int64_t following) {
@@ -97,10 +106,10 @@ void row_matmul(const InstructionSet& set, const RowMatmul& op) {
       float sums[kRowBlock * kMostChunk];
       const Chunk chunk = chunks.joined(part);
       const void* next = then < 0 ? nullptr : weights(chunks.all[then]);
-      for (int64_t t = 0; t < op.rows; t += kRowBlock) {
-        const int64_t count = std::min(kRowBlock, op.rows - t);
+      for (int64_t t = 0; t < op.used; t += kRowBlock) {
+        const int64_t count = std::min(kRowBlock, op.used - t);
         if (tiled) {
-          products.multiply_tiled(weights(chunk), chunk.outs, packed + t * bytes, tile_width(op.rows), count, op.inner,
+          products.multiply_tiled(weights(chunk), chunk.outs, packed + t * bytes, tile_width(op.used), count, op.inner,
                                   sums, chunk.outs, next);
         } else {
           products.multiply(weights(chunk), chunk.outs, chunk.product->weight.scales_from(0, chunk.first),

@@ -17,6 +17,7 @@ struct RowMatmul {
   };
 
   int64_t rows, inner;
+  int64_t used;            // rows that are computed, the first ones; the others become zero
   Rows x;                  // [rows, inner]
   const void* norm_scale;  // [inner] in x's dtype, or null
   float norm_eps;

@@ -35,6 +35,7 @@ def random_request(rng: random.Random, name: str, whole: list[tuple[int, ...]], 
     quality=rng.choice(("exact", "standard")),
     priority=rng.choice((0, 0, 0, -1, 1)),
     cache_salt=rng.choice(("", "", "", "other")),
+    logprobs=0 if len(prompt) % 2 else None,
     prompt_logprobs=rng.choice((None, None, None, 0)),
   )
 

@@ -155,7 +155,8 @@ class EngineLoop:
       return
     assert (tokens, finished.reason) == (expected, reason)
     assert text == whole or (reason == "error" and whole.startswith(text))
-    assert [value for piece in pieces for value in piece.logprobs] == [-float(token) for token in tokens]
+    logprobs = [] if request.logprobs is None else [-float(token) for token in tokens]
+    assert [value for piece in pieces for value in piece.logprobs] == logprobs
     assert finished.output_tokens == len(tokens)
     if request.prompt_logprobs is not None and (tokens or not request.max_new_tokens):
       reported = [value for piece in pieces for value, _ in piece.prompt_logprobs]

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lynx_jax.engine.host.chunking import Chunking, chunk_length, smallest_program
+from lynx_jax.engine.host.chunking import LEAST_CHUNK, Chunking, chunk_length, smallest_program
 from lynx_jax.engine.host.load import BudgetRule, ExpertBudget, StepTimes
 from lynx_jax.engine.host.step_plan import Program, Programs
 
@@ -108,23 +108,44 @@ def test_a_target_that_is_met_needs_no_limit():
   ("rows", "wanted", "size"), [(0, 10, 128), (16, 112, 128), (16, 130, 128), (0, 300, 512), (16, 5000, 2048)]
 )
 def test_larger_programs_are_taken_where_prompts_fill_half_of_them(rows: int, wanted: int, size: int):
-  assert Chunking().program(PROGRAMS, rows, wanted) == Program("mixed", size)
+  assert Chunking().size(PROGRAMS, rows, wanted) == size
 
 
 def test_without_a_cost_of_padding_the_smallest_that_holds_all_is_taken():
   free = Chunking(least_fill=0)
-  assert free.program(PROGRAMS, 16, 130) == Program("mixed", 512)
-  assert free.program(PROGRAMS, 16, 100) == Program("mixed", 128)
+  assert free.size(PROGRAMS, 16, 130) == 512
+  assert free.size(PROGRAMS, 16, 100) == 128
 
 
 def test_a_target_bounds_chunks_beside_rows_and_no_others():
-  fit = times()
-  for tokens in (1, 16, 128, 512) * 10:
-    fit.observe(256, tokens, true_seconds(256, tokens))
+  fit = fit_of(1, 16, 128, 512)
   chunking = Chunking(target=1.5 * true_seconds(256, 512), experts=256)
-  assert chunking.program(PROGRAMS, 16, 5000, fit) == Program("mixed", 512)
-  assert chunking.program(PROGRAMS, 0, 5000, fit) == Program("mixed", 2048)
-  assert Chunking(target=1e-9, experts=256).program(PROGRAMS, 16, 5000, fit) == Program("mixed", 128)
+  assert chunking.size(PROGRAMS, 16, 5000, fit) == 512
+  assert chunking.size(PROGRAMS, 0, 5000, fit) == 2048
+  assert Chunking(target=1e-9, experts=256).size(PROGRAMS, 16, 5000, fit) == 128
+
+
+def test_where_padding_costs_nothing_a_chunk_is_as_long_as_the_target_allows():
+  fit = fit_of(1, 16, 128, 512)
+  free = Chunking(target=true_seconds(256, 300), experts=256, least_fill=0)
+  assert free.size(PROGRAMS, 16, 5000, fit) == pytest.approx(300, abs=1)
+  assert free.size(PROGRAMS, 16, 100, fit) == 128
+  hurried = Chunking(target=1e-9, experts=256, least_fill=0)
+  assert hurried.size(PROGRAMS, 16, 5000, fit) == 16 + LEAST_CHUNK
+
+
+def test_steps_grow_at_most_to_twice_what_has_been_timed():
+  slow = Chunking(target=1.0, experts=256, least_fill=0)
+  assert slow.size(PROGRAMS, 16, 5000, fit_of(16)) == 16 + LEAST_CHUNK
+  assert slow.size(PROGRAMS, 16, 5000, fit_of(16, 48)) == 96
+  assert slow.size(PROGRAMS, 16, 5000, fit_of(16, 2048)) == 2048
+
+
+def fit_of(*sizes: int) -> StepTimes:
+  fit = times()
+  for tokens in sizes * 10:
+    fit.observe(256, tokens, true_seconds(256, tokens))
+  return fit
 
 
 def test_programs_and_chunks_by_size():

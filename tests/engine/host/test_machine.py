@@ -50,6 +50,7 @@ REQUESTS = st.fixed_dictionaries(
     "quality": st.sampled_from(("exact", "standard")),
     "priority": st.integers(-1, 1),
     "cache_salt": st.sampled_from(("", "", "other")),
+    "logprobs": st.sampled_from((None, 0)),
     "prompt_logprobs": st.sampled_from((None, None, None, 0)),
     "return_routing": st.sampled_from((False, False, False, True)),
   }

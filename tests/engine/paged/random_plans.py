@@ -103,5 +103,6 @@ def _take(result, plan: StepPlan, by_slot: dict[int, Running]) -> None:
       token = result.token[part.slot]
       assert result.alive[part.slot] == (token not in one.asked.stop_ids)
       one.output.append(token)
-      one.logprobs.append(result.logprob[part.slot])
+      if one.asked.logprobs is not None:
+        one.logprobs.append(result.logprob[part.slot])
       one.top.append(result.top.get(part.slot))

@@ -5,8 +5,11 @@ import logging
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from lynx_jax.engine.paged.executables import Executables, forget_executables
+
+DIRECTORY, LEAST_SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 
 
 def build():
@@ -52,3 +55,20 @@ def test_a_directory_that_cannot_be_made_is_said_and_left(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     assert Executables(tmp_path / "file" / "steps").load_or_build("key", build, "twice")[1] == "compiled"
   assert "twice" in caplog.text
+
+
+def test_what_is_stored_was_not_in_jax_own_cache(tmp_path):
+  """JAX would give out what it has, and on a CPU that cannot be stored a second time."""
+  before = {name: jax.config.values[name] for name in (DIRECTORY, LEAST_SECONDS)}
+  jax.config.update(DIRECTORY, str(tmp_path))
+  jax.config.update(LEAST_SECONDS, 0.0)
+  try:
+    assert Executables(None).load_or_build("key", build, "twice")[1] == "compiled"
+    assert [path.name for path in tmp_path.iterdir()] == ["steps"]
+    # JAX's cache is on again.
+    jax.jit(lambda x: x * 3).lower(jax.ShapeDtypeStruct((3,), jnp.float32)).compile()
+    assert any(path.name.endswith("-cache") for path in tmp_path.iterdir())
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
