@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 
+from lynx_jax.engine.core import UpdateMode
 from lynx_jax.engine.engine import Engine
 from lynx_jax.engine.host.request import Piece, Request
+from lynx_jax.models.params import Params
 
 
 class AsyncAnswers:
@@ -111,6 +113,10 @@ class AsyncEngine:
           yield piece
     finally:
       answers.leave()
+
+  async def update_weights(self, params: Params, *, mode: UpdateMode = "keep", recompute: bool = True) -> int:
+    """As `Engine.update_weights`."""
+    return await asyncio.to_thread(self.engine.update_weights, params, mode=mode, recompute=recompute)
 
   async def drain(self, timeout: float | None = None) -> bool:
     """As `Engine.drain`."""

@@ -3,6 +3,7 @@
 import collections
 import time
 from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
 import jax
 
@@ -28,6 +29,8 @@ from pallas_kernels.checks import require
 
 _CHUNK_STEPS = 1.7
 """How long steps that read prompts beside decode rows are meant to take, in decode steps (`EngineSettings.step_ms`)."""
+UpdateMode: TypeAlias = Literal["keep", "wait", "abort"]
+"""What becomes of requests that run when the weights are replaced."""
 
 
 class EngineDead(RuntimeError):  # noqa: N818 (a state)
@@ -179,30 +182,57 @@ class EngineCore:
     return pieces
 
   def pause(self, paused: bool = True) -> None:
-    """Lets waiting requests go on waiting, or ends that."""
+    """Lets requests that never ran go on waiting, or ends that."""
     self._scheduler.paused = paused
+    self.stuck = False
+
+  @property
+  def started(self) -> bool:
+    """Whether a request runs, or did before it lost its blocks, or a step is in flight."""
+    return bool(self._pending or self._scheduler.started)
 
   def drain(self) -> None:
     """Refuses new requests from now on."""
     self._scheduler.draining = True
 
-  def update_weights(self, params: Params, *, recompute: bool = True) -> list[Piece]:
+  def check_weights(self, params: Params) -> None:
+    """Raises ValueError if `update_weights` could not take these: another structure, shape or dtype."""
+    self._executor.check(params.decoder)
+
+  def update_weights(self, params: Params, *, mode: UpdateMode = "keep", recompute: bool = True) -> list[Piece]:
     """Runs all later steps with other weights of the same shapes; nothing is compiled.
 
     Args:
       params: the new weights.
-      recompute: whether running sequences compute their positions again with them. If not, they go on from what the
-        old weights computed, and share it with nobody.
+      mode: what becomes of requests that run. `keep`: they go on with the new weights. `wait`: they end first, with
+        the old ones, and no other begins. `abort`: they end now, with the reason `abort`. Requests that wait run with
+        the new weights in any case.
+      recompute: whether requests that go on compute their positions again with the new weights. If not, they go on
+        from what the old weights computed, and share it with nobody.
 
     Returns:
-      Pieces of the steps that were in flight.
+      Pieces of the steps on the way, and of the requests that were aborted.
 
     Raises:
-      ValueError: the weights have another structure, shape or dtype.
+      ValueError: the weights have another structure, shape or dtype, or there is no such mode; nothing has changed.
     """
-    pieces = []
+    require(mode in get_args(UpdateMode), "mode", mode, f"one of {', '.join(get_args(UpdateMode))}")
+    self.check_weights(params)
+    pieces: list[Piece] = []
+    if mode == "wait":
+      paused = self._scheduler.paused
+      self.pause()
+      while self.started:
+        pieces += self.step()
+      self.pause(paused)
     while self._pending:
-      pieces += self._commit()
+      try:
+        pieces += self._commit()
+      except jax.errors.JaxRuntimeError as error:
+        self._recover(error)
+    if mode == "abort":
+      pieces += [piece for name in self._scheduler.started if (piece := self._scheduler.abort(name))]
+    self.stuck = False
     self._executor.swap(params.decoder)
     self.params = params
     self._scheduler.update_weights(self._scheduler.weights + 1, recompute=recompute)

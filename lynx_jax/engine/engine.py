@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from lynx_jax.engine.core import EngineCore, EngineDead
+from lynx_jax.engine.core import EngineCore, EngineDead, UpdateMode
 from lynx_jax.engine.host.request import Finished, Piece, Request
 from lynx_jax.engine.host.stats import HostStats
 from lynx_jax.engine.paged.step_shape import StepShape
@@ -73,7 +73,9 @@ class Engine:
     self._names = itertools.count()
     self._when_idle: list[Callable[[], None]] = []
     self._after_step: list[Callable[[], None]] = []
-    self._closing = False
+    # Called once nothing that has started is left; until then nothing else starts.
+    self._updates: list[Callable[[], None]] = []
+    self._paused = self._closing = False
     self._failure: EngineDead | None = None
     self._thread = threading.Thread(target=self._serve, name="lynx-engine", daemon=True)
     self._thread.start()
@@ -166,12 +168,12 @@ class Engine:
       self.start(abort)
 
   def pause(self) -> None:
-    """Lets running requests go on, and starts no other until `resume`."""
-    self._do(lambda: self._core.pause(True))
+    """Lets requests that have started go on, and starts no other until `resume`."""
+    self._do(lambda: self._pause(True))
 
   def resume(self) -> None:
     """Ends a pause."""
-    self._do(lambda: self._core.pause(False))
+    self._do(lambda: self._pause(False))
 
   def drain(self, timeout: float | None = None) -> bool:
     """Refuses new requests, and waits until those that were submitted have ended.
@@ -191,25 +193,36 @@ class Engine:
       self.abort(request_id)
     return False
 
-  def update_weights(self, params: Params, *, recompute: bool = True) -> int:
+  def update_weights(self, params: Params, *, mode: UpdateMode = "keep", recompute: bool = True) -> int:
     """Runs all later steps with other weights of the same shapes; nothing is compiled.
 
     Args:
       params: the new weights.
-      recompute: as for `EngineCore.update_weights`.
+      mode: what becomes of requests that run, as for `EngineCore.update_weights`: `keep`, `wait` or `abort`.
+      recompute: whether requests that go on compute their positions again with the new weights.
 
     Returns:
       The version of the new weights, which `Finished.weights` names.
 
     Raises:
-      ValueError: the weights have another structure, shape or dtype; the engine goes on with the old ones.
+      ValueError: the weights have another structure, shape or dtype, or there is no such mode; nothing has changed.
+      EngineDead: the engine has failed, or was closed meanwhile.
     """
+    updated: Future[int] = Future()
 
-    def update() -> int:
-      self._deliver(self._core.update_weights(params, recompute=recompute))
-      return self._core.version
+    def update() -> None:
+      self._deliver(self._core.update_weights(params, mode=mode, recompute=recompute))
+      updated.set_result(self._core.version)
 
-    return self._do(update)
+    def begin() -> None:
+      if mode != "wait":
+        return update()
+      self._core.check_weights(params)
+      self._updates.append(update)
+      self._core.pause()
+
+    self._do(begin)
+    return self._result(updated)
 
   def stats(self) -> HostStats:
     """What is waiting, running, held and cached."""
@@ -252,7 +265,10 @@ class Engine:
 
   def _do(self, action: Callable[[], Any]) -> Any:
     """As `start`, and waits."""
-    future = self.start(action)
+    return self._result(self.start(action))
+
+  def _result(self, future: Future[Any]) -> Any:
+    """What the engine's thread gives a future; EngineDead if it ends before."""
     while True:
       try:
         return future.result(timeout=1.0)
@@ -274,12 +290,25 @@ class Engine:
       while not self._closing:
         self._take_events()
         self._deliver(self._core.step())
+        self._update_if_nothing_runs()
         if self._when_idle and self._core.idle:
           for call in self._when_idle:
             call()
           self._when_idle.clear()
     except BaseException as error:
       self._die(error)
+
+  def _pause(self, paused: bool) -> None:
+    self._paused = paused
+    self._core.pause(paused or bool(self._updates))
+
+  def _update_if_nothing_runs(self) -> None:
+    """Replaces weights that wait for that, and lets requests start again."""
+    if self._updates and not self._core.started:
+      for update in self._updates:
+        update()
+      self._updates.clear()
+      self._core.pause(self._paused)
 
   def _take_events(self) -> None:
     """Runs what is in the inbox; waits for it if there is nothing else to do."""

@@ -177,21 +177,6 @@ def test_a_device_that_fails_twice_in_a_row_ends_the_engine_and_everyone_is_told
   engine.close()
 
 
-def test_other_weights_serve_from_the_next_step_on_and_nothing_is_compiled(monkeypatch):
-  core = EngineCore(small_params(), SIZES)
-  prompt = tuple(PROMPTS[3])
-  assert answers(core, [request("old", PROMPTS[3])])["old"] == greedy_alone(prompt)
-  monkeypatch.setattr(core._executor.programs, "_build", None)
-  core.update_weights(small_params(seed=1))
-  core.submit(request("new", PROMPTS[3]))
-  pieces = core.run()
-  assert [token for piece in pieces for token in piece.token_ids] == greedy_alone(prompt, seed=1)
-  assert pieces[-1].finished is not None
-  assert (pieces[-1].finished.weights, pieces[-1].finished.cached_tokens) == ((1,), 0)
-  with pytest.raises(ValueError, match=r"array 0 is bfloat16.*: expected float32"):
-    core.update_weights(small_params(dtype=jnp.bfloat16))
-
-
 def test_the_experts_of_each_token_come_back_and_replay_what_adaptive_rows_drew():
   core = EngineCore(small_params(), SIZES)
   for index in range(4):

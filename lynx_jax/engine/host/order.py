@@ -81,9 +81,19 @@ class WaitingQueue:
     del self._sequences[bisect.bisect_left(self._sequences, sequence.rank, key=_rank)]
     self.tokens -= len(sequence.request.prompt)
 
-  def candidates(self, cached: Callable[[Sequence], int]) -> list[Sequence]:
+  def may_enter(self, paused: bool) -> list[Sequence]:
+    """Those at the head that may run again or, unless `paused`, for the first time."""
+    if not paused:
+      return self._sequences[:WINDOW]
+    return [sequence for sequence in self._sequences if sequence.preemptions][:WINDOW]
+
+  def wanted(self, paused: bool) -> int:
+    """Tokens of the prompts of those that may enter."""
+    return sum(len(one.request.prompt) for one in self.may_enter(True)) if paused else self.tokens
+
+  def candidates(self, cached: Callable[[Sequence], int], paused: bool = False) -> list[Sequence]:
     """Those to try in this step, in order: one that was overtaken too often, alone, or else the head as arranged."""
-    head = self._sequences[:WINDOW]
+    head = self.may_enter(paused)
     overdue = next((sequence for sequence in head if sequence.overtaken >= MOST_OVERTAKEN), None)
     return self._order.arrange(head, cached) if overdue is None else [overdue]
 

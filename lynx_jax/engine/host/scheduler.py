@@ -36,7 +36,7 @@ class Scheduler:
     programs: the shapes that plans use; a subset of those of `limits` may be set while the others are compiled.
     pool: the blocks.
     weights: version of the weights that the next step runs with.
-    paused: whether sequences that wait go on waiting. Set it to let the running ones end.
+    paused: whether sequences that never ran go on waiting. Set it to let the others end.
     draining: whether `submit` refuses requests. Set it to end the engine.
   """
 
@@ -178,6 +178,11 @@ class Scheduler:
       if recompute:
         self._preempt(sequence)
 
+  @property
+  def started(self) -> list[str]:
+    """Names of the requests that run, or did before they lost their blocks."""
+    return [one.request.id for one in self._by_number.values() if one.preemptions or one.state is not State.WAITING]
+
   def run_ahead(self, most: int) -> int:
     """How many steps may be in flight when the next is planned, `most` at the best.
 
@@ -253,9 +258,8 @@ class Scheduler:
     At most one prompt is left unfinished by a step. If it is longer than a step, half of each step is for shorter
     ones that need no other.
     """
-    admit = admit and not self.paused
     partial = next((sequence for sequence in self._running if sequence.state is State.PREFILLING), None)
-    wanted = (partial.missing if partial else 0) + (self._queue.tokens if admit else 0)
+    wanted = (partial.missing if partial else 0) + (self._queue.wanted(self.paused) if admit else 0)
     if not wanted:
       return []
     size = self._canonical or self._chunking.size(self.programs, rows, wanted, self._times)
@@ -274,7 +278,7 @@ class Scheduler:
     chunks, returned = [], False
     if not self._running.has_slot:
       return chunks
-    for sequence in self._queue.candidates(lambda sequence: len(self._cache.match(sequence).blocks)):
+    for sequence in self._queue.candidates(lambda sequence: len(self._cache.match(sequence).blocks), self.paused):
       if not room or not self._running.has_slot:
         break
       # Its newest token is in flight; or it was preempted, and another such sequence returns in this step.
@@ -313,15 +317,9 @@ class Scheduler:
     whole = end == len(sequence.tokens)
     draws = whole and sequence.wants_token
     chunk = Chunk(
-      sequence.slot,
-      start,
-      tuple(sequence.tokens[start:end]),
-      draws,
-      sequence.drawn,
-      sequence.table,
-      settings,
+      sequence.slot, start, tuple(sequence.tokens[start:end]), draws, sequence.drawn, sequence.table, settings,
       () if settings.prompt_logprobs is None else sequence.request.prompt[start + 1 : end + 1],
-    )
+    )  # fmt: skip
     sequence.done = end
     if whole:
       sequence.state = State.DECODING

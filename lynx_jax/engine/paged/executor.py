@@ -224,8 +224,8 @@ class Executor:
       first += count
     return by_slot
 
-  def swap(self, decoder: Decoder) -> None:
-    """Takes other weights from the next step on.
+  def check(self, decoder: Decoder) -> None:
+    """Looks whether other weights could be taken.
 
     Raises:
       ValueError: the weights have another structure, shape or dtype than those that the programs are compiled for.
@@ -233,14 +233,17 @@ class Executor:
     tree = jax.tree.structure(decoder)
     if tree != self._tree:
       raise ValueError("update_weights: the new weights have another structure than the engine's: load the same model")
-    leaves = tuple(jax.tree.leaves(decoder))
-    for index, (old, new) in enumerate(zip(self._weights, leaves, strict=True)):
+    for index, (old, new) in enumerate(zip(self._weights, jax.tree.leaves(decoder), strict=True)):
       if old.shape != new.shape or old.dtype != new.dtype:
         raise ValueError(
           f"update_weights: array {index} is {new.dtype}{list(new.shape)}: expected {old.dtype}{list(old.shape)}, "
           f"as the engine's weights have it"
         )
-    self._weights = leaves
+
+  def swap(self, decoder: Decoder) -> None:
+    """Takes other weights from the next step on. Raises as `check`."""
+    self.check(decoder)
+    self._weights = tuple(jax.tree.leaves(decoder))
 
 
 def empty_state(spec: DecoderSpec, dtype: Any, *, blocks: int, slots: int) -> PagedState:

@@ -2,6 +2,7 @@
 
 # pyright: reportOptionalMemberAccess=false
 
+import dataclasses
 import random
 
 import pytest
@@ -88,6 +89,27 @@ def test_nobody_enters_while_paused():
   loop.scheduler.paused = False
   loop.drain()
   assert set(loop.ended) == {"a", "b"}
+
+
+def test_those_that_lost_their_blocks_return_while_paused():
+  loop = EngineLoop(small_limits())
+  for name in "ab":
+    loop.submit(request(name))
+  assert loop.turn(0)
+  assert loop.scheduler.started == ["a", "b"]
+  loop.fail()
+  loop.scheduler.paused = True
+  # More than are looked through for the next one, and ahead of those that return.
+  for index in range(70):
+    loop.submit(dataclasses.replace(request(f"urgent {index}"), priority=8))
+  assert loop.scheduler.started == ["a", "b"]
+  while loop.turn(0):
+    pass
+  assert set(loop.ended) == {"a", "b"}
+  assert loop.scheduler.started == []
+  loop.scheduler.paused = False
+  loop.drain()
+  assert len(loop.ended) == 72
 
 
 def test_samples_of_one_prompt_compute_it_once():
