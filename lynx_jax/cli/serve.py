@@ -90,8 +90,14 @@ def _serve(args: argparse.Namespace) -> None:
       print(f"program {done} of {total}: {shape.name}{ready}", file=sys.stderr, flush=True)
 
   with Engine(params, engine_settings) as engine:
-    server = Server(Served(engine, settings), listener, progress, access_log=args.access_log)
+    served = Served(engine, settings)
+    server = Server(served, listener, progress, access_log=args.access_log)
     server.serve_forever()
+    if server.force_exit:
+      # At once: threads that compile or decode are not waited for.
+      sys.stderr.flush()
+      os._exit(1)
+    served.wait()
     if server.failed:
       sys.exit(1)
 

@@ -1,7 +1,7 @@
 """How the next token is drawn from the logits, row by row."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -51,6 +51,20 @@ def samplers(settings: Sampling | Sequence[Sampling], rows: int) -> Samplers:
   )
 
 
+class LogitChanges(NamedTuple):
+  """Logits that rows change before they draw; an id outside the vocabulary stands for none.
+
+  Attributes:
+    ids: tokens, each once in a row.
+    scale: what divides their logits where they are positive, and multiplies them elsewhere.
+    add: what is then added.
+  """
+
+  ids: Int32[Array, "B A"]
+  scale: Float32[Array, "B A"]
+  add: Float32[Array, "B A"]
+
+
 class Drawn(NamedTuple):
   """The next token of each row.
 
@@ -63,7 +77,13 @@ class Drawn(NamedTuple):
   finite: Bool[Array, "B"]
 
 
-def sample(logits_BV: Float32[Array, "B V"], rows: Samplers, index_B: Int32[Array, "B"]) -> Drawn:
+def sample(
+  logits_BV: Float32[Array, "B V"],
+  rows: Samplers,
+  index_B: Int32[Array, "B"],
+  changed: Bool[Array, ""] | None = None,
+  changes: Callable[[], LogitChanges] | None = None,
+) -> Drawn:
   """Draws the next token of each row.
 
   Rows at temperature 0 take the largest logit (the lowest id among equals). What one row asks for never changes
@@ -73,15 +93,30 @@ def sample(logits_BV: Float32[Array, "B V"], rows: Samplers, index_B: Int32[Arra
     logits_BV: scores of the next token.
     rows: how each row draws.
     index_B: tokens that each row has drawn before; it picks the row's random number.
+    changed: whether any row changes its logits; given with `changes`.
+    changes: makes what rows change; its work is done only if some row changes any.
   """
   greedy = greedy_token(logits_BV)
   warm = rows.temperature > 0
 
   def draw(_: None) -> jax.Array:
-    scaled = logits_BV / jnp.where(warm, rows.temperature, 1.0)[:, None]
-    return jnp.where(warm, _draw(_filter(scaled, rows), rows.key, index_B), greedy.ids)
+    known, cold = logits_BV, greedy.ids
+    if changed is not None and changes is not None:
+      known = jax.lax.cond(changed, lambda: _changed(logits_BV, changes()), lambda: logits_BV)
+      cold = jax.lax.cond(changed, lambda: jnp.argmax(known, axis=-1).astype(jnp.int32), lambda: greedy.ids)
+    scaled = known / jnp.where(warm, rows.temperature, 1.0)[:, None]
+    return jnp.where(warm, _draw(_filter(scaled, rows), rows.key, index_B), cold)
 
-  return Drawn(jax.lax.cond(jnp.any(warm), draw, lambda _: greedy.ids, None), greedy.finite)
+  asked = jnp.any(warm) if changed is None else jnp.any(warm) | changed
+  return Drawn(jax.lax.cond(asked, draw, lambda _: greedy.ids, None), greedy.finite)
+
+
+def _changed(logits_BV: jax.Array, changes: LogitChanges) -> jax.Array:
+  """The logits with what rows change in them."""
+  rows = jnp.arange(logits_BV.shape[0])[:, None]
+  old = jnp.take_along_axis(logits_BV, jnp.minimum(changes.ids, logits_BV.shape[1] - 1), axis=1)
+  new = jnp.where(old > 0, old / changes.scale, old * changes.scale) + changes.add
+  return logits_BV.at[rows, changes.ids].set(new, mode="drop")
 
 
 def _filter(logits_BV: jax.Array, rows: Samplers) -> jax.Array:

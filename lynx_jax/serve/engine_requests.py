@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lynx_jax.engine.host.adjustments import Adjustments
 from lynx_jax.engine.host.request import Request
 from lynx_jax.engine.host.sampling import Sampling
 from lynx_jax.serve.errors import ApiError, refused
@@ -28,11 +29,6 @@ _UNSERVED: Mapping[str, tuple[Any, ...]] = {
   "guided_json": (None,),
   "guided_regex": (None,),
   "guided_grammar": (None,),
-  "logit_bias": (None, {}),
-  "presence_penalty": (None, 0),
-  "frequency_penalty": (None, 0),
-  "repetition_penalty": (None, 1),
-  "min_tokens": (None, 0),
   "bad_words": (None, []),
   "modalities": (None, ["text"]),
   "audio": (None,),
@@ -88,6 +84,7 @@ def requests_of(
     "stop_token_ids": frozenset(body.stop_token_ids or ()),
     "stop_strings": tuple([body.stop] if isinstance(body.stop, str) else body.stop or ()),
     "ignore_eos": bool(body.ignore_eos),
+    "adjustments": _adjustments(body, tokens),
     "quality": body.quality or served.settings.quality,
     "priority": body.priority or 0,
     "cache_salt": body.cache_salt or "",
@@ -137,6 +134,25 @@ def _sampling(body: Decoding) -> Sampling:
     top_p=1.0 if body.top_p is None else max(body.top_p, 1e-9),
     min_p=body.min_p or 0.0,
     seed=seed,
+  )
+
+
+def _adjustments(body: Decoding, most_tokens: int | None) -> Adjustments:
+  """What changes in the logits."""
+  biases = []
+  for token, bias in (body.logit_bias or {}).items():
+    if not token.isdecimal() or not token.isascii() or len(token) > 9:
+      raise refused("logit_bias", token, "token ids, in decimal, as keys")
+    biases.append((int(token), bias))
+  least = body.min_tokens or 0
+  if most_tokens is not None and least > most_tokens:
+    raise refused("min_tokens", least, f"at most max_tokens, {most_tokens}")
+  return Adjustments(
+    repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+    frequency_penalty=body.frequency_penalty or 0.0,
+    presence_penalty=body.presence_penalty or 0.0,
+    logit_bias=tuple(biases),
+    min_tokens=least,
   )
 
 

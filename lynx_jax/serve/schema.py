@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import pydantic
 from pydantic import Field, WithJsonSchema
 
+from lynx_jax.engine.host.adjustments import MOST_BIASES, MOST_PENALTY
 from lynx_jax.engine.host.request import MOST_LOGPROBS, MOST_PRIORITY, MOST_STOP_STRINGS, Quality
 
 MOST_N = 64
@@ -18,6 +19,7 @@ _TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 
 Whole: TypeAlias = Annotated[int, Field(strict=True)]
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Bias: TypeAlias = Annotated[float, Field(strict=True, ge=-100, le=100)]
 Stop: TypeAlias = Annotated[str, Field(max_length=_LONGEST_STOP, min_length=1)]
 
 
@@ -43,6 +45,13 @@ class Decoding(Body):
   top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
   top_k: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] | None = None
   min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+  repetition_penalty: Annotated[Number, Field(gt=0, le=100)] | None = None
+  frequency_penalty: Annotated[Number, Field(ge=-MOST_PENALTY, le=MOST_PENALTY)] | None = None
+  presence_penalty: Annotated[Number, Field(ge=-MOST_PENALTY, le=MOST_PENALTY)] | None = None
+  logit_bias: Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=MOST_BIASES)] | None = (
+    None
+  )
+  min_tokens: Annotated[Whole, Field(ge=0)] | None = None
   seed: Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)] | None = None
   stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOP_STRINGS, fail_fast=True)] | None = None
   stop_token_ids: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(max_length=64, fail_fast=True)] | None = None

@@ -26,6 +26,10 @@ _LONGEST_RETRY = 60.0
 _RECENT_STEPS = 256
 
 
+class _Closed(Exception):  # noqa: N818 (no error)
+  """Ends the compilation of programs that nobody needs any more."""
+
+
 class Served:
   """An engine that is served.
 
@@ -55,6 +59,8 @@ class Served:
     self._async: AsyncEngine | None = None
     self._stats: HostStats | None = None
     self._warmed: int | None = None
+    self._warming: threading.Thread | None = None
+    self._closed = False
     self._on_failure: Callable[[], None] | None = None
 
   def start(self, progress: Progress = lambda shape, done, total: None) -> None:
@@ -63,6 +69,8 @@ class Served:
     self.engine.call_after_step(self._after_step)
 
     def note(shape: StepShape, done: int, total: int) -> None:
+      if self._closed:
+        raise _Closed
       # With a program of each kind every plan can run; the others only make small plans faster.
       if done >= min(2, total) and self.state == "warming":
         self.state = "ready"
@@ -72,18 +80,27 @@ class Served:
       try:
         self.engine.warm_up(note)
         self._warmed = len(self.engine.core.programs_ready)
+      except _Closed:
+        pass
       except Exception as error:
         self._fail(error)
 
-    threading.Thread(target=warm_up, name="lynx-warm-up", daemon=True).start()
+    self._warming = threading.Thread(target=warm_up, name="lynx-warm-up", daemon=True)
+    self._warming.start()
 
   def when_failed(self, call: Callable[[], None]) -> None:
     """Has `call` called, in any thread, once the engine is dead or its programs cannot be compiled."""
     self._on_failure = call
 
   def close(self) -> None:
-    """Ends the threads that read prompts."""
+    """Ends the threads that read prompts, and the one that compiles programs after the one that it has begun."""
+    self._closed = True
     self._texts_pool.shutdown(wait=False, cancel_futures=True)
+
+  def wait(self) -> None:
+    """After `close`: waits for the thread that compiles. A process that ends in the middle of a compilation aborts."""
+    if self._warming is not None:
+      self._warming.join()
 
   async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
     """Runs something long beside the event loop."""

@@ -115,6 +115,22 @@ def test_the_likeliest_token_is_what_narrow_filters_leave(serving):
   }
 
 
+def test_biases_penalties_and_least_lengths_are_obeyed(serving):
+  ids = {"return_token_ids": True, "ignore_eos": True}
+  biased = complete(serving, PROMPTS[0], logit_bias={"300": 100}, extra_body=ids)
+  assert biased.choices[0].token_ids == [300] * NEW
+  punished = complete(
+    serving, PROMPTS[0], logit_bias={"300": 20, "301": 20}, frequency_penalty=2, presence_penalty=2, extra_body=ids
+  )  # fmt: skip
+  assert {*punished.choices[0].token_ids} == {300, 301}
+  first = complete(serving, PROMPTS[0], extra_body=ids).choices[0].token_ids
+  stops = {"stop_token_ids": first[:1], "return_token_ids": True}
+  assert len(complete(serving, PROMPTS[0], extra_body=stops).choices[0].token_ids) == 1
+  later = complete(serving, PROMPTS[0], extra_body=stops | {"min_tokens": 4}).choices[0].token_ids
+  assert len(later) > 4
+  assert first[0] not in later[:4]
+
+
 def test_text_ends_before_a_stop_string(serving):
   text = generated()[0]
   stop = text[8:11]

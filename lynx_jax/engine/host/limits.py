@@ -65,6 +65,8 @@ class Limits:
     require(blocks <= self.blocks, f"cache of {name}", blocks, f"at most {self.blocks} blocks", remedy)
     if self.vocab is not None:
       require(max(prompt) < self.vocab, f"a token of {name}", max(prompt), f"a token id below {self.vocab}")
+      biased = max((token for token, _ in request.adjustments.logit_bias), default=0)
+      require(biased < self.vocab, f"logit_bias of {name}", biased, f"token ids below {self.vocab}")
     require(
       text or not request.stop_strings, f"stop_strings of {name}", request.stop_strings, "none, without a tokenizer"
     )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
+from lynx_jax.engine.host.adjustments import Adjustments
 from lynx_jax.engine.host.sampling import Sampling
 from pallas_kernels.checks import field_of, plain_number, refusal, require, whole_fields
 
@@ -33,6 +34,7 @@ class Request:
     stop_token_ids: tokens that end the output, besides the model's own; the one that was drawn is part of it.
     stop_strings: strings that end the output; they are not part of its text.
     ignore_eos: whether the model's own stop tokens are tokens like any other.
+    adjustments: what changes in the logits before a token is drawn.
     quality: what a batch-aware policy may do to this request. `exact` runs the model's own experts, bit for bit;
       the others vote on the batch's experts with a weight of 4, 1 or 1/4.
     priority: one level goes ahead of the requests submitted in the 64 places before it; the larger, the sooner.
@@ -50,6 +52,7 @@ class Request:
   stop_token_ids: frozenset[int] = frozenset()
   stop_strings: tuple[str, ...] = ()
   ignore_eos: bool = False
+  adjustments: Adjustments = Adjustments()  # noqa: RUF009 (frozen)
   quality: Quality = "standard"
   priority: int = 0
   cache_salt: str = ""

@@ -17,7 +17,7 @@ from lynx_jax.engine.host.order import FirstCome, Order, WaitingQueue, rank
 from lynx_jax.engine.host.prefix_cache import Hit, PrefixCache
 from lynx_jax.engine.host.request import Fault, FinishReason, Overloaded, Piece, Request
 from lynx_jax.engine.host.running import Running
-from lynx_jax.engine.host.sequence import Sequence, State, new_sequence
+from lynx_jax.engine.host.sequence import Sequence, State, adjusted_draws, new_sequence
 from lynx_jax.engine.host.stats import HostStats
 from lynx_jax.engine.host.step_plan import Chunk, DecodeRow, Program, StepPlan, StepResult
 from lynx_jax.text.detokenizer import Decoder
@@ -113,12 +113,9 @@ class Scheduler:
     if not rows and not chunks:
       return None
     plan = StepPlan(
-      number=self._planned,
-      program=self._program(len(rows), sum(len(chunk.tokens) for chunk in chunks)),
-      rows=tuple(rows),
-      chunks=tuple(chunks),
-      limit=limit,
-    )
+      number=self._planned, program=self._program(len(rows), sum(len(chunk.tokens) for chunk in chunks)),
+      rows=tuple(rows), chunks=tuple(chunks), limit=limit, adjusted=adjusted_draws(rows, chunks, self._by_number),
+    )  # fmt: skip
     self._planned += 1
     self._in_flight.append((plan, self.weights))
     # Only now: a sequence that reads these blocks must be in a later step.
@@ -187,9 +184,10 @@ class Scheduler:
     """How many steps may be in flight when the next is planned, `most` at the best.
 
     A row that reaches a stop string runs until the host has read its text. Where rows vote, that would change others.
+    Penalties depend on all tokens before.
     """
-    if most and any(sequence.request.stop_strings for sequence in self._running):
-      return 0 if self.limits.policy else 1
+    if most and any(sequence.text_decides for sequence in self._running):
+      return 0 if self.limits.policy or any(sequence.counts_tokens for sequence in self._running) else 1
     return most
 
   def stats(self) -> HostStats:

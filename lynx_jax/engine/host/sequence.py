@@ -2,10 +2,12 @@
 
 import dataclasses
 import enum
+from collections.abc import Iterable, Mapping
 
+from lynx_jax.engine.host.adjustments import AdjustedDraw, adjusted_draw
 from lynx_jax.engine.host.detokenize import TextStream
 from lynx_jax.engine.host.request import WEIGHTS, Fault, Finished, FinishReason, Request, TopLogprobs
-from lynx_jax.engine.host.step_plan import RowSettings
+from lynx_jax.engine.host.step_plan import Chunk, DecodeRow, RowSettings
 
 
 class State(enum.Enum):
@@ -90,6 +92,16 @@ class Sequence:
     """Whether another step may draw for it, by its own limit."""
     return self.drawn < self.request.max_new_tokens
 
+  @property
+  def counts_tokens(self) -> bool:
+    """Whether its draws depend on all tokens before."""
+    return self.settings.adjustments is not None and self.settings.adjustments.counts_tokens
+
+  @property
+  def text_decides(self) -> bool:
+    """Whether the host should read its newest token before its next step."""
+    return bool(self.request.stop_strings) or self.counts_tokens
+
   def finished(self, reason: FinishReason, message: str = "", fault: Fault | None = None) -> Finished:
     """What the caller is told of its end."""
     return Finished(
@@ -119,5 +131,22 @@ def new_sequence(
     logprobs=request.logprobs,
     prompt_logprobs=request.prompt_logprobs,
     return_routing=request.return_routing,
+    adjustments=request.adjustments if request.adjustments.changes else None,
   )
   return Sequence(request, number, rank, settings, list(request.prompt))
+
+
+def adjusted_draws(
+  rows: Iterable[DecodeRow], chunks: Iterable[Chunk], by_number: Mapping[int, Sequence]
+) -> tuple[AdjustedDraw, ...]:
+  """What the draws of a step change in their logits; nothing for most steps."""
+  parts = [part for part in (*rows, *(chunk for chunk in chunks if chunk.draws)) if part.settings.adjustments]
+  draws = []
+  for part in parts:
+    settings, sequence = part.settings, by_number[part.settings.sequence]
+    assert settings.adjustments is not None
+    prompt = len(sequence.request.prompt)
+    draws.append(
+      adjusted_draw(settings.adjustments, part.slot, sequence.tokens, prompt, part.drawn, settings.stop_ids)
+    )  # fmt: skip
+  return tuple(draws)

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from lynx_jax.engine.host.adjustments import AdjustedDraw, Adjustments
 from lynx_jax.engine.host.request import TopLogprobs
 from lynx_jax.engine.host.sampling import Sampling
 from pallas_kernels.checks import field_of, require, whole_fields, whole_number
@@ -31,6 +32,7 @@ class RowSettings:
     logprobs: None, or how many of the likeliest tokens to report beside each drawn token's log-probability.
     prompt_logprobs: the same for the prompt's tokens.
     return_routing: whether to report the experts of each token.
+    adjustments: of the logits; None if there are none.
   """
 
   request_id: str
@@ -42,6 +44,7 @@ class RowSettings:
   logprobs: int | None
   prompt_logprobs: int | None
   return_routing: bool
+  adjustments: Adjustments | None = None
 
 
 class DecodeRow(NamedTuple):
@@ -138,6 +141,7 @@ class StepPlan:
     rows: one token each of sequences that decode, the oldest first. Each slot takes part once in a step.
     chunks: parts of prompts, without gaps after the rows.
     limit: the most experts that the adaptive rows may read in a layer; None is no limit.
+    adjusted: what draws change in their logits, for those that change any.
   """
 
   number: int
@@ -145,6 +149,7 @@ class StepPlan:
   rows: tuple[DecodeRow, ...]
   chunks: tuple[Chunk, ...]
   limit: int | None = None
+  adjusted: tuple[AdjustedDraw, ...] = ()
 
   def __post_init__(self) -> None:
     whole_fields(self, "number", least=0)

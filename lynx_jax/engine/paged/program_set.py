@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lynx_jax.engine.paged.adjusting import changes_shape
 from lynx_jax.engine.paged.executables import Executables
 from lynx_jax.engine.paged.layout import Layout
 from lynx_jax.engine.paged.step_arrays import EmptyStep, unpack_step
@@ -30,8 +31,8 @@ class StepProgram:
 
   Attributes:
     shape: the sizes it is made for.
-    run: the executable: weights, state and a packed step, all flat, give the state, the packed results, and what the
-      prompts' log-probabilities and the routing are, where the settings ask for them.
+    run: the executable: weights, state, a packed step, all flat, and changes of logits give the state, the packed
+      results, and what the prompts' log-probabilities and the routing are, where the settings ask for them.
     empty: makes a packed step for it.
     results: where its results lie.
     prompts: where the log-probabilities of prompts lie.
@@ -123,16 +124,19 @@ class ProgramSet:
     """Traces and compiles the program."""
     _LOG.info("compiling %s ...", shape.name)
 
-    def step(weights: tuple[Any, ...], state: tuple[Any, ...], packed: jax.Array) -> tuple[Any, ...]:
+    def step(
+      weights: tuple[Any, ...], state: tuple[Any, ...], packed: jax.Array, changes: jax.Array
+    ) -> tuple[Any, ...]:
       decoder = jax.tree.unflatten(self._weights_tree, weights)
       before = jax.tree.unflatten(self._state_tree, state)
-      after, outputs = paged_step(decoder, before, unpack_step(packed, shape), settings)
+      after, outputs = paged_step(decoder, before, unpack_step(packed, shape), changes, settings)
       kept = tuple(jax.tree.leaves(after))
       return kept, pack_outputs(outputs, results), pack_prompts(outputs, prompts), outputs.experts
 
     packed = jax.ShapeDtypeStruct((EmptyStep(shape).layout.size,), np.int32)
+    changes = jax.ShapeDtypeStruct(changes_shape(shape, self.spec.vocab), np.int32)
     program = jax.jit(step, donate_argnums=(1,), compiler_options=graph_options())
-    return program.lower(tuple(self._weights), tuple(self._state), packed).compile()
+    return program.lower(tuple(self._weights), tuple(self._state), packed, changes).compile()
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:

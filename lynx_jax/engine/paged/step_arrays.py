@@ -39,6 +39,7 @@ class StepArrays(NamedTuple):
     draw_stop_ids: tokens that end the row; -1 is none.
     draw_logprobs: likely tokens to report: -1 for none at all, 0 for the drawn token alone.
     limit: the most experts that a layer may read.
+    changed: 1 if some draw changes its logits, else 0.
   """
 
   tables: Int32[Array, "S M"]
@@ -64,6 +65,7 @@ class StepArrays(NamedTuple):
   draw_stop_ids: Int32[Array, "D _"]
   draw_logprobs: Int32[Array, "D"]
   limit: Int32[Array, ""]
+  changed: Int32[Array, ""]
 
 
 _FLOATS = frozenset({"row_weight", "draw_temperature", "draw_top_p", "draw_min_p"})
@@ -80,6 +82,7 @@ def step_layout(shape: StepShape) -> Layout:
     "draw_key": (shape.draws, 2),
     "draw_stop_ids": (shape.draws, STOP_IDS),
     "limit": (),
+    "changed": (),
   }
 
   def sizes(name: str) -> tuple[int, ...]:
