@@ -48,6 +48,8 @@ def solve_exercises(
 ) -> list[Solved]:
   """Generates an answer to each exercise, `batch` rows at a time drawn from all sources, with intervals.
 
+  The rows of a batch stay together, whatever the policy: all policies are compared on the same batches.
+
   Raises:
     ValueError: the model has no tokenizer.
   """

@@ -5,7 +5,8 @@
 takes every option of `lm_eval`; from Python, give `lm_eval.simple_evaluate` a `LynxLM`.
 """
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -95,25 +96,31 @@ class LynxLM(TemplateLM):
     return totals
 
   def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-    """Texts up to the first of a request's stop strings; requests of one kind share batches."""
+    """Texts up to the first of a request's stop strings.
+
+    Where rows are routed one by one, all requests are one call, and a row that ends makes room for the next. Under a
+    batch-aware policy a text depends on the rows beside it: requests of one kind share batches, which stay together.
+    """
     answers = [""] * len(requests)
-    kinds: dict[tuple, list[int]] = {}
-    for index, request in enumerate(requests):
-      options: dict[str, Any] = cast(Any, request.args)[1]
-      until = options.get("until") or []
-      until = (until,) if isinstance(until, str) else tuple(until)
-      temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
-      kinds.setdefault((until, options.get("max_gen_toks", self.max_gen_toks), temperature), []).append(index)
-    for (until, new_tokens, temperature), indices in kinds.items():
-      for at in range(0, len(indices), self.batch_size):
-        batch = indices[at : at + self.batch_size]
-        prompts = [self._fitting(requests[index].args[0], new_tokens) for index in batch]
-        done = generate(
-          self.params, prompts, max_new_tokens=new_tokens, policy=self.policy, stop=until,
-          sampling=Sampling(temperature=temperature, seed=self._seed),
-        )  # fmt: skip
-        for index, completion in zip(batch, done, strict=True):
-          answers[index] = completion.text
+    asked = [_asked(request, self.max_gen_toks) for request in requests]
+    batches = _batches(asked, self.batch_size)
+    streams = {index: stream for batch in batches for stream, index in enumerate(batch)}
+    apart = self.policy.batch_aware
+    for call in batches if apart or not requests else [range(len(requests))]:
+      done = generate(
+        self.params,
+        [self._fitting(asked[index].context, asked[index].kind.new_tokens) for index in call],
+        max_new_tokens=[asked[index].kind.new_tokens for index in call],
+        policy=self.policy,
+        sampling=[
+          Sampling(temperature=asked[index].kind.temperature, seed=self._seed, stream=streams[index]) for index in call
+        ],
+        stop=[asked[index].kind.until for index in call],
+        batch=self.batch_size,
+        progress=not disable_tqdm and not apart,
+      )
+      for index, completion in zip(call, done, strict=True):
+        answers[index] = completion.text
     return answers
 
   def _fitting(self, context: str, new_tokens: int) -> list[int]:
@@ -129,6 +136,37 @@ class LynxLM(TemplateLM):
   def _score(self, continuations: list[Continuation]) -> list[tuple[float, bool]]:
     scored = score_continuations(self.params, continuations, policy=self.policy, batch=self.batch_size, seed=self._seed)
     return [(one.log_likelihood, one.greedy) for one in scored]
+
+
+class _Kind(NamedTuple):
+  """What a task asks for besides the context."""
+
+  until: tuple[str, ...]
+  new_tokens: int
+  temperature: float
+
+
+class _Asked(NamedTuple):
+  """A context to continue, and how."""
+
+  context: str
+  kind: _Kind
+
+
+def _asked(request: Instance, new_tokens: int) -> _Asked:
+  context, options = cast(Any, request.args)
+  until = options.get("until") or []
+  until = (until,) if isinstance(until, str) else tuple(until)
+  temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
+  return _Asked(context, _Kind(until, options.get("max_gen_toks", new_tokens), temperature))
+
+
+def _batches(asked: Sequence[_Asked], size: int) -> list[list[int]]:
+  """Indices of requests of one kind, so many at a time."""
+  kinds: dict[_Kind, list[int]] = {}
+  for index, one in enumerate(asked):
+    kinds.setdefault(one.kind, []).append(index)
+  return [indices[at : at + size] for indices in kinds.values() for at in range(0, len(indices), size)]
 
 
 # Called and not a decorator: its declared result would hide this class's own arguments from a type checker.

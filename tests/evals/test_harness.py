@@ -79,6 +79,37 @@ def test_tasks_of_local_data(params, tmp_path, offline):
   assert found["results"]["local_generation"]["exact_match,none"] == 1
 
 
+@pytest.mark.parametrize(("policy", "calls"), [("topk", 1), ("prune:k0=1", 1), ("lynx:alpha=1,beta=2", 4)])
+def test_requests_of_all_kinds_get_the_texts_of_fixed_batches(params, monkeypatch, policy, calls):
+  from lm_eval.api.instance import Instance
+
+  greedy = {"until": ["\n"], "max_gen_toks": 6}
+  warm = {"until": [".", " the"], "max_gen_toks": 9, "do_sample": True, "temperature": 0.8}
+  contexts = ["The man is", "She went to the", "A dog", "In the kitchen", "Question: What is", "Two people are"]
+  options = [greedy, warm, greedy, warm, greedy, warm]
+  requests = [
+    Instance("generate_until", {}, (context, kind), index)
+    for index, (context, kind) in enumerate(zip(contexts, options, strict=True))
+  ]
+  made = []
+  monkeypatch.setattr(
+    "lynx_jax.evals.harness.generate", lambda *args, **given: made.append(given) or lynx_jax.generate(*args, **given)
+  )
+  found = LynxLM(params, policy=policy, batch_size=2, seed=3).generate_until(requests, disable_tqdm=True)
+  assert len(made) == calls
+  expected = {}
+  for kind in (greedy, warm):
+    indices = [index for index in range(6) if options[index] is kind]
+    for batch in (indices[:2], indices[2:]):
+      texts = lynx_jax.generate(
+        params, [contexts[index] for index in batch], max_new_tokens=kind["max_gen_toks"], policy=policy,
+        stop=kind["until"], sampling=lynx_jax.Sampling(temperature=kind.get("temperature", 0.0), seed=3),
+      )  # fmt: skip
+      expected |= dict(zip(batch, [one.text for one in texts], strict=True))
+  assert found == [expected[index] for index in range(6)]
+  assert LynxLM(params, policy=policy).generate_until([]) == []
+
+
 def test_likelihoods_of_texts_and_of_pairs(params):
   from lm_eval.api.instance import Instance
 
