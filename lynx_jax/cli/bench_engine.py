@@ -42,7 +42,8 @@ def add_bench_engine(parser: argparse.ArgumentParser) -> None:
   asked.add_argument("--seed", type=int, default=0)
   parser.add_argument("--policy", action="append", help="may be repeated (default: topk, the model's own routing)")
   parser.add_argument("--slots", type=int, default=16, metavar="N", help="rows that decode at once (default: 16)")
-  parser.add_argument("--mixed", default="128,512", metavar="N,N", help="sizes of steps that read prompts, in tokens")
+  sizes = "sizes of steps that read prompts, in tokens (default: 128,512, and 2048 on a GPU)"
+  parser.add_argument("--mixed", metavar="N,N", help=sizes)
   parser.add_argument("--step-ms", type=float, metavar="MS", help="how long the engine should let a decode step take")
   parser.add_argument("--stats", action="store_true", help="count the model's own experts too (steps are slower)")
   parser.add_argument("--repeats", type=int, default=1, metavar="N", help="turns of the load (default: 1)")
@@ -99,7 +100,10 @@ def _bench_engine(args: argparse.Namespace) -> None:
     plain = dataclasses.asdict
     write_json(Path(args.json), {
       "load": None if asked is None else {**plain(asked), "arrivals": args.arrivals},
-      "engine": {name: getattr(settings, name) for name in ("slots", "mixed", "step_ms", "run_ahead", "stats")},
+      "engine": {
+        "slots": settings.slots, "mixed": settings.step_programs.mixed, "step_ms": settings.step_ms,
+        "run_ahead": settings.steps_ahead, "stats": settings.stats,
+      },
       "rows": [plain(row) for row in rows],
       "steady": [{"policy": policy} | plain(found) for policy, found in named],
       "arriving": [plain(found) for found in arriving],
@@ -133,7 +137,7 @@ def _settings_of(args: argparse.Namespace) -> "EngineSettings":
   from pallas_kernels.checks import refusal
 
   try:
-    mixed = tuple(int(size) for size in args.mixed.split(","))
+    mixed = None if args.mixed is None else tuple(int(size) for size in args.mixed.split(","))
   except ValueError:
     raise refusal("--mixed", args.mixed, "rising whole numbers with commas, such as 128,512") from None
   return EngineSettings(slots=args.slots, mixed=mixed, step_ms=args.step_ms, stats=args.stats)

@@ -76,7 +76,7 @@ class EngineCore:
     self.limits = Limits(
       blocks=blocks, slots=settings.slots, context=positions, vocab=spec.vocab, programs=programs,
       eos_ids=frozenset(spec.stop_ids), policy="" if policy is None else repr(policy),
-      canonical_chunk=settings.mixed[0] if settings.deterministic else None, most_waiting=settings.most_waiting,
+      canonical_chunk=programs.mixed[0] if settings.deterministic else None, most_waiting=settings.most_waiting,
       most_waiting_tokens=settings.most_waiting_tokens,
     )  # fmt: skip
     target = None if settings.step_ms is None else settings.step_ms / 1e3

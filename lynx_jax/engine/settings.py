@@ -21,7 +21,8 @@ class EngineSettings:
     kv_bytes: memory for the cache of keys and values; None is room for `slots` sequences of `context` positions, or a
       quarter of the memory that is available if that is less.
     policy: which experts decoding rows may use, as a policy or as text; None is the model's own routing.
-    mixed: tokens of the programs that read prompts, rising, each more than `slots`.
+    mixed: tokens of the programs that read prompts, rising, each more than `slots`. None is 128 and 512, and 2,048 as
+      well on a GPU; only 128 if deterministic.
     run_ahead: steps that the device may be given before the result of the one before is known, 0 or more. None is 1,
       but 0 on a CPU: the step needs all its cores, and work beside it would slow it down by more than it takes.
     deterministic: whether exact requests get the same bits whatever else runs: prompts are read in chunks of one size,
@@ -44,7 +45,7 @@ class EngineSettings:
   context: int | None = None
   kv_bytes: int | None = None
   policy: RoutingPolicy | str | None = None
-  mixed: tuple[int, ...] = (128, 512)
+  mixed: tuple[int, ...] | None = None
   run_ahead: int | None = None
   deterministic: bool = False
   step_ms: float | None = None
@@ -71,17 +72,24 @@ class EngineSettings:
     if self.policy is not None:
       object.__setattr__(self, "policy", as_policy(self.policy))
     # Whole chunks in steps of their own need one program, whose size is a whole number of blocks.
-    whole = not self.deterministic or (len(self.mixed) == 1 and self.mixed[0] % BLOCK_SIZE == 0)
+    mixed = self.step_programs.mixed
+    whole = not self.deterministic or (len(mixed) == 1 and mixed[0] % BLOCK_SIZE == 0)
     remedy = "give one size, such as (128,)"
-    require(whole, field_of(self, "mixed"), self.mixed, f"one multiple of {BLOCK_SIZE} if deterministic", remedy)
-    _ = self.step_programs
+    require(whole, field_of(self, "mixed"), mixed, f"one multiple of {BLOCK_SIZE} if deterministic", remedy)
 
   @property
   def step_programs(self) -> Programs:
     """The shapes of steps: decode for powers of two of rows up to `slots`, and `mixed`."""
     powers = [1 << power for power in range((self.slots - 1).bit_length())]
     decode = (self.slots,) if self.deterministic else (*powers, self.slots)
-    return Programs(decode=decode, mixed=self.mixed)
+    return Programs(decode=decode, mixed=self._usual_mixed() if self.mixed is None else self.mixed)
+
+  def _usual_mixed(self) -> tuple[int, ...]:
+    """The sizes of steps that read prompts, where they are not given."""
+    if self.deterministic:
+      return _USUAL_MIXED[:1]
+    sizes = _USUAL_MIXED if jax.default_backend() == "cpu" else (*_USUAL_MIXED, _LARGE_MIXED)
+    return tuple(size for size in sizes if size > self.slots) or (2 * self.slots,)
 
   @property
   def steps_ahead(self) -> int:
@@ -102,3 +110,4 @@ class EngineSettings:
 
 
 _USUAL_CONTEXT = 4096
+_USUAL_MIXED, _LARGE_MIXED = (128, 512), 2048

@@ -23,6 +23,8 @@ from lynx_jax.models.spec import DecoderSpec
 from pallas_kernels import graph_options
 
 _LOG = logging.getLogger(__name__)
+STATE = 1
+"""Position of the argument whose memory a step takes over."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,29 +102,28 @@ class ProgramSet:
       if shape in self._programs:
         return self._programs[shape]
     settings = self.settings.of_steps(chunks=shape.chunks)
-    layouts = result_layout(shape, self.spec, settings), Layout(likely_fields(shape.rows, self.spec))
     key = (shape, settings, self.spec, self._weights, str(self._weights_tree), self._state)
     start = time.perf_counter()
-    run, source = self._executables.load_or_build(
-      key, lambda: self._build(shape, settings, *layouts), f"step {shape.name}"
-    )
+    run, source = self._executables.load_or_build(key, lambda: self._build(shape), f"step {shape.name}")
     _LOG.debug("%s: %s in %.1f s", shape.name, source, time.perf_counter() - start)
     memory = run.memory_analysis()
+    results, prompts = self._layouts(shape, settings)
     program = StepProgram(
       shape=shape,
       run=run,
       empty=EmptyStep(shape),
-      results=layouts[0],
-      prompts=layouts[1],
+      results=results,
+      prompts=prompts,
       temporary_bytes=getattr(memory, "temp_size_in_bytes", 0),
     )
     with self._lock:
       self._programs[shape] = program
     return program
 
-  def _build(self, shape: StepShape, settings: StepSettings, results: Layout, prompts: Layout) -> Any:
-    """Traces and compiles the program."""
-    _LOG.info("compiling %s ...", shape.name)
+  def step_function(self, shape: StepShape) -> tuple[Callable[..., tuple[Any, ...]], tuple[Any, ...]]:
+    """The step of that shape as a pure function of flat arrays, as `StepProgram.run` takes them, and their shapes."""
+    settings = self.settings.of_steps(chunks=shape.chunks)
+    results, prompts = self._layouts(shape, settings)
 
     def step(
       weights: tuple[Any, ...], state: tuple[Any, ...], packed: jax.Array, changes: jax.Array
@@ -135,8 +136,17 @@ class ProgramSet:
 
     packed = jax.ShapeDtypeStruct((EmptyStep(shape).layout.size,), np.int32)
     changes = jax.ShapeDtypeStruct(changes_shape(shape, self.spec.vocab), np.int32)
-    program = jax.jit(step, donate_argnums=(1,), compiler_options=graph_options())
-    return program.lower(tuple(self._weights), tuple(self._state), packed, changes).compile()
+    return step, (tuple(self._weights), tuple(self._state), packed, changes)
+
+  def _layouts(self, shape: StepShape, settings: StepSettings) -> tuple[Layout, Layout]:
+    """Where a step's results lie, and the log-probabilities of its prompts."""
+    return result_layout(shape, self.spec, settings), Layout(likely_fields(shape.rows, self.spec))
+
+  def _build(self, shape: StepShape) -> Any:
+    """Traces and compiles the program."""
+    _LOG.info("compiling %s ...", shape.name)
+    step, shapes = self.step_function(shape)
+    return jax.jit(step, donate_argnums=(STATE,), compiler_options=graph_options()).lower(*shapes).compile()
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -269,30 +269,32 @@ def _likely(logits_RV: Float32[Array, "R V"], ids: Int32[Array, "R"], wanted: In
 
 
 def _prompt_logprobs(decoder: Decoder, hidden_TD: Float[Array, "T D"], target: Int32[Array, "T"], block: int) -> Likely:
-  """Log-probabilities of the prompts' next tokens, `block` rows at a time, where there is a target."""
-  rows = hidden_TD.shape[0]
+  """Log-probabilities of the prompts' next tokens, `block` rows at a time, if there is any target."""
+  rows, most = hidden_TD.shape[0], min(MOST_TOP_LOGPROBS, decoder.spec.vocab)
   blocks = -(-rows // block)
+  room = blocks * block - rows
+  hidden_TD, target = jnp.pad(hidden_TD, [(0, room), (0, 0)]), jnp.pad(target, (0, room), constant_values=-1)
+  # How many rounds there are is data, so that XLA puts the loop into the step's CUDA graph.
+  rounds = jnp.where(jnp.any(target >= 0), blocks, 0)
 
-  def in_blocks(x: jax.Array, fill: int) -> jax.Array:
-    room = [(0, blocks * block - rows)] + [(0, 0)] * (x.ndim - 1)
-    return jnp.pad(x, room, constant_values=fill).reshape(blocks, block, *x.shape[1:])
+  def of_block(carry: tuple[jax.Array, Likely]) -> tuple[jax.Array, Likely]:
+    index, found = carry
 
-  def of_block(inputs: tuple[jax.Array, jax.Array]) -> Likely:
-    hidden, target = inputs
-    wanted = jnp.where(target >= 0, MOST_TOP_LOGPROBS, -1)
-    return jax.lax.cond(
-      jnp.any(target >= 0),
-      lambda: _likely(decoder.logits(hidden), jnp.maximum(target, 0), wanted),
-      lambda: _no_likely(block, decoder.spec.vocab),
-    )
+    def part(x: jax.Array) -> jax.Array:
+      return jax.lax.dynamic_slice_in_dim(x, index * block, block)
 
-  found = jax.lax.map(of_block, (in_blocks(hidden_TD, 0), in_blocks(target, -1)))
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], found)
+    wanted = jnp.where(part(target) >= 0, MOST_TOP_LOGPROBS, -1)
+    likely = _likely(decoder.logits(part(hidden_TD)), jnp.maximum(part(target), 0), wanted)
 
+    def put(whole: jax.Array, one: jax.Array) -> jax.Array:
+      return jax.lax.dynamic_update_slice_in_dim(whole, one, index * block, axis=0)
 
-def _no_likely(rows: int, vocab: int) -> Likely:
-  zeros = functools.partial(jnp.zeros, (rows, min(MOST_TOP_LOGPROBS, vocab)))
-  return Likely(jnp.zeros((rows,), jnp.float32), zeros(jnp.int32), zeros(jnp.float32))
+    return index + 1, jax.tree.map(put, found, likely)
+
+  zeros = functools.partial(jnp.zeros, (blocks * block, most))
+  none = Likely(jnp.zeros((blocks * block,), jnp.float32), zeros(jnp.int32), zeros(jnp.float32))
+  _, found = jax.lax.while_loop(lambda carry: carry[0] < rounds, of_block, (jnp.zeros((), jnp.int32), none))
+  return jax.tree.map(lambda x: x[:rows], found)
 
 
 def _counts(
