@@ -102,7 +102,8 @@ def sample(
   def draw(_: None) -> jax.Array:
     known, cold = logits_BV, greedy.ids
     if changed is not None and changes is not None:
-      known = jax.lax.cond(changed, lambda: _changed(logits_BV, changes()), lambda: logits_BV)
+      made = changes
+      known = jax.lax.cond(changed, lambda: _changed(logits_BV, made()), lambda: logits_BV)
       cold = jax.lax.cond(changed, lambda: jnp.argmax(known, axis=-1).astype(jnp.int32), lambda: greedy.ids)
     scaled = known / jnp.where(warm, rows.temperature, 1.0)[:, None]
     return jnp.where(warm, _draw(_filter(scaled, rows), rows.key, index_B), cold)

@@ -1,6 +1,7 @@
 """Server-sent events: a stream of chunks that ends when its client leaves, or reads nothing for long."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import Any, TypeVar
 
@@ -40,34 +41,50 @@ class EventStream(Response):
   media_type = "text/event-stream"
 
   def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], reader_seconds: float):
-    """`events` are closed however the stream ends; a client that takes none for `reader_seconds` is dropped."""
+    """`events` are closed however the stream ends; a client that takes none for `reader_seconds` is dropped.
+
+    One task a stream watches its client. A timeout around each event would cost more than making the event.
+    """
     super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
     # A stream has no length.
     del self.headers["content-length"]
     self._events = events
     self._reader_seconds = reader_seconds
+    self._since: float | None = None
+    self._dropped = False
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     """Serves the stream to its end, or to its client's."""
+    sending = asyncio.ensure_future(self._send(send))
+    watching = asyncio.ensure_future(self._watch(sending))
     try:
-      await unless_gone(receive, self._send(send))
+      await unless_gone(receive, sending)
     except ClientGone:
       pass
-    except TimeoutError:
+    except asyncio.CancelledError:
       abort = scope.get("extensions", {}).get(ABORT)
-      if abort is None:
+      if abort is None or not self._dropped:
         raise
       abort()
       await _gone(receive)
     finally:
+      await _end(sending, watching)
       await self._events.aclose()
+
+  async def _watch(self, sending: "asyncio.Future[None]") -> None:
+    """Ends the stream once its client has not read for too long."""
+    while self._since is None or time.monotonic() - self._since < self._reader_seconds:
+      await asyncio.sleep(self._reader_seconds / 2)
+    self._dropped = True
+    sending.cancel()
 
   async def _send(self, send: Send) -> None:
     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
     async for event in self._events:
       # While this waits, pieces gather, and the next event holds them all.
-      async with asyncio.timeout(self._reader_seconds):
-        await send({"type": "http.response.body", "body": event, "more_body": True})
+      self._since = time.monotonic()
+      await send({"type": "http.response.body", "body": event, "more_body": True})
+      self._since = None
     await send({"type": "http.response.body", "body": b""})
 
 

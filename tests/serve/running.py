@@ -72,15 +72,19 @@ def tokenizer() -> Tokenizer:
 
 @contextlib.contextmanager
 def running(
-  settings: ServerSettings = SERVER, sizes: EngineSettings = SIZES, key: str = "none", sndbuf: int | None = None
+  settings: ServerSettings = SERVER,
+  sizes: EngineSettings = SIZES,
+  key: str = "none",
+  sndbuf: int | None = None,
+  model: Params | None = None,
 ) -> Iterator[Running]:
-  """Serves the embedded model while the context lasts."""
+  """Serves the embedded model, or `model`, while the context lasts."""
   ready = threading.Event()
   listener = listen("127.0.0.1", 0)
   if sndbuf is not None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
   url = url_of(listener)
-  with Engine(params(), sizes) as engine:
+  with Engine(model or params(), sizes) as engine:
 
     def progress(shape: StepShape, done: int, total: int) -> None:
       if done == total:

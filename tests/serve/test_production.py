@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any, cast
 
 import httpx
 import openai
@@ -17,7 +18,7 @@ from lynx_jax.engine.core import EngineDead
 from tests.serve.raw_http import connect, post, read_all
 from tests.serve.running import MODEL, SERVER, SIZES, running, wait_until
 
-BODY = {"model": MODEL, "prompt": [5, 6, 7], "max_tokens": 3, "temperature": 0}
+BODY: dict[str, Any] = {"model": MODEL, "prompt": [5, 6, 7], "max_tokens": 3, "temperature": 0}
 KEYS = frozenset({"first-key", "second-key"})
 
 
@@ -112,7 +113,8 @@ def test_the_end_loses_no_answer_and_takes_no_request():
     texts: list[str] = []
 
     def stream() -> None:
-      chunks = list(serving.openai.completions.create(**(BODY | {"max_tokens": 100}), stream=True))
+      long: dict[str, Any] = BODY | {"max_tokens": 100}
+      chunks = list(serving.openai.completions.create(**long, stream=True))
       assert chunks[-1].choices[0].finish_reason == "length"
       texts.append("".join(chunk.choices[0].text for chunk in chunks))
 
@@ -174,8 +176,8 @@ def test_a_dead_engine_ends_streams_with_an_error_and_the_server(monkeypatch):
     serving.engine.resume()
     for thread in threads:
       thread.join()
-    assert [error.body["message"] for error in errors] == ["the engine has failed twice in a row"] * 2
-    assert serving.server.failed
+    assert [cast("Any", error.body)["message"] for error in errors] == ["the engine has failed twice in a row"] * 2
+    wait_until(lambda: serving.server.failed)
 
 
 def test_metrics_say_what_was_read_and_saved(serving):
@@ -184,7 +186,13 @@ def test_metrics_say_what_was_read_and_saved(serving):
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
 
   before = values()
-  fields = BODY | {"max_tokens": 40, "n": 4, "temperature": 1, "seed": 1, "extra_body": {"quality": "economy"}}
+  fields: dict[str, Any] = BODY | {
+    "max_tokens": 40,
+    "n": 4,
+    "temperature": 1,
+    "seed": 1,
+    "extra_body": {"quality": "economy"},
+  }
   usage = serving.openai.completions.create(**fields).usage
   after = values()
 

@@ -1,16 +1,19 @@
 """Requests that cannot be served get an error that names the field, and the next request is served."""
 
 import contextlib
+import dataclasses
 import json
+import threading
+from typing import Any
 
 import openai
 import pytest
 
 from tests.serve.raw_http import connect, post, read_all, status_and_error
-from tests.serve.running import MODEL
+from tests.serve.running import MODEL, params, running, tokenizer
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-TURN = {"role": "user", "content": "Hi"}
+TURN: Any = {"role": "user", "content": "Hi"}
 
 
 @pytest.mark.parametrize(
@@ -204,3 +207,26 @@ def test_requests_one_behind_the_other_are_answered_in_order(serving):
     client.sendall(first + second)
     answer = read_all(client)
   assert answer.index(b'"completion_tokens":40') < answer.index(b'"completion_tokens":0')
+
+
+@pytest.mark.slow
+def test_a_template_that_does_not_end_stalls_nobody():
+  loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+  endless = dataclasses.replace(params(), tokenizer=dataclasses.replace(tokenizer(), chat_template=loops))
+  with running(model=endless) as serving:
+    refusals: list[openai.BadRequestError] = []
+
+    def ask() -> None:
+      with pytest.raises(openai.BadRequestError) as refused:
+        serving.openai.chat.completions.create(model=MODEL, messages=[TURN])
+      refusals.append(refused.value)
+
+    asking = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in asking:
+      thread.start()
+    assert serving.serves()
+    assert any(thread.is_alive() for thread in asking)
+    for thread in asking:
+      thread.join()
+    assert [error.param for error in refusals] == ["messages"] * 3
+    assert all("runs for more than" in str(error) for error in refusals)
