@@ -20,12 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument("dst", metavar="DST", help="the directory to make")
   parser.add_argument("--dtype", help="bfloat16, float16 or float32 (default: as in SRC)")
   parser.add_argument("--to", choices=FORMATS, default="orbax", help="what to write (default: orbax)")
+  parser.add_argument("--weights", metavar="int8|int4", help="write weights of 8 bits, or experts of 4 and others of 8")
   parser.add_argument("--force", action="store_true", help="replace a model directory that is at DST already")
   given = parser.parse_args(arguments)
   silence_abandoned_reads()
   try:
     with interruptible("", given.dst), bars() as report:
-      convert(given.src, given.dst, dtype=given.dtype, to=given.to, force=given.force, report=report)
+      convert(
+        given.src, given.dst, dtype=given.dtype, to=given.to, force=given.force, weights=given.weights, report=report
+      )
   except (ValueError, OSError) as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2

@@ -18,6 +18,7 @@ from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats import Format, Tensors, format_of
 from checkpoints_convert.parameters import Parameters
 from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
+from checkpoints_convert.quantised import Forms, forms_of, stored_arrays, together
 from checkpoints_convert.reader import Reader
 from checkpoints_convert.rules import (
   Rule,
@@ -32,6 +33,7 @@ from checkpoints_convert.rules import (
   source_shapes,
 )
 from checkpoints_convert.safetensors_files import INDEX, SINGLE, SafetensorsReader
+from pallas_kernels import QuantizedWeight
 
 # Models and files that differ by more are not compared tensor by tensor.
 _TIMES_LARGER = 100
@@ -88,20 +90,29 @@ class Checkpoint(abc.ABC):
   def rules(self) -> dict[str, str]:
     """How each parameter is made of the files' tensors, in words; empty where files hold the parameters themselves."""
 
+  @property
+  def forms(self) -> Forms:
+    """The parameters that the files hold quantised, and that are kept so, with their forms."""
+    return {}
+
   @abc.abstractmethod
-  def parameters(self, dtype: np.dtype, paths: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+  def parameters(
+    self, dtype: np.dtype, paths: Collection[str] | None = None
+  ) -> Iterator[tuple[str, np.ndarray | QuantizedWeight]]:
     """Every parameter once, or those of `paths`, each with its path, in no particular order.
 
-    Arrays are in `dtype`, or in float32 where the schema says so. Each is fresh memory, which belongs to the receiver.
+    Arrays are in `dtype`, or in float32 where the schema says so; the parameters of `forms` stand for numbers of
+    `dtype`. Each is fresh memory, which belongs to the receiver.
     """
 
   def lazily(self, dtype: np.dtype) -> Parameters:
-    """The parameters in `dtype`, to be read when they are asked for."""
-    return Parameters(
-      shapes=self.schema.shapes,
-      dtypes={path: self.schema.dtype_of(path, dtype) for path in self.schema.shapes},
-      read=functools.partial(self.parameters, dtype),
-    )
+    """The parameters in `dtype`, to be read when they are asked for; CheckpointError where some are quantised."""
+    if self.forms:
+      kinds = " and ".join(sorted({form.code for form in self.forms.values()}))
+      raise CheckpointError(f"{self.directory} holds {kinds} weights: convert the directory that it was made of")
+    read: Any = functools.partial(self.parameters, dtype)
+    dtypes = {path: self.schema.dtype_of(path, dtype) for path in self.schema.shapes}
+    return Parameters(shapes=self.schema.shapes, dtypes=dtypes, read=read)
 
 
 class HubCheckpoint(Checkpoint):
@@ -139,17 +150,20 @@ class HubCheckpoint(Checkpoint):
   def parameters(self, dtype: np.dtype, paths: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter once, or those of `paths`, filled tensor by tensor.
 
-    Those of the largest tensors come first: a tensor is held beside what was read before it, which is little then.
+    Those that take most memory to make come first: a tensor, and a parameter that the receiver may make smaller, are
+    held beside what was read before, which is little then.
     """
     self._check_duplicates()
     wanted = None if paths is None else set(paths)
     rules = [rule for rule in only_rules(self.table) if wanted is None or not wanted.isdisjoint(names(rule.target))]
-    for rule in sorted(rules, key=self._largest_tensor, reverse=True):
+    for rule in sorted(rules, key=self._held_at_once, reverse=True):
       made = self.schema.dtype_of(rule.target, dtype) if isinstance(rule.target, str) else dtype
       yield from carry(rule, self.schema.shapes, functools.partial(self._tensors.read, dtype=made), made, wanted)
 
-  def _largest_tensor(self, rule: Rule) -> int:
-    return max(math.prod(self._tensors.shapes[name]) for name in names(rule.source))
+  def _held_at_once(self, rule: Rule) -> int:
+    """Numbers of the rule's largest tensor and of its largest parameter."""
+    tensor = max(math.prod(self._tensors.shapes[name]) for name in names(rule.source))
+    return tensor + max(math.prod(self.schema.shapes[path]) for path in names(rule.target))
 
   def _check_duplicates(self) -> None:
     if self._duplicates_checked:
@@ -175,7 +189,8 @@ class ConvertedCheckpoint(Checkpoint):
   @property
   def dtype(self) -> np.dtype:
     """The dtype of the weights."""
-    return next(dtype for path, dtype in self._dtypes.items() if path not in self.schema.float32)
+    kept = {*self.schema.shapes} - self.schema.float32
+    return next(dtype for path, dtype in self._dtypes.items() if path in kept)
 
   def files(self) -> list[Path]:
     """All files of the Orbax checkpoint."""
@@ -185,10 +200,23 @@ class ConvertedCheckpoint(Checkpoint):
     """None: parameters are stored as they are."""
     return {}
 
-  def parameters(self, dtype: np.dtype, paths: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """Every parameter once, or those of `paths`."""
-    shapes = {path: self.schema.shapes[path] for path in (self.schema.shapes if paths is None else paths)}
-    return orbax_files.read(self.directory, shapes, {path: self.schema.dtype_of(path, dtype) for path in shapes})
+  @property
+  def forms(self) -> Forms:
+    """The parameters that `convert` was asked to quantise."""
+    return forms_of(self._dtypes)
+
+  def parameters(
+    self, dtype: np.dtype, paths: Collection[str] | None = None
+  ) -> Iterator[tuple[str, np.ndarray | QuantizedWeight]]:
+    """Every parameter once, or those of `paths`, the largest first, while little is held."""
+    shapes, forms = self.schema.shapes, self.forms
+    largest_first = sorted(shapes if paths is None else paths, key=lambda path: -math.prod(shapes[path]))
+    chosen = {path: shapes[path] for path in largest_first}
+    dtypes = {path: self.schema.dtype_of(path, dtype) for path in chosen}
+    forms = {path: form for path, form in forms.items() if path in chosen}
+    stored, types = stored_arrays(chosen, dtypes, forms)
+    types |= {name: self._dtypes[name] for name in stored if name not in chosen}
+    return together(orbax_files.read(self.directory, stored, types), chosen, dtypes, forms)
 
 
 def _check_size(expected: Shapes, found: Shapes, directory: Path) -> None:

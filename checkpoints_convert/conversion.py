@@ -16,6 +16,7 @@ from checkpoints_convert.checkpoint import Checkpoint
 from checkpoints_convert.companions import copy_companions, fingerprint, write_config, write_record
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.quantised import Forms, quantised
 from checkpoints_convert.safetensors_writing import write_safetensors
 from checkpoints_convert.staging import staged
 
@@ -31,6 +32,7 @@ def convert(
   dtype: Any = None,
   to: str = "orbax",
   force: bool = False,
+  forms: Forms | None = None,
   report: Report = lambda stage, done, total: None,
 ) -> None:
   """Writes the model of `source` as the directory `destination`, all of it or nothing.
@@ -43,6 +45,7 @@ def convert(
     dtype: bfloat16, float16 or float32; None keeps the source's, bit for bit.
     to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.
     force: replace a model directory that is at `destination` already.
+    forms: the parameters to quantise, by path, each with its form in the layout `rows`; with `orbax` only.
     report: called with a stage's name, and how much of it is done: (stage, done, total), in bytes.
 
   Raises:
@@ -56,7 +59,11 @@ def convert(
   destination = Path(destination)
   if source.directory.resolve().is_relative_to(destination.resolve()):
     raise CheckpointError(f"{destination} holds the source {source.directory}: give another destination")
+  if forms and to != "orbax":
+    raise ValueError(f"to is {to!r}: quantised weights are written with 'orbax' only: choose that")
   parameters = source.lazily(chosen)
+  if forms:
+    parameters = quantised(parameters, forms)
   size = parameters.nbytes(parameters.shapes)
   with staged(destination, force=force) as directory, _room(destination, directory, size):
     wrote = _counter(report, "converting", size)

@@ -9,6 +9,7 @@ import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.parameters import Parameters, groups
+from checkpoints_convert.quantised import forms_of, stored_arrays
 from checkpoints_convert.rules import Shapes
 from pallas_kernels.cpu.huge_pages import aligned_empty
 
@@ -43,9 +44,11 @@ def write(directory: Path, parameters: Parameters, wrote: Callable[[int], None] 
 
 
 def check(directory: Path, shapes: Shapes) -> dict[str, np.dtype]:
-  """The dtype of every parameter; CheckpointError unless those stored are exactly those of `shapes`."""
+  """The dtype of every stored array; CheckpointError unless they are exactly those of the parameters `shapes`."""
   found = _metadata(directory)
   stored = {path: tuple(entry.shape) for path, entry in found.items()}
+  # What is quantised has other shapes.
+  shapes, _ = stored_arrays(shapes, dict.fromkeys(shapes, np.dtype(np.float32)), forms_of(stored))
   wrong = sorted(path for path in {*shapes, *stored} if shapes.get(path) != stored.get(path))
   if wrong:
     raise CheckpointError(
@@ -69,13 +72,12 @@ def _metadata(directory: Path) -> dict[str, Any]:
 
 
 def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[str, np.ndarray]]:
-  """The parameters of `shapes`, each in the dtype that `dtypes` gives it: the largest first, while little is held."""
+  """The arrays of `shapes`, each in the dtype that `dtypes` gives it, in groups in the order of `shapes`."""
   import orbax.checkpoint as ocp
 
   metadata = _metadata(directory)
   with ocp.PyTreeCheckpointer() as checkpointer:
-    largest_first = sorted(shapes, key=lambda path: -math.prod(shapes[path]))
-    for group in groups(largest_first, lambda path: math.prod(shapes[path]) * dtypes[path].itemsize):
+    for group in groups(shapes, lambda path: math.prod(shapes[path]) * dtypes[path].itemsize):
       arguments = ocp.args.PyTreeRestore(
         item={path: metadata[path] for path in group},
         restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtypes[path]) for path in group},

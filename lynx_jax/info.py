@@ -9,17 +9,23 @@ from checkpoints_convert.checkpoint import check_directory, has_weights
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.files import read_json
 from checkpoints_convert.formats import quantization_settings
+from checkpoints_convert.quantised import Forms
 from lynx_jax.loading import checkpoint_directory
 from lynx_jax.models.checkpoints import open_model
-from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.moe import MoESpec
-from lynx_jax.models.parameters import assemble, declarations
+from lynx_jax.models.parameters import abstract_model
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
 from lynx_jax.models.sizes import cache_bytes, counts, weight_bytes
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.placement import abstract, check_weights
+from lynx_jax.placement import check_weights
 from pallas_kernels.cpu import describe as native_code
+
+_HELD = {
+  None: "",
+  "int8": ", most weights held as int8",
+  "int4": ", experts held as int4 and most other weights as int8",
+}
 
 
 def read_config(where: str | Path) -> dict[str, Any]:
@@ -46,11 +52,11 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
   `load` takes, and sizes in bytes follow it.
   """
   check_weights(weights)
-  spec, dtype, stored = _read(where)
-  size, held = counts(spec), weight_bytes(_abstract(spec, dtype, weights))
+  spec, dtype, stored, forms = _read(where)
+  size, held = counts(spec), weight_bytes(abstract_model(spec, dtype, weights, forms))
   lines = [
     ("family", spec.family),
-    ("dtype", f"{dtype}{stored}{', most weights held as ' + weights if weights else ''}"),
+    ("dtype", f"{dtype}{stored}{_HELD[weights]}"),
     ("layers", f"{len(spec.layers)}, {len(spec.moe_layers)} with experts"),
     ("width", f"{spec.width}, vocabulary {spec.vocab}, context {spec.context} tokens, {_tied(spec)}"),
     ("attention", spec.layers[0].attention.describe()),
@@ -69,28 +75,24 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
   return lines
 
 
-def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str]:
-  """A spec, the dtype of its weights once loaded, and their stored format if it is another."""
+def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str, Forms]:
+  """A spec, the dtype of its weights once loaded, their stored format if it is another, and what stays quantised."""
   directory = checkpoint_directory(where)
   if directory.is_dir() and (where is None or has_weights(directory)):
     with open_model(directory) as (spec, checkpoint):
-      dtype, config = checkpoint.dtype, checkpoint.config
+      dtype, config, forms = checkpoint.dtype, checkpoint.config, checkpoint.forms
   else:
     config = read_config(directory)
-    spec, dtype = spec_from_config(config), _config_dtype(config)
+    spec, dtype, forms = spec_from_config(config), _config_dtype(config), {}
   method = (quantization_settings(config, directory) or {}).get("quant_method")
-  return spec, dtype, f", stored as {method}" if method else ""
+  kinds = [method] if method else sorted({form.code for form in forms.values()})
+  return spec, dtype, f", stored as {' and '.join(kinds)}" if kinds else "", forms
 
 
 def _config_dtype(config: dict[str, Any]) -> np.dtype:
   inner = config.get("text_config") or {}
   named = [values[key] for values in (config, inner) for key in ("dtype", "torch_dtype") if values.get(key)]
   return as_dtype(named[0] if named else "bfloat16")
-
-
-def _abstract(spec: DecoderSpec, dtype: np.dtype, weights: str | None) -> Decoder:
-  """The decoder that `load` would return, with shapes and dtypes in place of arrays."""
-  return assemble(spec, {path: abstract(one, dtype, weights) for path, one in declarations(spec).items()})
 
 
 def _experts(spec: DecoderSpec, held: int) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.params import Params
 from lynx_jax.placement import Role, check_weights, place
 from lynx_jax.text.tokenizer import Tokenizer
-from pallas_kernels import Weight
+from pallas_kernels import QuantizedWeight, Weight
 from pallas_kernels.checks import require
 
 
@@ -22,7 +22,8 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
 
   Each parameter is copied to the device as soon as it is read, so the host never holds the whole model twice. On the
   CPU, bfloat16 experts are held as their bits, the form that decoding reads in place; to differentiate, load float32.
-  Weights that the files hold quantised (fp8, mxfp4) are dequantised, to bfloat16 unless `dtype` says otherwise.
+  Weights that the files hold quantised (fp8, mxfp4) are dequantised, to bfloat16 unless `dtype` says otherwise; those
+  of `convert(weights=...)` are held as they are.
 
   Args:
     path: a Hugging Face model directory (safetensors or PyTorch files), one that `python -m checkpoints_convert`
@@ -47,7 +48,11 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
   with open_model(directory) as (spec, checkpoint):
     declared = declarations(spec)
     parameters = checkpoint.parameters(checkpoint.dtype if wanted is None else wanted)
-    held = {path: _placed(path, array, declared[path].role, weights) for path, array in parameters}
+    held = {}
+    for path, array in parameters:
+      held[path] = _placed(path, array, declared[path].role, weights)
+      # Otherwise it would be there until the next one has been read.
+      del array
     decoder = assemble(spec, held)
   return Params(decoder=decoder, tokenizer=Tokenizer.from_directory(directory))
 
@@ -65,7 +70,7 @@ def checkpoint_directory(path: str | os.PathLike[str] | None) -> Path:
   return directory
 
 
-def _placed(path: str, array: np.ndarray, role: Role, weights: str | None) -> Weight:
+def _placed(path: str, array: np.ndarray | QuantizedWeight, role: Role, weights: str | None) -> Weight:
   try:
     return place(array, role, weights)
   except ValueError as error:

@@ -7,6 +7,7 @@ No other file tells parameters apart by their names.
 
 import dataclasses
 import enum
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,22 @@ import numpy as np
 from jaxtyping import Num
 from numpy.typing import DTypeLike
 
-from pallas_kernels import INT4, INT8, BFloat16Bits, Form, Weight, abstract_quantized, bits_of, quantize
+from pallas_kernels import (
+  INT4,
+  INT8,
+  BFloat16Bits,
+  Form,
+  QuantizedWeight,
+  Weight,
+  abstract_quantized,
+  bits_of,
+  quantize,
+  relayout,
+)
+from pallas_kernels.weights.base import form_of
 
 WEIGHTS = ("int8", "int4")
 """What weights can be held as, beside floating point: all large matrices in 8 bits, or experts in 4 and others in 8."""
-
-_INT4 = {True: dataclasses.replace(INT4, layout="interleaved"), False: INT4}
 
 
 class Role(enum.Enum):
@@ -77,7 +88,20 @@ def form_for(role: Role, weights: str | None) -> Form | None:
   """
   if weights is None or role not in (Role.PROJECTION, Role.EXPERT, Role.HEAD):
     return None
-  return _INT4[jax.default_backend() == "cpu"] if weights == "int4" and role is Role.EXPERT else INT8
+  return read_here(INT4 if weights == "int4" and role is Role.EXPERT else INT8)
+
+
+def read_here(form: Form) -> Form:
+  """The form in the layout that the default backend reads."""
+  interleaved = form.bits == 4 and jax.default_backend() == "cpu"
+  return dataclasses.replace(form, layout="interleaved" if interleaved else "rows")
+
+
+def check_stored(stored: Form, role: Role, weights: str | None) -> None:
+  """Raises ValueError where files hold a parameter in another form than `weights` asks for."""
+  wanted = None if weights is None else form_for(role, weights)
+  if weights is not None and wanted != read_here(stored):
+    raise ValueError(f"the files hold {stored.code} weights: load them without weights={weights!r}")
 
 
 def held_as_bits(role: Role, dtype: DTypeLike) -> bool:
@@ -85,22 +109,30 @@ def held_as_bits(role: Role, dtype: DTypeLike) -> bool:
   return role is Role.EXPERT and np.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
 
 
-def place(array: Num[np.ndarray, "..."], role: Role, weights: str | None = None) -> Weight:
+def place(array: Num[np.ndarray, "..."] | QuantizedWeight, role: Role, weights: str | None = None) -> Weight:
   """A parameter read from a file, on the default device, in the form in which its role is held.
 
+  One that is quantised already keeps its numbers, in the layout that the backend reads.
+
   Raises:
+    ValueError: the parameter is quantised already, in another form than `weights` asks for.
     ValueError: `weights` is given and the array has NaN or infinity.
   """
-  form = form_for(role, weights)
+  if (stored := form_of(array)) is not None:
+    check_stored(stored, role, weights)
+    return jax.tree.map(jax.device_put, relayout(cast(QuantizedWeight, array), read_here(stored).layout))
+  array, form = cast(np.ndarray, array), form_for(role, weights)
   if form is not None:
     return jax.tree.map(jax.device_put, quantize(array, form))
   return jax.tree.map(jax.device_put, bits_of(array) if held_as_bits(role, array.dtype) else array)
 
 
-def abstract(declared: Declared, dtype: DTypeLike, weights: str | None = None) -> Weight | jax.ShapeDtypeStruct:
-  """What `place` makes of the parameter in a model of `dtype`, as shapes and dtypes."""
+def abstract(
+  declared: Declared, dtype: DTypeLike, weights: str | None = None, stored: Form | None = None
+) -> Weight | jax.ShapeDtypeStruct:
+  """What `place` makes of the parameter in a model of `dtype`, as shapes and dtypes; `stored` is its form in files."""
   shape, dtype = declared.shape, dtype_of(declared.role, dtype)
-  form = form_for(declared.role, weights)
+  form = form_for(declared.role, weights) if stored is None else read_here(stored)
   if form is not None:
     return abstract_quantized(shape, form, dtype)
   if held_as_bits(declared.role, dtype):

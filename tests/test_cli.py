@@ -123,6 +123,19 @@ def test_sampled_tokens_can_be_measured_too(capsys):
   assert code == 0
 
 
+def test_bench_decode_compares_forms_of_weights_in_one_run(capsys, tmp_path):
+  code, out, _ = run(
+    capsys, "bench", "decode", "--weights", "bf16,int4", "--batch", "2", "--steps", 2, "--prompt-length", 3,
+    "--repeats", 1, "--json", tmp_path / "rows.json",
+  )  # fmt: skip
+  rows = json.loads((tmp_path / "rows.json").read_text())
+  assert code == 0
+  assert [(row["weights"], row["policy"]) for row in rows] == [("bf16", "topk"), ("int4", "topk")]
+  one = [row["expert_bytes"] / row["active_experts"] for row in rows]
+  assert one[1] == pytest.approx(one[0] * 4.5 / 16)
+  assert "int4" in out
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

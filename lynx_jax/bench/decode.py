@@ -1,6 +1,6 @@
-"""Decode speed of policies, interleaved in one run, with the bytes that explain it.
+"""Decode speed of policies and of forms of weights, interleaved in one run, with the bytes that explain it.
 
-Every policy starts from the same prefilled state. In each repeat all policies run one after the other, and the memory's
+Every policy starts from the same prefilled state. In each repeat all of them run one after the other, and the memory's
 read bandwidth is measured right before and after each decode, so that other load on the machine slows both sides of a
 ratio. Ratios are medians of ratios within a repeat.
 """
@@ -10,7 +10,7 @@ import functools
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,9 +27,10 @@ from lynx_jax.routing import RoutingPolicy, format_policy, route_by
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-  """One policy at one batch size.
+  """One policy at one batch size, with one form of weights.
 
   Attributes:
+    weights: the name of the form.
     policy: the policy, as text.
     batch: rows.
     tokens_per_second: of the whole batch.
@@ -40,12 +41,13 @@ class Row:
     bytes_per_second: expert and other weights read, over the step time.
     routing_ms: time to choose experts in a step, all layers, measured on its own.
     retained_mass: mean probability kept.
-    speedup: step time of the first policy at this batch, over this one's.
+    speedup: step time of the first form and policy at this batch, over this one's.
     read_bandwidth: bytes a second that the machine read on the same threads between the decodes, median; None where
       there is no native code to measure it.
     read_fraction: how much of it a decode reached.
   """
 
+  weights: str = ""
   policy: str
   batch: int
   tokens_per_second: float
@@ -62,7 +64,7 @@ class Row:
 
 
 def bench_decode(
-  params: Params,
+  params: Params | Mapping[str, Params],
   batches: Sequence[int],
   policies: Sequence[RoutingPolicy],
   *,
@@ -76,9 +78,9 @@ def bench_decode(
   """Measures every policy at every batch size; yields a batch's rows when all its policies are done.
 
   Args:
-    params: a loaded model.
+    params: a loaded model, or the same model with its weights held in several forms, by the forms' names.
     batches: numbers of rows.
-    policies: compared at each batch; the first is what `speedup` is relative to.
+    policies: compared at each batch; the first, with the first form, is what `speedup` is relative to.
     tokens: `random` feeds random tokens, `sampled` those that the model draws at temperature 1.
     prompt_length: random tokens in each prompt.
     steps: decode steps a repeat.
@@ -89,25 +91,29 @@ def bench_decode(
   Raises:
     ValueError: prompts and steps do not fit the model's context.
   """
+  models = params if isinstance(params, Mapping) else {"": params}
   for batch in batches:
     runs = {
-      policy: FedDecode(params, batch, policy, tokens=tokens, length=prompt_length, steps=steps, seed=seed)
+      (name, policy): FedDecode(model, batch, policy, tokens=tokens, length=prompt_length, steps=steps, seed=seed)
+      for name, model in models.items()
       for policy in policies
     }
-    progress(f"batch {batch}: compiling {len(runs)} {'policies' if len(runs) > 1 else 'policy'}")
+    progress(f"batch {batch}: compiling {len(runs)} {'programs' if len(runs) > 1 else 'program'}")
     with ThreadPoolExecutor(os.cpu_count()) as threads:
       reports = dict(zip(runs, threads.map(FedDecode.warm_up, runs.values()), strict=True))
-    timed: dict[RoutingPolicy, list[_Timed]] = {policy: [] for policy in policies}
+    timed: dict[tuple[str, RoutingPolicy], list[_Timed]] = {one: [] for one in runs}
     before = plain_reading()
     for repeat in range(repeats):
       progress(f"batch {batch}: repeat {repeat + 1} of {repeats}")
-      for policy, run in runs.items():
+      for one, run in runs.items():
         seconds, after = run.seconds() / steps, plain_reading()
-        timed[policy].append(_Timed(seconds, None if before is None or after is None else (before + after) / 2))
+        timed[one].append(_Timed(seconds, None if before is None or after is None else (before + after) / 2))
         before = after
-    for policy in policies:
-      routing = _routing_seconds(params, batch, policy, seed)
-      yield _row(params, batch, policy, timed[policy], timed[policies[0]], reports[policy], routing)
+    first = next(iter(timed.values()))
+    for (name, policy), times in timed.items():
+      routing = _routing_seconds(models[name], batch, policy, seed)
+      row = _row(models[name], batch, policy, times, first, reports[name, policy], routing)
+      yield dataclasses.replace(row, weights=name)
 
 
 class _Timed(NamedTuple):

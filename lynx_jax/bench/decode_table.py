@@ -11,8 +11,11 @@ from pallas_kernels.cpu import threads_used
 
 
 def decode_table(rows: Sequence[Row]) -> Table:
-  """One line a policy and batch size."""
-  table = Table(title="Decode; times are medians, speed-ups against the first policy of the batch")
+  """One line a policy and batch size, and a form of weights where there are several."""
+  named = any(row.weights for row in rows)
+  table = Table(title="Decode; times are medians, speed-ups against the first line of the batch")
+  if named:
+    table.add_column("weights", no_wrap=True)
   table.add_column("policy", no_wrap=True)
   for heading in (
     "batch", "tokens/s", "step ms", "experts", "own", "expert MB", "GB/s", "of read", "routing ms", "mass kept",
@@ -22,6 +25,7 @@ def decode_table(rows: Sequence[Row]) -> Table:
   for index, row in enumerate(rows):
     last = index + 1 == len(rows) or rows[index + 1].batch != row.batch
     table.add_row(
+      *([row.weights] if named else []),
       row.policy,
       str(row.batch),
       f"{row.tokens_per_second:.1f}",
@@ -48,16 +52,20 @@ def bandwidth_line(rows: Sequence[Row]) -> str | None:
 
 
 def fit_lines(rows: Sequence[Row]) -> list[str]:
-  """For each batch size with three or more policies: the least-squares line of step time over experts, and its R^2."""
+  """For each batch size with three or more policies: the least-squares line of step time over experts, and its R^2.
+
+  Each form of weights has a line of its own.
+  """
   lines = []
-  for batch, group in itertools.groupby(rows, key=lambda row: row.batch):
+  for (batch, weights), group in itertools.groupby(rows, key=lambda row: (row.batch, row.weights)):
     rows_of_batch = list(group)
     # Times follow from ratios within repeats, which do not change when the machine slows down.
-    first = rows_of_batch[0].step_ms
+    first = rows_of_batch[0].step_ms * rows_of_batch[0].speedup
     experts, times = np.array([(row.active_experts, first / row.speedup) for row in rows_of_batch]).T
     if len(times) < 3 or np.ptp(experts) == 0 or np.ptp(times) == 0:
       continue
     slope, base = np.polyfit(experts, times, 1)
     explained = np.corrcoef(experts, times)[0, 1] ** 2
-    lines.append(f"batch {batch}: step = {base:.2f} ms + {slope:.3f} ms per expert and layer, R^2 = {explained:.4f}")
+    which = f"{weights}, batch {batch}" if weights else f"batch {batch}"
+    lines.append(f"{which}: step = {base:.2f} ms + {slope:.3f} ms per expert and layer, R^2 = {explained:.4f}")
   return lines

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lynx_jax
 from lynx_jax.cli.bench_engine import add_bench_engine
-from lynx_jax.cli.options import add_model, batches, check_output, load, status
+from lynx_jax.cli.options import add_model, batches, check_output, load, load_forms, status
 
 if TYPE_CHECKING:
   from lynx_jax.models.params import Params
@@ -26,7 +26,7 @@ def add_commands(verbs: Any) -> None:
 
 
 def _add_bench_decode(parser: argparse.ArgumentParser) -> None:
-  add_model(parser)
+  add_model(parser, several_weights=True)
   parser.add_argument("--batch", default="1,4,8,16,32", help="numbers of rows, with commas")
   parser.add_argument("--policy", action="append", help="may be repeated; the first is the baseline (default: topk)")
   parser.add_argument("--tokens", choices=("random", "sampled"), default="random", help="what decode steps are fed")
@@ -110,11 +110,11 @@ def _bench_decode(args: argparse.Namespace) -> None:
   for name in ("prompt_length", "steps", "repeats"):
     whole_number(f"--{name.replace('_', '-')}", getattr(args, name), least=1)
   policies = [lynx_jax.parse_policy(text) for text in args.policy or ["topk"]]
-  params = load(args)
+  models = load_forms(args)
   with status("measuring") as progress:
     rows = list(
       bench_decode(
-        params, sizes, policies, tokens=args.tokens, prompt_length=args.prompt_length, steps=args.steps,
+        models, sizes, policies, tokens=args.tokens, prompt_length=args.prompt_length, steps=args.steps,
         repeats=args.repeats, seed=args.seed, progress=progress,
       )
     )  # fmt: skip

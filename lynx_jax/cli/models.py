@@ -15,6 +15,7 @@ def add_commands(verbs: Any) -> None:
   convert.add_argument("destination")
   convert.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
   convert.add_argument("--to", choices=("orbax", "hf"), default="orbax", help="form to write (default: orbax)")
+  add_weights(convert)
   convert.add_argument("--force", action="store_true", help="replace an existing destination")
   convert.set_defaults(run=_convert)
 
@@ -37,6 +38,7 @@ def add_commands(verbs: Any) -> None:
   estimate.add_argument("--active", metavar="N,N", help="distinct experts a layer, the first without a policy")
   estimate.add_argument("--context", type=int, default=1024, metavar="N", help="tokens in the cache (default: 1024)")
   estimate.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs that share each layer (default: 1)")
+  add_weights(estimate)
   estimate.set_defaults(run=_estimate)
 
 
@@ -48,7 +50,9 @@ def _convert(args: argparse.Namespace) -> None:
 
   silence_abandoned_reads()
   with interruptible("lynx-jax: ", args.destination), bars() as report:
-    convert(args.source, args.destination, dtype=args.dtype, to=args.to, force=args.force, report=report)
+    convert(
+      args.source, args.destination, dtype=args.dtype, to=args.to, force=args.force, weights=args.weights, report=report
+    )
   print(f"wrote {args.destination}")
 
 
@@ -81,6 +85,7 @@ def _estimate(args: argparse.Namespace) -> None:
   from lynx_jax.estimate.table import checks_table, estimate_table
   from lynx_jax.info import read_config
   from lynx_jax.models.families import spec_from_config
+  from lynx_jax.placement import check_weights
   from pallas_kernels.checks import whole_number
 
   console = Console(width=None if sys.stdout.isatty() else 140)
@@ -91,15 +96,19 @@ def _estimate(args: argparse.Namespace) -> None:
   whole_number("--batch", args.batch, least=1, most=2**20)
   whole_number("--gpus", args.gpus, least=1, most=MOST_GPUS, remedy="a layer is split over one NVLink domain at most")
   whole_number("--context", args.context, least=1, most=spec.context, remedy="the model's context is the most it has")
-  size = step_size(spec)
+  check_weights(args.weights)
+  size = step_size(spec, args.weights)
   try:
     active = [float(part) for part in args.active.split(",")] if args.active else [size.likely_experts(args.batch)]
   except ValueError as error:
     raise ValueError(f"--active is {args.active!r}: expected numbers with commas, such as 48.8,25.1") from error
   times = estimates(size, GPUS[args.gpu], active, batch=args.batch, context=args.context, gpus=args.gpus)
   machine = args.gpu.upper() if args.gpus == 1 else f"{args.gpus} {args.gpu.upper()}"
-  title = f"{args.config} on {machine}: a decode step of {args.batch} rows, {args.context} tokens each, bfloat16"
+  rows = f"a decode step of {args.batch} rows, {args.context} tokens each"
+  title = f"{args.config} on {machine}: {rows}, {args.weights or 'bfloat16'}"
   console.print(estimate_table(title, size, times, args.batch))
   print(fit_line(size, GPUS[args.gpu], batch=args.batch, context=args.context, gpus=args.gpus))
+  if args.weights:
+    print(f"Weights: read as {args.weights}, which this library's GPU kernels do not do yet.")
   if not args.active:
     print("Experts: tokens that choose independently and evenly. Real text touches fewer; give --active.")

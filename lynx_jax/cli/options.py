@@ -12,12 +12,21 @@ from lynx_jax.cli.compilation import announce_programs, keep_programs
 if TYPE_CHECKING:
   from lynx_jax.models.params import Params
 
+_DTYPES = {
+  "bf16": "bfloat16", "bfloat16": "bfloat16", "f16": "float16", "float16": "float16", "f32": "float32",
+  "float32": "float32",
+}  # fmt: skip
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-  """Flags that say which weights, in which dtype."""
+
+def add_model(parser: argparse.ArgumentParser, *, several_weights: bool = False) -> None:
+  """Flags that say which weights, in which dtype; with `several_weights`, held in which forms, compared in one run."""
   parser.add_argument("--model", metavar="PATH", help="checkpoint directory; the embedded model by default")
   parser.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
-  add_weights(parser)
+  if several_weights:
+    how = "hold weights in each of these forms: int8, int4, or a dtype such as bf16, with commas"
+    parser.add_argument("--weights", metavar="FORM,FORM", help=how)
+  else:
+    add_weights(parser)
   parser.add_argument(
     "--no-compilation-cache", action="store_true", help="compile anew instead of keeping programs between runs"
   )
@@ -45,6 +54,24 @@ def status(message: str) -> Iterator[Callable[[str], None]]:
 
 def load(args: argparse.Namespace) -> "Params":
   """The model of `--model`; from here on compiled programs are kept between runs."""
+  _prepare(args)
+  with status(f"loading {args.model or 'the embedded model'}"):
+    return lynx_jax.load(args.model, dtype=args.dtype, weights=args.weights)
+
+
+def load_forms(args: argparse.Namespace) -> "dict[str, Params]":
+  """The model of `--model` in each form of `--weights`, by its name; one without a name where there is no such flag."""
+  _prepare(args)
+  found = {}
+  for name in args.weights.split(",") if args.weights else [""]:
+    dtype = _DTYPES.get(name)
+    how = {"dtype": dtype or args.dtype, "weights": None if dtype or not name else name}
+    with status(f"loading {args.model or 'the embedded model'} {name}"):
+      found[name] = lynx_jax.load(args.model, **how)
+  return found
+
+
+def _prepare(args: argparse.Namespace) -> None:
   from checkpoints_convert.abandoned_reads import silence_abandoned_reads
 
   silence_abandoned_reads()
@@ -52,8 +79,6 @@ def load(args: argparse.Namespace) -> "Params":
   if not getattr(args, "no_compilation_cache", True):
     keep_programs()
   announce_programs(not getattr(args, "quiet", True))
-  with status(f"loading {args.model or 'the embedded model'}"):
-    return lynx_jax.load(args.model, dtype=args.dtype, weights=args.weights)
 
 
 def batches(text: str) -> list[int]:

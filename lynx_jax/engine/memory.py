@@ -31,7 +31,7 @@ def out_of_memory_explained(params: Params, rows: int, positions: int) -> Iterat
     raise OutOfMemoryError(
       f"out of memory: {rows} rows x {positions} positions take a cache of {cache:.2f} GB beside {weights:.2f} GB of "
       f"weights, and room to compute; lower the rows (prompts, --batch), the positions (shorter prompts, "
-      f"max_new_tokens) or the weights (dtype bfloat16, weights int8)"
+      f"max_new_tokens) or the weights (dtype bfloat16, weights int8 or int4)"
     ) from error
 
 

@@ -8,7 +8,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from lynx_jax.models.sizes import counts
+import jax.numpy as jnp
+
+from lynx_jax.models.parameters import abstract_model
+from lynx_jax.models.sizes import bytes_of, counts, weight_bytes
 from lynx_jax.models.spec import DecoderSpec
 
 ITEM_BYTES = 2
@@ -65,6 +68,7 @@ class StepSize:
     head: parameters of the output head.
     kv_per_token: numbers that the cache holds for one position, all layers.
     width: D.
+    expert_item, always_item, head_item: bytes of one of those parameters, its share of scales included.
   """
 
   layers: int
@@ -76,29 +80,51 @@ class StepSize:
   head: int
   kv_per_token: int
   width: int
+  expert_item: float = ITEM_BYTES
+  always_item: float = ITEM_BYTES
+  head_item: float = ITEM_BYTES
+
+  @property
+  def expert_bytes(self) -> float:
+    """Bytes of one expert."""
+    return self.expert * self.expert_item
+
+  @property
+  def other_bytes(self) -> float:
+    """Bytes that every step reads, the head among them."""
+    return self.always * self.always_item + self.head * self.head_item
 
   def likely_experts(self, batch: int) -> float:
     """Distinct experts a layer when tokens choose independently and evenly: an upper bound on real text's."""
     return self.experts * (1 - (1 - self.top_k / self.experts) ** batch)
 
 
-def step_size(spec: DecoderSpec) -> StepSize:
-  """Sizes from a configuration; ValueError where the model has no experts, or layers of different ones."""
+def step_size(spec: DecoderSpec, weights: str | None = None) -> StepSize:
+  """Sizes from a configuration, with `weights` held as `load` would; bfloat16 otherwise.
+
+  Raises ValueError where the model has no experts, or layers of different ones.
+  """
   moe = set(spec.moe_specs)
   if len(moe) != 1:
     raise ValueError(f"{spec.family}: {len(moe)} kinds of expert layers: an estimate needs exactly one")
   (ffn,) = moe
   size, head = counts(spec), spec.vocab * spec.width
+  held = abstract_model(spec, jnp.bfloat16, weights)
+  read, head_bytes = weight_bytes(held), bytes_of(held.embedding if held.head is None else held.head)
+  always = size.always_read - head
   return StepSize(
     layers=len(spec.layers),
     moe_layers=len(spec.moe_layers),
     experts=ffn.experts,
     top_k=ffn.top_k,
     expert=size.experts // (len(spec.moe_layers) * ffn.experts),
-    always=size.always_read - head,
+    always=always,
     head=head,
     kv_per_token=size.kv_per_token,
     width=spec.width,
+    expert_item=read.experts / size.experts,
+    always_item=(read.always_read - head_bytes) / always,
+    head_item=head_bytes / head,
   )
 
 
@@ -144,9 +170,9 @@ def step_time(
   reduces = 0.0 if gpus == 1 else 2 * size.layers * (REDUCE_US * 1e-3 + 2e3 * message / LINK_BYTES_A_S)
   return StepTime(
     active=active,
-    experts=_ms(active * size.moe_layers * size.expert, assignments * size.expert, gpu, gpus),
-    weights=_ms(size.always + size.head, batch * (size.always + size.head), gpu, gpus),
-    cache=_ms(batch * context * size.kv_per_token, 0, gpu, gpus),
+    experts=_ms(active * size.moe_layers * size.expert_bytes, assignments * size.expert, gpu, gpus),
+    weights=_ms(size.other_bytes, batch * (size.always + size.head), gpu, gpus),
+    cache=_ms(batch * context * size.kv_per_token * ITEM_BYTES, 0, gpu, gpus),
     launches=launches * LAUNCH_US * 1e-3,
     collectives=reduces,
   )
@@ -155,13 +181,14 @@ def step_time(
 def moe_layer_us(size: StepSize, gpu: Gpu, *, active: float, batch: int, launches: int = LAUNCHES_OF_EXPERTS) -> float:
   """Time of one layer's router and experts, in microseconds."""
   router = size.experts * size.width
-  read = _ms(active * size.expert + router, batch * (size.top_k * size.expert + router), gpu, 1)
+  bytes_read = active * size.expert_bytes + router * ITEM_BYTES
+  read = _ms(bytes_read, batch * (size.top_k * size.expert + router), gpu, 1)
   return 1e3 * read + launches * LAUNCH_US
 
 
-def _ms(numbers: float, products: float, gpu: Gpu, gpus: int) -> float:
-  """The longer of two times, in ms: reading `numbers`, and `products` multiplications. `gpus` share both."""
-  read = numbers * ITEM_BYTES / (gpu.bandwidth * BANDWIDTH_SHARE)
+def _ms(size: float, products: float, gpu: Gpu, gpus: int) -> float:
+  """The longer of two times, in ms: reading `size` bytes, and `products` multiplications. `gpus` share both."""
+  read = size / (gpu.bandwidth * BANDWIDTH_SHARE)
   return 1e3 * max(read, 2 * products / gpu.flops) / gpus
 
 
@@ -174,7 +201,7 @@ def estimates(
 
 def fit_line(size: StepSize, gpu: Gpu, *, batch: int, context: int, gpus: int) -> str:
   """Whether weights and cache fit in the GPUs' memory, and on how many of them they would."""
-  weights = (size.moe_layers * size.experts * size.expert + size.always + size.head) * ITEM_BYTES
+  weights = size.moe_layers * size.experts * size.expert_bytes + size.other_bytes
   cache = batch * context * size.kv_per_token * ITEM_BYTES
   needed = math.ceil((weights + cache) / (gpu.memory * USABLE_MEMORY))
   parts = f"{weights / 1e9:.1f} GB of weights and {cache / 1e9:.1f} GB of cache"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from lynx_jax.estimate.published import Check
-from lynx_jax.estimate.roofline import ITEM_BYTES, StepSize, StepTime
+from lynx_jax.estimate.roofline import StepSize, StepTime
 
 
 def estimate_table(title: str, size: StepSize, times: Sequence[StepTime], batch: int) -> Table:
@@ -20,7 +20,7 @@ def estimate_table(title: str, size: StepSize, times: Sequence[StepTime], batch:
     parts = (time.experts, time.weights, time.cache, time.launches, time.collectives, time.total)
     table.add_row(
       f"{time.active:.1f}",
-      f"{time.active * size.moe_layers * size.expert * ITEM_BYTES / 1e6:.0f}",
+      f"{time.active * size.moe_layers * size.expert_bytes / 1e6:.0f}",
       *(f"{part:.3f}" for part in parts),
       f"{1e3 * batch / time.total:.0f}",
       f"{times[0].total / time.total:.2f}x",

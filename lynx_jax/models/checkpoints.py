@@ -1,6 +1,7 @@
 """Checkpoint directories as decoders: what a family knows of its files, given to the package that reads files."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,9 +13,10 @@ from checkpoints_convert.checkpoint import check_directory
 from checkpoints_convert.conversion import Report
 from checkpoints_convert.files import read_json
 from lynx_jax.models.families import spec_from_config, tensor_rules
-from lynx_jax.models.parameters import kept_in_float32, parameter_shapes
+from lynx_jax.models.parameters import declarations, kept_in_float32, parameter_shapes
 from lynx_jax.models.released import released_config
 from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.placement import check_weights, form_for
 
 
 @contextlib.contextmanager
@@ -67,6 +69,7 @@ def convert(
   dtype: Any = None,
   to: str = "orbax",
   force: bool = False,
+  weights: str | None = None,
   report: Report = lambda stage, done, total: None,
 ) -> None:
   """Writes the model of directory `source` as directory `destination`, all of it or nothing.
@@ -77,14 +80,19 @@ def convert(
     dtype: bfloat16, float16 or float32; None keeps the source's, bit for bit.
     to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.
     force: replace a model directory that is at `destination` already.
+    weights: "int8" or "int4", as `load` takes it: what is written is as small as what `load` would make, and is loaded
+      as it is. None keeps floating point.
     report: called with a stage's name, and how much of it is done: (stage, done, total), in bytes.
 
   Raises:
     OSError: there is no checkpoint directory at `source`, or `destination` cannot be written.
     ValueError: the checkpoint cannot be used, `destination` exists, or an argument is not supported.
   """
-  with open_model(source) as (_, checkpoint):
-    checkpoints_convert.convert(checkpoint, destination, dtype=dtype, to=to, force=force, report=report)
+  check_weights(weights)
+  with open_model(source) as (spec, checkpoint):
+    forms = {path: form_for(one.role, weights) for path, one in declarations(spec).items()}
+    rows = {path: dataclasses.replace(form, layout="rows") for path, form in forms.items() if form is not None}
+    checkpoints_convert.convert(checkpoint, destination, dtype=dtype, to=to, force=force, forms=rows, report=report)
 
 
 def _spec(directory: Path, config: Mapping[str, Any]) -> DecoderSpec:

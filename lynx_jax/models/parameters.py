@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from numpy.typing import DTypeLike
 
 from lynx_jax.models.declare import declaration_of
 from lynx_jax.models.decoder import Decoder, abstract_decoder
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.placement import Declared, dtype_of
+from lynx_jax.placement import Declared, abstract, dtype_of
+from pallas_kernels import Form
 from pallas_kernels.weights.base import Weight, held_as, is_exact, on_host
 
 
@@ -50,6 +52,18 @@ def assemble(spec: DecoderSpec, arrays: Mapping[str, Weight | jax.ShapeDtypeStru
   graph, state = nnx.split(abstract_decoder(spec))
   filled = [(path, variable.replace(arrays[_dotted(path)])) for path, variable in nnx.to_flat_state(state)]
   return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def abstract_model(
+  spec: DecoderSpec, dtype: DTypeLike, weights: str | None = None, stored: Mapping[str, Form] | None = None
+) -> Decoder:
+  """The decoder that `load` would return, with shapes and dtypes in place of arrays.
+
+  `stored` are the parameters that the files hold quantised, by path, with their forms.
+  """
+  found = stored or {}
+  held = {path: abstract(one, dtype, weights, found.get(path)) for path, one in declarations(spec).items()}
+  return assemble(spec, held)
 
 
 def _parameters(decoder: Decoder) -> Iterator[tuple[str, nnx.Variable]]:

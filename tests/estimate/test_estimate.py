@@ -33,6 +33,20 @@ def test_parts_of_a_step_are_bytes_over_bandwidth():
   assert two.collectives > 96 * 0.01
 
 
+def test_quantised_weights_are_read_as_the_bytes_that_they_are():
+  spec, gpu = spec_from_config(RELEASED["Qwen3-30B-A3B"]), GPUS["h100"]
+  whole, eight, four = (step_size(spec, weights) for weights in (None, "int8", "int4"))
+  assert (whole.expert_item, whole.always_item, whole.head_item) == (2, 2, 2)
+  # A scale of 16 bits for 32 numbers of 4; one of 32 bits for each of 2 * 768 + 2048 outputs.
+  assert four.expert_item == pytest.approx(4.5 / 8)
+  assert eight.expert * (eight.expert_item - 1) == pytest.approx(4 * (2 * 768 + 2048))
+  assert eight.head_item == pytest.approx(1 + 4 / 2048)
+  assert 1 < four.always_item == eight.always_item < 1.1
+  times = [step_time(size, gpu, active=40, batch=8, context=512) for size in (whole, four)]
+  assert times[1].experts == pytest.approx(times[0].experts * 4.5 / 16)
+  assert times[1].cache == times[0].cache
+
+
 def test_many_rows_are_bound_by_arithmetic():
   size, gpu = size_of("Mixtral-8x7B"), GPUS["a100"]
   time = step_time(size, gpu, active=8, batch=4096, context=1)

@@ -165,6 +165,37 @@ def test_a_converted_directory_and_another_dtype_load_as_int8(tmp_path: Path):
   assert hub.decoder.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("case", [QWEN3_MOE[3], DEEPSEEK_V3[0]], ids=str)
+def test_a_directory_that_was_converted_to_few_bits_is_what_loading_makes(case: Case, weights: str, tmp_path: Path):
+  path = checkpoint(case, "bfloat16")
+  convert(path, tmp_path / "out", weights=weights)
+  expected, found = lynx_jax.load(path, weights=weights), lynx_jax.load(tmp_path / "out")
+  assert jax.tree.structure(expected.decoder) == jax.tree.structure(found.decoder)
+  for first, second in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+    np.testing.assert_array_equal(first, second)
+  lynx_jax.load(tmp_path / "out", weights=weights)
+  size = weight_bytes(found.decoder).total
+  assert f"{size / 1e6:.2f} MB" in dict(describe(tmp_path / "out"))["weights"]
+  assert (
+    dict(describe(tmp_path / "out"))["dtype"] == f"bfloat16, stored as {'int4 and ' if weights == 'int4' else ''}int8"
+  )
+  assert lynx_jax.load(tmp_path / "out", dtype="float32").decoder.dtype == jnp.float32
+
+
+def test_what_converting_to_few_bits_cannot_do_is_named(tmp_path: Path):
+  path = checkpoint(OLMOE[0])
+  with pytest.raises(ValueError, match="to is 'hf': quantised weights are written with 'orbax' only"):
+    convert(path, tmp_path / "out", weights="int8", to="hf")
+  with pytest.raises(ValueError, match="weights is 'int3'"):
+    convert(path, tmp_path / "out", weights="int3")
+  convert(path, tmp_path / "out", weights="int4")
+  with pytest.raises(ValueError, match="holds int4 and int8 weights: convert the directory that it was made of"):
+    convert(tmp_path / "out", tmp_path / "again")
+  with pytest.raises(ValueError, match=r"layers.*: the files hold int4 weights: load them without weights='int8'"):
+    lynx_jax.load(tmp_path / "out", weights="int8")
+
+
 def test_what_cannot_be_held_or_written_or_trained_is_named(tmp_path: Path):
   with pytest.raises(ValueError, match="weights is 'int3': choose 'int8', 'int4', or None to keep the dtype"):
     lynx_jax.load(checkpoint(OLMOE[0]), weights="int3")
@@ -198,6 +229,23 @@ def test_bytes_are_those_of_int8_and_its_scales():
   (row,) = bench_decode(narrow, [2], [lynx_jax.TopK()], prompt_length=2, steps=2, repeats=1)
   assert row.expert_bytes == pytest.approx(row.active_experts * sum(expert_bytes(narrow.decoder)))
   assert row.bytes_per_second * row.step_ms / 1e3 == pytest.approx(size.total - size.experts + row.expert_bytes)
+
+
+def test_four_bits_and_their_scales_are_counted():
+  lines = dict(describe(None, "int4"))
+  assert lines["dtype"] == "bfloat16, experts held as int4 and most other weights as int8"
+  one = 3 * 256 * 128
+  whole, eight = (6 * 32 * one * size / 1e6 for size in (4.5 / 8, 1))
+  assert lines["weights"].endswith(f"of which experts {whole:.2f} MB")
+  eight_bits, four_bits = (float(dict(describe(None, how))["weights"].split()[0]) for how in WEIGHTS)
+  assert eight_bits - four_bits == pytest.approx(eight + 6 * 32 * 4 * 512 / 1e6 - whole, abs=0.02)
+
+
+def test_loading_four_bits_takes_little_more_than_they_do(tmp_path: Path):
+  arguments = ["--layers", "16", "--experts", "8", "--vocab", "500", "--shard-mb", "40"]
+  assert random_checkpoint.main([str(tmp_path / "model"), *arguments]) == 0
+  found = load_memory(tmp_path / "model", weights="int4")
+  assert 0.9 < found.ratio < 1.1
 
 
 def test_the_host_never_holds_more_than_a_parameter_beside_the_int8_weights(tmp_path: Path):
