@@ -37,10 +37,10 @@ def test_the_command_compares_the_embedded_models_weights(tmp_path, capsys):
   weights_perplexity.main(flags)
   found = json.loads((tmp_path / "found.json").read_text())
   forms = ["bfloat16", "int8", "int4"]
-  assert list(found) == [name for form in forms for name in (form, f"{form}, auto x2")]
+  assert list(found) == [name for form in forms for name in (form, f"{form}, auto:share=0.5 x2")]
   assert found["int4"]["weight_bytes"] < 0.32 * found["bfloat16"]["weight_bytes"]
   assert found["int8"]["divergence"]["value"] < found["int4"]["divergence"]["value"] < 0.05
-  assert found["bfloat16, auto x2"]["divergence"]["value"] > 0
+  assert found["bfloat16, auto:share=0.5 x2"]["divergence"]["value"] > 0
   assert found["int8"]["weight_bytes"] < 0.52 * found["bfloat16"]["weight_bytes"]
   assert 0 < found["int8"]["divergence"]["value"] < 0.01
   assert found["bfloat16"]["divergence"]["value"] == 0
