@@ -48,6 +48,8 @@ class Sequence:
     weights: versions of the weights that its tokens were drawn with.
     prompt_logprobs: of the prompt's tokens from the second on, as far as they are known.
     routing: what the steps reported of its positions, as far as they are known.
+    counts_tokens: whether its draws depend on all tokens before.
+    text_decides: whether the host should read its newest token before its next step, for this or for a stop string.
   """
 
   request: Request
@@ -71,6 +73,8 @@ class Sequence:
   weights: list[int] = dataclasses.field(default_factory=list)
   prompt_logprobs: list[tuple[float, TopLogprobs]] = dataclasses.field(default_factory=list)
   routing: list[object] = dataclasses.field(default_factory=list)
+  counts_tokens: bool = False
+  text_decides: bool = False
 
   @property
   def drawn(self) -> int:
@@ -91,16 +95,6 @@ class Sequence:
   def wants_token(self) -> bool:
     """Whether another step may draw for it, by its own limit."""
     return self.drawn < self.request.max_new_tokens
-
-  @property
-  def counts_tokens(self) -> bool:
-    """Whether its draws depend on all tokens before."""
-    return self.settings.adjustments is not None and self.settings.adjustments.counts_tokens
-
-  @property
-  def text_decides(self) -> bool:
-    """Whether the host should read its newest token before its next step."""
-    return bool(self.request.stop_strings) or self.counts_tokens
 
   def finished(self, reason: FinishReason, message: str = "", fault: Fault | None = None) -> Finished:
     """What the caller is told of its end."""
@@ -133,7 +127,11 @@ def new_sequence(
     return_routing=request.return_routing,
     adjustments=request.adjustments if request.adjustments.changes else None,
   )
-  return Sequence(request, number, rank, settings, list(request.prompt))
+  counts = request.adjustments.counts_tokens
+  decides = counts or bool(request.stop_strings)
+  return Sequence(
+    request, number, rank, settings, list(request.prompt), counts_tokens=counts, text_decides=decides
+  )  # fmt: skip
 
 
 def adjusted_draws(
