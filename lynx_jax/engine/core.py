@@ -23,6 +23,7 @@ from lynx_jax.engine.paged.steps import StepSettings
 from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.engine.step_log import StepLog, StepRecord
 from lynx_jax.models.params import Params
+from lynx_jax.models.rope import short_context
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.routing import RoutingPolicy
 from pallas_kernels.checks import require
@@ -73,12 +74,7 @@ class EngineCore:
     table = -(-positions // BLOCK_SIZE)
     blocks = blocks_for(params, settings.slots, table, settings.kv_bytes)
     programs = settings.step_programs
-    self.limits = Limits(
-      blocks=blocks, slots=settings.slots, context=positions, vocab=spec.vocab, programs=programs,
-      eos_ids=frozenset(spec.stop_ids), policy="" if policy is None else repr(policy),
-      canonical_chunk=programs.mixed[0] if settings.deterministic else None, most_waiting=settings.most_waiting,
-      most_waiting_tokens=settings.most_waiting_tokens,
-    )  # fmt: skip
+    self.limits = _limits(spec, settings, policy, blocks)
     target = None if settings.step_ms is None else settings.step_ms / 1e3
     experts = sum(moe.experts for moe in spec.moe_specs)
     self._times = None if target is None else StepTimes(experts=experts, tokens=programs.mixed[-1])
@@ -306,6 +302,24 @@ def checked_policy(policy: RoutingPolicy | str | None, spec: DecoderSpec) -> Rou
   for moe in spec.moe_specs:
     policy.check_sizes(moe.experts, moe.top_k)
   return policy
+
+
+def _limits(spec: DecoderSpec, settings: EngineSettings, policy: RoutingPolicy | None, blocks: int) -> Limits:
+  """What the scheduler must know of the model and the settings."""
+  programs = settings.step_programs
+  return Limits(
+    blocks=blocks,
+    slots=settings.slots,
+    context=settings.positions(spec),
+    vocab=spec.vocab,
+    programs=programs,
+    eos_ids=frozenset(spec.stop_ids),
+    policy="" if policy is None else repr(policy),
+    canonical_chunk=programs.mixed[0] if settings.deterministic else None,
+    short_prompt=short_context(layer.attention.rotary for layer in spec.layers),
+    most_waiting=settings.most_waiting,
+    most_waiting_tokens=settings.most_waiting_tokens,
+  )
 
 
 def _chunking(target: float | None, experts: int) -> Chunking:

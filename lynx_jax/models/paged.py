@@ -19,7 +19,8 @@ class PagedRows:
 
   Attributes:
     positions: of each row in its sequence, in tokens; an absent row has -1.
-    lengths: tokens that each row's sequence has so far, those behind the row included; only LongRoPE reads them.
+    lengths: tokens of each row's sequence: all of a prompt, and those up to a token that was drawn; only LongRoPE reads
+      them.
     decodes: whether the row is a decoding one.
     blocks: where each row's sequence lies in the cache.
     used: rows up to the last that is there.

@@ -8,6 +8,7 @@ same with one row; here each row of a batch decides for itself.
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -166,6 +167,12 @@ def rotation_at(positions_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"], rot
   angles = positions * jnp.where(beyond, long[None, None, :], short[None, None, :])
   magnitude = jnp.where(beyond, scaling.long_attention_factor, scaling.short_attention_factor).astype(jnp.float32)
   return Rotation(jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude)
+
+
+def short_context(kinds: Iterable[Rotary]) -> int | None:
+  """Tokens of a row past which some kind of rotation changes at all positions (LongRoPE); None if none does."""
+  scalings = [kind.rope.scaling for kind in kinds if kind.rope is not None]
+  return min((one.original_context for one in scalings if isinstance(one, LongScaling)), default=None)
 
 
 def frequencies(rope: RopeSpec, head_dim: int, *, beyond: bool = False) -> Float32[np.ndarray, "half"]:

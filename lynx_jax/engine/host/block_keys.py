@@ -8,9 +8,10 @@ import hashlib
 from collections.abc import Sequence
 
 
-def root_key(weights: int, salt: str) -> bytes:
-  """The key before the first block: blocks of other weights or another salt never match."""
-  return hashlib.sha256(f"{weights}\0{salt}".encode(errors="surrogatepass")).digest()
+def root_key(weights: int, salt: str, *, long: bool = False) -> bytes:
+  """The key before the first block: blocks of other weights or another salt, or of a prompt past the length at which
+  the model's rotation changes (`long`) and one before it, never match."""
+  return hashlib.sha256(f"{weights}\0{salt}\0{long}".encode(errors="surrogatepass")).digest()
 
 
 def block_key(parent: bytes, tokens: Sequence[int], provenance: str = "") -> bytes:

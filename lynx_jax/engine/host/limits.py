@@ -23,6 +23,8 @@ class Limits:
     canonical_chunk: None, or the tokens of every chunk but a prompt's last, each in a step without decode rows, in the
       one mixed program of this size, while rows decode in the one largest program. Then exact requests get the same
       bits whatever else runs, unless the device fails or weights are replaced on the way.
+    short_prompt: None, or the tokens of a prompt past which the model rotates all its positions in another way
+      (LongRoPE): longer prompts share no blocks with shorter ones.
     most_waiting: requests that may wait; None is no limit.
     most_waiting_tokens: of the requests that wait; None is no limit. One request may always wait.
   """
@@ -36,6 +38,7 @@ class Limits:
   eos_ids: frozenset[int] = frozenset()
   policy: str = ""
   canonical_chunk: int | None = None
+  short_prompt: int | None = None
   most_waiting: int | None = None
   most_waiting_tokens: int | None = None
 

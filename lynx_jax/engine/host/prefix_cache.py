@@ -31,12 +31,21 @@ class PrefixCache:
   in their key, and an exact sequence never finds them.
   """
 
-  def __init__(self, pool: BlockPool, *, block_size: int, policy: str = "", boundary: int = 1, weights: int = 0):
+  def __init__(
+    self,
+    pool: BlockPool,
+    *,
+    block_size: int,
+    policy: str = "",
+    boundary: int = 1,
+    weights: int = 0,
+    short_prompt: int | None = None,
+  ):
+    """`short_prompt` as in `Limits`; hits end at a multiple of `boundary` blocks."""
     self._pool = pool
     self._size = block_size
     self._policy = policy
-    # Hits end at a multiple of this many blocks.
-    self._boundary = boundary
+    self._boundary, self._short_prompt = boundary, short_prompt
     self.weights = weights
     self._promised: dict[bytes, Sequence] = {}
 
@@ -113,6 +122,7 @@ class PrefixCache:
     return self._key(sequence, before, f"adaptive {self._policy}")
 
   def _key(self, sequence: Sequence, before: list[bytes], provenance: str = "") -> bytes:
-    parent = before[-1] if before else root_key(self.weights, sequence.request.cache_salt)
+    long = self._short_prompt is not None and len(sequence.request.prompt) > self._short_prompt
+    parent = before[-1] if before else root_key(self.weights, sequence.request.cache_salt, long=long)
     start = len(before) * self._size
     return block_key(parent, sequence.tokens[start : start + self._size], provenance)

@@ -59,7 +59,10 @@ class Scheduler:
     self._canonical, self._prompts_first = limits.canonical_chunk, prompts_first
     self._turns = prompts_first or self._canonical is not None
     boundary = 1 if self._canonical is None else self._canonical // limits.block_size
-    self._cache = PrefixCache(self.pool, block_size=limits.block_size, policy=limits.policy, boundary=boundary)
+    self._cache = PrefixCache(
+      self.pool, block_size=limits.block_size, policy=limits.policy, boundary=boundary,
+      short_prompt=limits.short_prompt,
+    )  # fmt: skip
     # Preempted tokens are computed again in chunks, which gives other bits than decode rows did.
     self._admission = admission if self._canonical is None else Admission(lookahead=None)
     self._chunking, self._times, self._decoder = chunking, times, decoder

@@ -117,6 +117,7 @@ def new_sequence(
   """The waiting sequence of a request; `adaptive` says whether the engine has a policy that changes routing."""
   settings = RowSettings(
     request_id=request.id,
+    prompt_tokens=len(request.prompt),
     sequence=number,
     sampling=request.sampling,
     stop_ids=request.stop_token_ids if request.ignore_eos else request.stop_token_ids | eos_ids,

@@ -23,6 +23,7 @@ class RowSettings:
 
   Attributes:
     request_id: the request's name, for messages.
+    prompt_tokens: of the request: LongRoPE rotates the positions of a long prompt in another way, from the first on.
     sequence: number of the sequence. No two have the same, whatever their requests are called, so results of a step
       in flight never reach a newcomer that has the slot or the name of a sequence that left.
     sampling: how tokens are drawn.
@@ -36,6 +37,7 @@ class RowSettings:
   """
 
   request_id: str
+  prompt_tokens: int
   sequence: int
   sampling: Sampling
   stop_ids: frozenset[int]

@@ -115,7 +115,8 @@ class PlanPacker:
       views["row_kind"][part] = CHUNK
       views["row_slot"][part] = chunk.slot
       views["row_position"][part] = np.arange(chunk.start, chunk.end)
-      views["row_length"][part] = chunk.end
+      # As when the sequence runs alone: its prompt is read at once, and later tokens one by one.
+      views["row_length"][part] = np.maximum(np.arange(chunk.start, chunk.end) + 1, chunk.settings.prompt_tokens)
       views["row_token"][part] = chunk.tokens
       if chunk.targets:
         views["row_target"][first : first + len(chunk.targets)] = chunk.targets

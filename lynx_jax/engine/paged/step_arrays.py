@@ -20,7 +20,8 @@ class StepArrays(NamedTuple):
     row_kind: ABSENT, CHUNK, EXACT or ADAPTIVE.
     row_slot: the slot of each row's sequence.
     row_position: where the row's token goes.
-    row_length: tokens that its sequence has so far, those behind the row included.
+    row_length: tokens that its sequence had when it came to the row's position: all of a prompt, and those up to a
+      token that was drawn.
     row_token: the token, or -1 where it is the newest of its slot, which the device has.
     row_weight: the row's say in the choice of experts.
     row_target: the token that follows in the prompt, where its log-probability is wanted, or -1.

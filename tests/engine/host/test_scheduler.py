@@ -121,6 +121,15 @@ def test_samples_of_one_prompt_compute_it_once():
   assert [loop.ended[f"{sample}"].finished.cached_tokens for sample in range(4)] == [0, 12, 12, 12]
 
 
+def test_prompts_that_are_rotated_otherwise_share_no_blocks():
+  loop = EngineLoop(small_limits(blocks=40, short_prompt=13))
+  for tokens in (14, 13, 15, 12):
+    loop.submit(Request(id=f"{tokens}", prompt=tuple(range(tokens)), max_new_tokens=2, ignore_eos=True))
+    loop.drain()
+  # Blocks of four: 15 tokens find those of 14, and 12 find those of 13.
+  assert [loop.ended[name].finished.cached_tokens for name in ("14", "13", "15", "12")] == [0, 0, 12, 8]
+
+
 def test_scores_of_a_prompt_without_new_tokens():
   loop = EngineLoop(small_limits())
   for name in "ab":

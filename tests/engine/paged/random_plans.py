@@ -55,9 +55,17 @@ def run_randomly(executor: Executor, asked: list[Asked], seed: int, *, longest_c
     blocks = -(-(len(one.prompt) + one.new) // BLOCK)
     table, free = tuple(free[:blocks]), free[blocks:]
     settings = RowSettings(
-      request_id=str(number), sequence=number, sampling=one.sampling, stop_ids=one.stop_ids, exact=one.exact,
-      weight=1.0, logprobs=one.logprobs, prompt_logprobs=one.prompt_logprobs, return_routing=one.return_routing,
-    )  # fmt: skip
+      request_id=str(number),
+      prompt_tokens=len(one.prompt),
+      sequence=number,
+      sampling=one.sampling,
+      stop_ids=one.stop_ids,
+      exact=one.exact,
+      weight=1.0,
+      logprobs=one.logprobs,
+      prompt_logprobs=one.prompt_logprobs,
+      return_routing=one.return_routing,
+    )
     running.append(Running(one, slots.pop(), settings, table))
   number = 0
   while going := [one for one in running if not _ended(one)]:

@@ -17,7 +17,7 @@ from lynx_jax.engine.steps import decode_loop, forward, prefill
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.mla import MLASpec
 from lynx_jax.models.moe import MoESpec
-from lynx_jax.models.rope import RopeSpec
+from lynx_jax.models.rope import LongScaling, RopeSpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
 from lynx_jax.routing import Auto
 from tests.engine.paged.random_plans import Asked, run_randomly
@@ -25,10 +25,15 @@ from tests.small_models import random_prompts, small_params, small_spec
 
 ROPE = RopeSpec(theta=1e4)
 GROUPED = AttentionSpec(heads=4, kv_heads=2, head_dim=8, rope=ROPE, qk_norm="head")
+SHORT, LONG = (1.0, 1.0, 1.5, 2.0), (1.0, 2.0, 4.0, 8.0)
 ATTENTION = {
   "grouped": GROUPED,
   "window": dataclasses.replace(GROUPED, window=9, qk_norm="none"),
   "chunk": dataclasses.replace(GROUPED, chunk=16),
+  # Prompts of 1 and 7 tokens are short and one of them passes the length; those of 33 and more are long from the first.
+  "long": dataclasses.replace(
+    GROUPED, rope=RopeSpec(theta=1e4, scaling=LongScaling(short_factors=SHORT, long_factors=LONG, original_context=12))
+  ),
   "sinks": dataclasses.replace(GROUPED, sinks=True, qk_norm="none"),
   "latent": MLASpec(heads=4, rank=16, query_rank=None, key_width=8, rope_width=4, value_width=8, rope=ROPE, scale=0.3),
 }

@@ -26,7 +26,7 @@ PROGRAMS = {
 
 def settings_of(number: int) -> RowSettings:
   return RowSettings(
-    request_id=str(number), sequence=number, sampling=Sampling(temperature=number / 2, seed=number),
+    request_id=str(number), prompt_tokens=20, sequence=number, sampling=Sampling(temperature=number / 2, seed=number),
     stop_ids=frozenset({number}), exact=number % 2 == 0, weight=float(number), logprobs=None if number % 3 else number,
     prompt_logprobs=None, return_routing=number == 5,
   )  # fmt: skip
