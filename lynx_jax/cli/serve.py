@@ -77,29 +77,29 @@ def _serve(args: argparse.Namespace) -> None:
 
   settings, engine_settings = _server_settings(args), _engine_settings(args)
   # Before the weights are read: an address that cannot be had is said at once.
-  listener = listen(args.host, args.port, settings.reader_seconds)
-  url = url_of(listener)
-  if is_public(listener) and not settings.keys:
-    print(f"{url} can be reached from other machines, and no API key is asked for (--api-keys)", file=sys.stderr)
-  args.model = args.path
-  params = load(args)
+  with listen(args.host, args.port, settings.reader_seconds) as listener:
+    url = url_of(listener)
+    if is_public(listener) and not settings.keys:
+      print(f"{url} can be reached from other machines, and no API key is asked for (--api-keys)", file=sys.stderr)
+    args.model = args.path
+    params = load(args)
 
-  def progress(shape: "StepShape", done: int, total: int) -> None:
-    if not args.quiet:
-      ready = f"; {settings.model} is served at {url}/v1" if done == min(2, total) else ""
-      print(f"program {done} of {total}: {shape.name}{ready}", file=sys.stderr, flush=True)
+    def progress(shape: "StepShape", done: int, total: int) -> None:
+      if not args.quiet:
+        ready = f"; {settings.model} is served at {url}/v1" if done == min(2, total) else ""
+        print(f"program {done} of {total}: {shape.name}{ready}", file=sys.stderr, flush=True)
 
-  with Engine(params, engine_settings) as engine:
-    served = Served(engine, settings)
-    server = Server(served, listener, progress, access_log=args.access_log)
-    server.serve_forever()
-    if server.force_exit:
-      # At once: threads that compile or decode are not waited for.
-      sys.stderr.flush()
-      os._exit(1)
-    served.wait()
-    if server.failed:
-      sys.exit(1)
+    with Engine(params, engine_settings) as engine:
+      served = Served(engine, settings)
+      server = Server(served, listener, progress, access_log=args.access_log)
+      server.serve_forever()
+      if server.force_exit:
+        # At once: threads that compile or decode are not waited for.
+        sys.stderr.flush()
+        os._exit(1)
+      served.wait()
+      if server.failed:
+        sys.exit(1)
 
 
 def _server_settings(args: argparse.Namespace) -> "ServerSettings":

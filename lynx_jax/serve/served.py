@@ -117,6 +117,8 @@ class Served:
     try:
       return await self._async.submit(requests)
     except Exception as error:
+      # How long the queue is now decides when to come back.
+      await self.stats()
       raise engine_error(error, self.retry_after) from error
 
   def check_open(self) -> None:

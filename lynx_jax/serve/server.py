@@ -102,13 +102,15 @@ def listen(host: str, port: int, reader_seconds: float = 60.0) -> socket.socket:
   whole_number("port", port, least=0, most=65535)
   try:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The kernel drops clients that do not take what was sent to them; connections inherit it.
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-      listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(reader_seconds * 1000))
-    listener.bind(address)
-    listener.listen(2048)
+    with contextlib.ExitStack() as undone:
+      listener = undone.enter_context(socket.socket(family, kind, protocol))
+      listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      # The kernel drops clients that do not take what was sent to them; connections inherit it.
+      if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(reader_seconds * 1000))
+      listener.bind(address)
+      listener.listen(2048)
+      undone.pop_all()
   except OSError as error:
     raise OSError(f"cannot listen on {host} port {port} ({error.strerror or error}): choose another") from error
   return listener
