@@ -91,6 +91,9 @@ class AsyncEngine:
     try:
       await asyncio.wrap_future(self.engine.start(lambda: self.engine.take_all(requests, deliver)))
     except asyncio.CancelledError:
+      # Whether the engine has taken the new ones is not known: a request of the same name may be another caller's.
+      joined._running -= new
+      self.engine.abort_all(deliver)
       joined.leave()
       raise
     except BaseException:

@@ -167,6 +167,17 @@ class Engine:
     with contextlib.suppress(EngineDead):
       self.start(abort)
 
+  def abort_all(self, deliver: Callable[[Piece | BaseException], None]) -> None:
+    """Ends all requests whose pieces go to `deliver`, as `abort` does; others of the same names stay."""
+
+    def abort() -> None:
+      ours = [request_id for request_id, one in self._answers.items() if one is deliver]
+      pieces = [self._core.abort(request_id) for request_id in ours]
+      self._deliver([piece for piece in pieces if piece is not None])
+
+    with contextlib.suppress(EngineDead):
+      self.start(abort)
+
   def pause(self) -> None:
     """Lets requests that have started go on, and starts no other until `resume`."""
     self._do(lambda: self._pause(True))

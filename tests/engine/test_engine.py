@@ -277,6 +277,26 @@ def test_a_caller_that_leaves_before_its_turn_changes_nothing():
     assert engine.stats().held_blocks == 0
 
 
+def test_a_caller_that_leaves_does_not_end_another_request_of_the_same_name():
+  async def serve(engine: Engine) -> list[int]:
+    served, busy = AsyncEngine(engine), threading.Event()
+    first = await served.submit([request("same", PROMPTS[0])])
+    engine.start(busy.wait)
+    again = asyncio.create_task(served.submit([request("same", PROMPTS[3])]))
+    await asyncio.sleep(0)
+    again.cancel()
+    with pytest.raises(asyncio.CancelledError):
+      await again
+    busy.set()
+    tokens: list[int] = []
+    while not first.ended:
+      tokens += [token for piece in await first.take() for token in piece.token_ids]
+    return tokens
+
+  with Engine(small_params(), SIZES) as engine:
+    assert asyncio.run(serve(engine)) == greedy_alone(tuple(PROMPTS[0]))
+
+
 def test_requests_are_submitted_together_or_not_at_all():
   async def serve(engine: Engine) -> None:
     both = [request("fits", PROMPTS[0]), request("long", PROMPTS[0], max_new_tokens=1000)]
