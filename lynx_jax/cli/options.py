@@ -64,11 +64,16 @@ def load_forms(args: argparse.Namespace) -> "dict[str, Params]":
   _prepare(args)
   found = {}
   for name in args.weights.split(",") if args.weights else [""]:
-    dtype = _DTYPES.get(name)
-    how = {"dtype": dtype or args.dtype, "weights": None if dtype or not name else name}
     with status(f"loading {args.model or 'the embedded model'} {name}"):
-      found[name] = lynx_jax.load(args.model, **how)
+      found[name] = lynx_jax.load(args.model, **({"dtype": args.dtype} | form_named(name)))
   return found
+
+
+def form_named(name: str) -> dict[str, str]:
+  """What `load` takes for a form of weights, from its name: int8, int4, or a dtype; nothing for no name."""
+  if name in _DTYPES:
+    return {"dtype": _DTYPES[name]}
+  return {"weights": name} if name else {}
 
 
 def _prepare(args: argparse.Namespace) -> None:
