@@ -32,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("model", type=Path, help="a checkpoint directory")
   parser.add_argument("--batch", default="1,4,8,16,32", help="numbers of rows (default: %(default)s)")
   parser.add_argument("--policy", action="append", help="may be repeated; the first is the baseline (default: topk)")
-  parser.add_argument(
-    "--weights", default="", help="forms, such as bf16,int8,int4 (default: its own)"
-  )
+  parser.add_argument("--weights", default="", help="forms, such as bf16,int8,int4 (default: its own)")
   parser.add_argument("--name", default="decode", help="of the table among the results (default: %(default)s)")
   whole = functools.partial(parser.add_argument, type=int)
   whole("--prompt-length", default=32, help="tokens (default: %(default)s)")
