@@ -3,12 +3,13 @@
 Clients run in a process of their own. What is counted is the processor time of the event loop's thread, and of the
 calls by which the engine's thread hands its pieces over. Other processes change it only through the caches.
 
+The same requests also run on the engine alone, in turns: the last column is the server's pace over the engine's. The
+clients' own work is in it.
+
 python -m benchmarks.server_overhead --streams 1,8,16 --tokens 200
 """
 
 import argparse
-import asyncio
-import json
 import statistics
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
 
 import lynx_jax
 from lynx_jax.engine.engine import Engine
+from lynx_jax.engine.host.request import Request
+from lynx_jax.engine.host.sampling import Sampling
 from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.platforms import settle_platform
 from lynx_jax.serve.served import Served
@@ -73,15 +75,12 @@ def overhead(measured: Measured, streams: int, tokens: int) -> tuple[float, floa
   engine = measured.engine
   # All streams begin with the same step, so that every step serves all of them.
   engine.pause()
-  command = [sys.executable, "-m", "benchmarks.server_overhead", "--client", measured.url]
-  command += ["--streams", str(streams), "--tokens", str(tokens)]
+  command = [sys.executable, "-m", "benchmarks.stream_client", measured.url, str(streams), str(tokens)]
   client = subprocess.Popen(command, cwd=Path(__file__).parents[1])
   while engine.stats().waiting < streams:
     time.sleep(0.01)
   before, begin = measured.seconds(), time.perf_counter()
   engine.resume()
-  while (stats := engine.stats()).waiting or stats.running:
-    time.sleep(0.05)
   if client.wait():
     raise RuntimeError("the client did not get all of its tokens")
   after, total = measured.seconds(), streams * tokens
@@ -89,23 +88,17 @@ def overhead(measured: Measured, streams: int, tokens: int) -> tuple[float, floa
   return loop, handed, total / (time.perf_counter() - begin)
 
 
-async def read_streams(url: str, streams: int, tokens: int) -> int:
-  """Reads that many streams to their ends; returns the tokens that came."""
-  body = json.dumps({
-    "prompt": [5, 6, 7], "max_tokens": tokens, "ignore_eos": True, "stream": True,
-    "stream_options": {"include_usage": True},
-  }).encode()  # fmt: skip
-  head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n"
-  parts = urlsplit(url)
-
-  async def one() -> int:
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    writer.write(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
-    answer = await reader.read(-1)
-    writer.close()
-    return json.loads(answer[answer.rindex(b'"usage":{') :].split(b"}}")[0][8:] + b"}}")["completion_tokens"]
-
-  return sum(await asyncio.gather(*(one() for _ in range(streams))))
+def engine_pace(engine: Engine, streams: int, tokens: int) -> float:
+  """Tokens a second of the same requests without a server."""
+  sampling = Sampling(temperature=1.0)
+  requests = [
+    Request(id=engine.new_name(), prompt=(5, 6, 7), max_new_tokens=tokens, ignore_eos=True, sampling=sampling)
+    for _ in range(streams)
+  ]
+  begin = time.perf_counter()
+  for answer in engine.submit_all(requests):
+    answer.wait()
+  return streams * tokens / (time.perf_counter() - begin)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,14 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--tokens", type=int, default=200, help="tokens of a stream (default: %(default)s)")
   parser.add_argument("--repeats", type=int, default=5, help="turns; the median counts (default: %(default)s)")
   parser.add_argument("--model", help="checkpoint directory; the embedded model by default")
-  parser.add_argument("--client", help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
   counts = [int(count) for count in args.streams.split(",")]
-  if args.client:
-    return int(asyncio.run(read_streams(args.client, counts[0], args.tokens)) != counts[0] * args.tokens)
   settle_platform()
   table = Table(title="Processor time of the server a streamed token, in microseconds")
-  for column in ("streams", "event loop", "handing over", "together", "target", "tokens/s"):
+  for column in ("streams", "event loop", "handing over", "together", "target", "tokens/s", "of the engine's"):
     table.add_column(column, justify="right")
   settings = EngineSettings(slots=max(counts), context=args.tokens + 32)
   missed = False
@@ -130,10 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = Measured(engine)
     for count in counts:
       overhead(measured, count, args.tokens)
-      turns = [overhead(measured, count, args.tokens) for _ in range(args.repeats)]
-      loop, handed, pace = (statistics.median(column) for column in zip(*turns, strict=True))
+      turns = [
+        (*overhead(measured, count, args.tokens), engine_pace(engine, count, args.tokens)) for _ in range(args.repeats)
+      ]
+      loop, handed, pace, alone = (statistics.median(column) for column in zip(*turns, strict=True))
       missed |= loop + handed >= TARGET
-      table.add_row(str(count), *(f"{value:.1f}" for value in (loop, handed, loop + handed, TARGET)), f"{pace:.0f}")
+      times = (f"{value:.1f}" for value in (loop, handed, loop + handed, TARGET))
+      table.add_row(str(count), *times, f"{pace:.0f}", f"{pace / alone:.2f}")
     measured.close()
   Console().print(table)
   return int(missed)
