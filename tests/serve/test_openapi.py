@@ -22,7 +22,7 @@ def test_no_request_is_a_fault_of_the_server(serving, method, path):
   api = schemathesis.openapi.from_url(f"{serving.url}/openapi.json")
 
   @hypothesis.given(api[path][method].as_strategy())
-  @hypothesis.settings(max_examples=25, suppress_health_check=SLOW)
+  @hypothesis.settings(max_examples=15, suppress_health_check=SLOW)
   def try_it(case):
     case.call_and_validate(checks=[not_a_server_error])
 
