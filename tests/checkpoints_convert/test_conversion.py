@@ -48,7 +48,7 @@ DIVERSE = (DEEPSEEK_V2[1], DEEPSEEK_V3[0], MIXTRAL[2], OLMOE[2], QWEN3_MOE[3])
 
 def parameters(path: Path) -> dict[str, np.ndarray]:
   with open_model(path) as (_, source):
-    return dict(source.parameters(source.dtype))
+    return {name: np.asarray(array) for name, array in source.parameters(source.dtype)}
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ def pytorch(case: Case, directory: Path, dtype: str = "float32", files: tuple[st
 
 def parameters(path: Path) -> dict[str, bytes]:
   with open_model(path) as (_, source):
-    return {name: array.tobytes() for name, array in source.parameters(source.dtype)}
+    return {name: np.asarray(array).tobytes() for name, array in source.parameters(source.dtype)}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

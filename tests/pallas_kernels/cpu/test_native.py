@@ -81,11 +81,11 @@ def test_every_instruction_set_agrees_with_the_reference(instructions, dtype):
 @pytest.mark.parametrize("form", [INT8, INT4, Form(code="int4", group=96)], ids=str)
 def test_every_instruction_set_agrees_with_the_weights_that_quantised_ones_stand_for(instructions, form):
   x, ids, weights, *experts = layer(dtype=jnp.float32, experts=3, rows=11, width=200, expert_width=77)
-  held = [in_form(expert, form) for expert in experts]
+  gate_up, down = held = [in_form(expert, form) for expert in experts]
   wide = [dequantize(expert) for expert in held]
   # 16 bits of a row, or 8 bits of each 32 values: half a step is 0.4 % of the largest, and errors of both signs.
   tolerance = 1e-4 if form.code == "int8" else 3e-2
-  arrays = ExpertArrays(x, ids, weights, *held, jnp.ones(11, bool))
+  arrays = ExpertArrays(x, ids, weights, gate_up, down, jnp.ones(11, bool))
   y = expert_ffn_cpu(arrays, options=ExpertOptions(), instructions=instructions)
   expected = expert_ffn(x, ids, weights, *wide, implementation="reference")
   np.testing.assert_allclose(y, expected, atol=tolerance * float(jnp.abs(expected).max()))

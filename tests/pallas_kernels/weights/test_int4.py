@@ -138,7 +138,7 @@ def test_zeros_of_their_own_move_each_group(layout):
   np.testing.assert_allclose(dequantize(held), wide, rtol=1e-6)
   np.testing.assert_allclose(dequantize(take(held, 1)), wide[1], rtol=1e-6)
   x = random.normal(size=(2, 128)).astype(np.float32)
-  one = take(held, 2)
+  one = held.take(2)
   y = one.scaled(jnp.einsum("ti,oi->to", x, one.factor(np.float32)))
   np.testing.assert_allclose(y, x @ wide[2].T, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(one.rows_at(jnp.array([19, 3])), wide[2][[19, 3]], rtol=1e-6)

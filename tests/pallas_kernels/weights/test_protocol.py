@@ -76,7 +76,8 @@ def test_products_and_rows_are_those_of_the_numbers(form):
   expected = np.einsum("ti,eoi->teo", x.astype(np.float64), numbers.astype(np.float64))
   # Weights in groups are rounded to bfloat16, with their scales, before they are multiplied.
   sizes = np.einsum("ti,eoi->teo", np.abs(x.astype(np.float64)), np.abs(numbers.astype(np.float64)))
-  tolerance = 2**-9 if form_of(held) and form_of(held).group else 1e-6
+  found = form_of(held)
+  tolerance = 2**-9 if found is not None and found.group else 1e-6
   assert np.all(np.abs(scaled(products, held) - expected) <= tolerance * sizes + 1e-5)
   ids = jnp.array([[4, 0], [1, 1]])
   rows = rows_at(take(held, 2), ids)
