@@ -160,7 +160,7 @@ def test_bench_decode_compares_forms_of_weights_in_one_run(capsys, tmp_path):
     (["generate", "x", "--model", "no_such_model"], "no_such_model"),
     (["generate", "x", "--dtype", "int3"], "int3"),
     (["generate", "x", "--weights", "int3"], "weights is 'int3': choose 'int8', 'int4', or None to keep the dtype"),
-    (["info", "--weights", "int4"], "weights is 'int4'"),
+    (["info", "--weights", "int3"], "weights is 'int3'"),
     (["info", "org/name"], "download"),
     (["bench", "decode", "--batch", "1,x"], "--batch is '1,x': expected whole numbers"),
     (["bench", "decode", "--batch", "0"], "--batch is '0'"),

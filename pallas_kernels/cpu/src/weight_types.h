@@ -1,5 +1,6 @@
-// The types of weights that are stored output by output: one struct for each says how its weights meet a packed row. To add a type, write its struct
-// here, name it in WeightType (products.h), and add it to the table at the end of products.cc.
+// The types of weights that are stored output by output: one struct for each says how its weights meet a packed row. To
+// add a type, write its struct here, name it in WeightType (products.h), and add it to the table at the end of
+// products.cc.
 //
 // A weight matrix is stored [out, in]. Its rows are read in blocks of consecutive values. A struct has these members:
 //

@@ -104,7 +104,16 @@ constexpr int32_t kExecute = 3;
 constexpr int kMajorVersion = 0;
 constexpr int32_t kScalarAttribute = 3;
 
-enum DataType : int32_t { kPred = 1, kInt8 = 2, kInt32 = 4, kUint8 = 6, kUint16 = 7, kFloat16 = 10, kFloat32 = 11, kBfloat16 = 16 };
+enum DataType : int32_t {
+  kPred = 1,
+  kInt8 = 2,
+  kInt32 = 4,
+  kUint8 = 6,
+  kUint16 = 7,
+  kFloat16 = 10,
+  kFloat32 = 11,
+  kBfloat16 = 16
+};
 
 // The buffers and attributes of one call. Python checks the shapes before it makes the call.
 class Call {
