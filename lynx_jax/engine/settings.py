@@ -28,8 +28,8 @@ class EngineSettings:
     deterministic: whether exact requests get the same bits whatever else runs: prompts are read in chunks of one size,
       in steps of their own, and nothing is ever preempted. Slower.
     step_ms: how long a decode step should take, in milliseconds, or None. The engine then limits the experts that
-      adaptive rows may read, and the prompts' tokens that steps read beside decoding rows: such a step takes less than
-      two decode steps.
+      adaptive rows may read, and the prompts' tokens that steps read beside decoding rows: such a step is meant to
+      take less than two decode steps.
     least_retained: share of its experts' weight that an adaptive row keeps in the mean, whatever `step_ms` says.
     most_waiting: requests that may wait before others are refused; None is no limit.
     most_waiting_tokens: of the prompts that wait, before others are refused; None is no limit. One may always wait.
@@ -71,18 +71,23 @@ class EngineSettings:
     number_fields(self, "least_retained", least=0, most=1)
     if self.policy is not None:
       object.__setattr__(self, "policy", as_policy(self.policy))
+    if self.mixed is not None:
+      self._check_mixed(self._programs(self.mixed).mixed)
+
+  def _check_mixed(self, mixed: tuple[int, ...]) -> None:
     # Whole chunks in steps of their own need one program, whose size is a whole number of blocks.
-    mixed = self.step_programs.mixed
     whole = not self.deterministic or (len(mixed) == 1 and mixed[0] % BLOCK_SIZE == 0)
     remedy = "give one size, such as (128,)"
     require(whole, field_of(self, "mixed"), mixed, f"one multiple of {BLOCK_SIZE} if deterministic", remedy)
 
   @property
   def step_programs(self) -> Programs:
-    """The shapes of steps: decode for powers of two of rows up to `slots`, and `mixed`."""
+    """The shapes of steps: decode for powers of two of rows up to `slots`, and `mixed`, as suits the default device."""
+    return self._programs(self._usual_mixed() if self.mixed is None else self.mixed)
+
+  def _programs(self, mixed: tuple[int, ...]) -> Programs:
     powers = [1 << power for power in range((self.slots - 1).bit_length())]
-    decode = (self.slots,) if self.deterministic else (*powers, self.slots)
-    return Programs(decode=decode, mixed=self._usual_mixed() if self.mixed is None else self.mixed)
+    return Programs(decode=(self.slots,) if self.deterministic else (*powers, self.slots), mixed=mixed)
 
   def _usual_mixed(self) -> tuple[int, ...]:
     """The sizes of steps that read prompts, where they are not given."""

@@ -1,5 +1,8 @@
 """What settings stand for where they are not given."""
 
+import subprocess
+import sys
+
 import pytest
 
 from lynx_jax import EngineSettings
@@ -27,3 +30,13 @@ def test_no_size_at_all_is_refused():
 def test_a_step_on_a_cpu_has_it_alone():
   assert EngineSettings().steps_ahead == 0
   assert EngineSettings(run_ahead=2).steps_ahead == 2
+
+
+def test_settings_are_made_without_a_device():
+  """A program may make them before it says which devices there are (`jax.distributed.initialize`)."""
+  code = (
+    "import lynx_jax.engine.core, lynx_jax.engine.engine; from jax._src import xla_bridge; "
+    "lynx_jax.EngineSettings(deterministic=True); print(xla_bridge.backends_are_initialized())"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert done.stdout == "False\n"
