@@ -1,5 +1,6 @@
 """One call of an endpoint: its requests in the engine, and what they get, choice by choice."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -85,34 +86,31 @@ class Exchange:
     Raises:
       ApiError: a request has failed, or the engine has.
     """
-    assert self._answers is not None
-    answers = self._answers
-    try:
-      while not answers.ended:
-        yield self._merged(await answers.take())
-    except EngineDead as error:
-      raise engine_error(error, self._served.retry_after) from error
-    finally:
-      answers.leave()
-      for meter in self._meters:
-        meter.close()
+    async with contextlib.aclosing(self._arrivals()) as arrivals:
+      async for pieces in arrivals:
+        yield self._merged(pieces)
 
   async def whole(self) -> list[Growth]:
     """All that comes of the choices. Raises as `growth`."""
     choices = [Growth(index) for index in range(len(self._requests))]
-    assert self._answers is not None
-    answers = self._answers
-    try:
-      while not answers.ended:
-        for piece in await answers.take():
+    async with contextlib.aclosing(self._arrivals()) as arrivals:
+      async for pieces in arrivals:
+        for piece in pieces:
           self._note(piece, choices[self._index[piece.request_id]])
+    return choices
+
+  async def _arrivals(self) -> AsyncGenerator[list[Piece], None]:
+    """What steps gave the requests; however this ends, they end with it."""
+    assert self._answers is not None
+    try:
+      while not self._answers.ended:
+        yield await self._answers.take()
     except EngineDead as error:
       raise engine_error(error, self._served.retry_after) from error
     finally:
-      answers.leave()
+      self._answers.leave()
       for meter in self._meters:
         meter.close()
-    return choices
 
   def _merged(self, pieces: list[Piece]) -> list[Growth]:
     """One growth a choice, however many steps were waited for."""
