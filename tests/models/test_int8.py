@@ -95,12 +95,12 @@ def test_logits_are_those_of_the_weights_that_they_stand_for(case: Case, weights
     narrow,
     is_leaf=lambda weight: isinstance(weight, QuantizedWeight),
   )
-  # A router's close call may fall otherwise by a rounding, and then a row runs other experts.
-  routing = _own_routing(wide, tokens)
+  # Under int4's rounding a router's close call may fall otherwise, and then a row runs other experts.
+  routing = _own_routing(wide, tokens) if weights == "int4" else None
   ours, theirs = (np.asarray(_forward(params, tokens, routing=routing)) for params in (narrow, wide))
   errors = np.abs(ours - theirs).max(axis=-1)
   # SparseMixer's weights jump where an expert's score is just masked: some positions of Phi may go another way.
-  worst = np.quantile(errors, 0.9) if case.family == "phimoe" else errors.max()
+  worst = np.quantile(errors, 0.9) if (case.family, weights) == ("phimoe", "int4") else errors.max()
   assert worst < ERRORS[weights] * np.abs(theirs).max()
 
 
