@@ -17,7 +17,7 @@ from pallas_kernels.rms_norm import RMS_NORM, rms_norm
 from pallas_kernels.row_matmul import ROW_MATMUL, row_matmul, row_matmuls
 from pallas_kernels.weights.base import HeldWeight, Weight, dequantize
 from pallas_kernels.weights.bfloat16 import BFloat16Bits, bits_of
-from pallas_kernels.weights.form import INT4, INT8, Form
+from pallas_kernels.weights.form import INT4, INT8, MXFP4, Form
 from pallas_kernels.weights.quantized import QuantizedWeight
 from pallas_kernels.weights.quantizing import abstract_quantized, quantize, relayout
 
@@ -25,6 +25,7 @@ __all__ = [
   "BLOCK",
   "INT4",
   "INT8",
+  "MXFP4",
   "BFloat16Bits",
   "BlockTables",
   "Form",

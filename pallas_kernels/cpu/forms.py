@@ -11,8 +11,8 @@ def form_objection(weight: Weight) -> str | None:
   form = form_of(weight)
   if form is None or form == INT8:
     return None
-  if form.code != "int4" or form.group is None or form.layout != "interleaved":
-    return f"weights in {form}: expected int8 as {INT8}, or int4 in groups, interleaved"
+  if form.code != "int4" or form.group is None or form.group % 32 or form.layout != "interleaved":
+    return f"weights in {form}: expected int8 as {INT8}, or int4 in groups of 32 or a multiple of it, interleaved"
   zeros: Any = getattr(weight, "zeros", None)
   if zeros is not None:
     return "weights with zeros of their own"

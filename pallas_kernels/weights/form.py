@@ -16,16 +16,24 @@ class Code:
     bits: of one number.
     zero: the stored number that means 0, where a weight has no zeros of its own.
     largest: of the numbers that are stored, less `zero`, in magnitude.
+    whole: whether numbers are whole; otherwise they are floats of that many bits (OCP Microscaling Formats 1.0).
   """
 
   bits: int
   zero: int
   largest: int
+  whole: bool = True
 
 
 CODES: Mapping[str, Code] = MappingProxyType(
-  {"int8": Code(bits=8, zero=0, largest=127), "int4": Code(bits=4, zero=8, largest=8)}
+  {
+    "int8": Code(bits=8, zero=0, largest=127),
+    "int4": Code(bits=4, zero=8, largest=8),
+    "e2m1": Code(bits=4, zero=0, largest=6, whole=False),
+    "e4m3": Code(bits=8, zero=0, largest=448, whole=False),
+  }
 )
+"""Whole numbers of 8 and of 4 bits; floats of 4 bits (MXFP4 and NVFP4 hold them) and of 8 (fp8, without infinities)."""
 LAYOUTS = ("rows", "interleaved")
 
 LANES = 16
@@ -50,7 +58,7 @@ class Form:
 
   Attributes:
     code: one of `CODES`.
-    group: consecutive inputs that share a scale, a multiple of 32; None is all inputs of an output.
+    group: consecutive inputs that share a scale, a multiple of 16; None is all inputs of an output.
     layout: one of `LAYOUTS`.
   """
 
@@ -62,8 +70,8 @@ class Form:
     require(self.code in CODES, field_of(self, "code"), self.code, f"one of {', '.join(CODES)}")
     require(self.layout in LAYOUTS, field_of(self, "layout"), self.layout, f"one of {', '.join(LAYOUTS)}")
     if self.group is not None:
-      whole_fields(self, "group", least=32)
-      require(self.group % 32 == 0, field_of(self, "group"), self.group, "a multiple of 32")
+      whole_fields(self, "group", least=16)
+      require(self.group % 16 == 0, field_of(self, "group"), self.group, "a multiple of 16")
 
   @property
   def bits(self) -> int:
@@ -104,3 +112,5 @@ INT8 = Form(code="int8")
 """8 bits, one scale an output."""
 INT4 = Form(code="int4", group=32)
 """4 bits, one scale for every 32 inputs of an output."""
+MXFP4 = Form(code="e2m1", group=32)
+"""4-bit floats with a power of two for every 32 inputs of an output (OCP Microscaling Formats 1.0)."""

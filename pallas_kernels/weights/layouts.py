@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from pallas_kernels.weights.form import CODES, LANES, LINE, Form
 
@@ -26,6 +28,22 @@ def unpacked(values: Any, form: Form, shape: tuple[int, ...]) -> Any:
     numbers = xp.moveaxis(numbers, -3, -4)
     numbers = numbers.reshape(*numbers.shape[:-5], numbers.shape[-5] * LANES, -1)
   return numbers.reshape(*shape[:-2], -1, form.inputs(inner))[..., :outs, :inner]
+
+
+def meant(stored: Any, code: str, dtype: DTypeLike) -> Any:
+  """The numbers, less the code's zero, that stored ones mean, in a `dtype` that holds them exactly."""
+  if CODES[code].whole:
+    return stored.astype(np.dtype(dtype)) - CODES[code].zero
+  if code == "e4m3":
+    if isinstance(stored, np.ndarray):
+      return stored.view(jnp.float8_e4m3fn).astype(np.dtype(dtype))
+    return jax.lax.bitcast_convert_type(stored, jnp.float8_e4m3fn).astype(np.dtype(dtype))
+  # Twice the magnitudes are whole: 0, 1, 2, 3, 4, 6, 8, 12.
+  magnitude = stored & 7
+  xp = _of(stored)
+  twice = xp.where(magnitude < 4, magnitude, (2 + (magnitude & 1)) << (xp.maximum(magnitude, 2) >> 1) - 1)
+  signed = xp.where(stored & 8, -twice.astype(np.float32), twice.astype(np.float32))
+  return (signed / 2).astype(np.dtype(dtype))
 
 
 def packed(numbers: np.ndarray, form: Form) -> np.ndarray:

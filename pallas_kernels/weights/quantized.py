@@ -1,4 +1,4 @@
-"""Weights of few bits: whole numbers and scales, in one of many forms.
+"""Weights of few bits: small numbers and scales, in one of many forms.
 
 weight[o, i] is (number[o, i] - zero) * scale, with one scale for an output or for each group of its inputs.
 """
@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from pallas_kernels.weights.base import HeldWeight
 from pallas_kernels.weights.form import CODES, LANES, Form
-from pallas_kernels.weights.layouts import by_output, unpacked
+from pallas_kernels.weights.layouts import by_output, meant, unpacked
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +23,7 @@ class QuantizedWeight(HeldWeight):
   """A weight [..., out, in] in a `Form`.
 
   Attributes:
-    values: the numbers, in int8 or, several in a byte, in uint8.
+    values: the numbers: int8 for `int8`, the bits in uint8 for other codes, two in a byte where they have four.
     scales: float32 or a narrower float; a negative one turns the range around.
     zeros: the number that means 0 in each group, of the shape of `scales`; None is the code's own.
     form: how the three are to be read (static).
@@ -61,21 +61,22 @@ class QuantizedWeight(HeldWeight):
   def dequantize(self, dtype: DTypeLike | None = None) -> Float[Array, "*stack O I"]:
     """The whole weight: numbers times scales, in float32 before it is rounded to `dtype`."""
     form, (outs, inner) = self.form, self.matrix
-    numbers = unpacked(jnp.asarray(self.values), form, self.shape).astype(jnp.float32)
+    numbers = meant(unpacked(jnp.asarray(self.values), form, self.shape), form.code, jnp.float32)
 
     def spread(array: Any) -> jax.Array:
       """One of the array for each number, or one for all numbers of an output."""
       found = by_output(jnp.asarray(array), form, outs).astype(jnp.float32)
       return found if form.group is None else jnp.repeat(found, form.group, axis=-1)[..., :inner]
 
-    zero = jnp.float32(CODES[form.code].zero) if self.zeros is None else spread(self.zeros)
-    return ((numbers - zero) * spread(self.scales)).astype(self.dtype if dtype is None else np.dtype(dtype))
+    if self.zeros is not None:
+      numbers -= spread(self.zeros) - CODES[form.code].zero
+    return (numbers * spread(self.scales)).astype(self.dtype if dtype is None else np.dtype(dtype))
 
   def factor(self, dtype: DTypeLike) -> Num[Array, "*stack O I"]:
-    """Whole numbers, which `dtype` holds exactly, where outputs have one scale; otherwise the weight, rounded."""
+    """The small numbers, which `dtype` holds exactly, where outputs have one scale; otherwise the weight, rounded."""
     if not self._scaled_after:
       return self.dequantize(dtype)
-    return unpacked(self.values, self.form, self.shape).astype(np.dtype(dtype)) - CODES[self.form.code].zero
+    return meant(unpacked(self.values, self.form, self.shape), self.form.code, dtype)
 
   def scaled(self, y: Float32[Array, "*rows"]) -> Float32[Array, "*rows"]:
     """Products [..., *stack, out] with `factor`, times the scales that it lacks."""

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from numpy.typing import DTypeLike
 
+from pallas_kernels.checks import require
 from pallas_kernels.cpu.huge_pages import aligned_empty
 from pallas_kernels.cpu.library import call_on_arrays
 from pallas_kernels.weights.form import CODES, INT8, Form
@@ -45,8 +46,11 @@ def quantize(weight: Num[np.ndarray, "*stack O I"], form: Form = INT8) -> Quanti
   with four, whose range no weight leaves.
 
   Raises:
-    ValueError: `weight` holds NaN or infinity.
+    ValueError: `weight` holds NaN or infinity, or the form's code is one of floats, which only files hold.
   """
+  require(
+    form.code in _ROUNDED, "form", form, f"a form of {' or '.join(_ROUNDED)}", "floats are kept as files hold them"
+  )
   native = _natively(weight, form)
   return _by_numpy(weight, form) if native is None else native
 
@@ -102,10 +106,15 @@ def _not_finite(form: Form) -> ValueError:
   return ValueError(f"a weight that is NaN or infinite has no {form.bits}-bit form: load it in floating point")
 
 
-def abstract_quantized(shape: tuple[int, ...], form: Form, dtype: DTypeLike) -> QuantizedWeight:
-  """What `quantize` makes of a weight of that shape and dtype, as shapes and dtypes."""
-  _, scale_type = _ROUNDED[form.code]
-  values = jax.ShapeDtypeStruct(form.values_shape(shape), np.int8 if form.bits == 8 else np.uint8)
+def abstract_quantized(
+  shape: tuple[int, ...], form: Form, dtype: DTypeLike, scales: DTypeLike | None = None
+) -> QuantizedWeight:
+  """What `quantize` makes of a weight of that shape and dtype, as shapes and dtypes.
+
+  `scales` is the dtype of the scales of a weight that files hold quantised; None is that of `quantize`.
+  """
+  scale_type = _ROUNDED[form.code][1] if scales is None else scales
+  values = jax.ShapeDtypeStruct(form.values_shape(shape), np.int8 if form.code == "int8" else np.uint8)
   scales = jax.ShapeDtypeStruct(form.scales_shape(shape), np.dtype(scale_type))
   name = np.dtype(dtype).name
   return QuantizedWeight(values=values, scales=scales, form=form, matrix=(shape[-2], shape[-1]), numbers=name)

@@ -179,9 +179,9 @@ def test_a_weight_that_is_not_finite_is_refused(wrong):
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"code": "int3"}, "Form.code is 'int3': expected one of int8, int4"),
-    ({"code": "int4", "group": 48}, "Form.group is 48: expected a multiple of 32"),
-    ({"code": "int4", "group": 16}, "Form.group is 16: expected a whole number of at least 32"),
+    ({"code": "int3"}, "Form.code is 'int3': expected one of int8, int4, e2m1, e4m3"),
+    ({"code": "int4", "group": 40}, "Form.group is 40: expected a multiple of 16"),
+    ({"code": "int4", "group": 8}, "Form.group is 8: expected a whole number of at least 16"),
     ({"code": "int4", "layout": "columns"}, "Form.layout is 'columns': expected one of rows, interleaved"),
   ],
 )

@@ -4,11 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
-from pallas_kernels import INT4, INT8, Form, bits_of, quantize
+from pallas_kernels import INT4, INT8, MXFP4, Form, QuantizedWeight, bits_of, quantize
 from pallas_kernels.weights.base import dequantize, factor, form_of, held_as, is_exact, on_host, rows_at, scaled, take
+from pallas_kernels.weights.layouts import by_block, packed
 
 QUANTISED = {
   "int8": INT8,
@@ -16,12 +18,44 @@ QUANTISED = {
   "int4": INT4,
   "int4 in groups of 64": Form(code="int4", group=64, layout="interleaved"),
 }
+FLOATS = {
+  "e2m1": MXFP4,
+  "e2m1 in groups of 16": Form(code="e2m1", group=16, layout="interleaved"),
+  "e4m3": Form(code="e4m3"),
+  "e4m3 in groups of 64": Form(code="e4m3", group=64),
+}
+SCALES = {
+  "e2m1": jnp.float8_e8m0fnu,
+  "e2m1 in groups of 16": jnp.float8_e4m3fn,
+  "e4m3": jnp.float32,
+  "e4m3 in groups of 64": jnp.float32,
+}
+
+
+def held_floats(weight, name):
+  """Any stored floats but NaN, and scales from 1/4 to 4, of a weight of that shape."""
+  form, random = FLOATS[name], np.random.default_rng(2)
+  stored = random.integers(0, 2**form.bits - 1, weight.shape).astype(np.uint8)
+  scales = np.exp2(random.integers(-2, 3, (*weight.shape[:-1], form.groups(weight.shape[-1]))))
+  return QuantizedWeight(
+    values=packed(np.where(stored == 127, 0, stored), form),
+    scales=by_block(scales.astype(SCALES[name]), form),
+    form=form,
+    matrix=weight.shape[-2:],
+    numbers=weight.dtype.name,
+  )
+
+
 FORMS = {"plain": lambda weight: weight, "bfloat16 bits": bits_of}
 FORMS |= {name: functools.partial(quantize, form=form) for name, form in QUANTISED.items()}
+FORMS |= {name: functools.partial(held_floats, name=name) for name in FLOATS}
+QUANTISED |= FLOATS
 # Bytes of three weights [5, 70]: outputs are filled up to 16, inputs to whole groups or lines.
 BYTES = {
   "plain": 2 * 1050, "bfloat16 bits": 2 * 1050, "int8": 1050 + 4 * 15,
   "int8 in groups": 3 * 16 * (128 + 4 * 2), "int4": 15 * (48 + 2 * 3), "int4 in groups of 64": 3 * 16 * (64 + 2 * 2),
+  "e2m1": 15 * (48 + 3), "e2m1 in groups of 16": 3 * 16 * (40 + 5), "e4m3": 15 * (70 + 4),
+  "e4m3 in groups of 64": 15 * (128 + 4 * 2),
 }  # fmt: skip
 
 
@@ -30,6 +64,14 @@ def stack(form: str, *, arrays=jnp.asarray):
   numbers = np.random.default_rng(0).normal(size=(3, 5, 70)).astype(jnp.bfloat16)
   held = jax.tree.map(arrays, FORMS[form](numbers))
   return held, numbers_of(held) if form in QUANTISED else numbers.astype(np.float32)
+
+
+MEANT = {
+  "int8": float,
+  "int4": lambda stored: stored - 8.0,
+  "e2m1": lambda stored: np.uint8(stored).view(ml_dtypes.float4_e2m1fn).astype(np.float32),
+  "e4m3": lambda stored: np.uint8(stored).view(ml_dtypes.float8_e4m3fn).astype(np.float32),
+}
 
 
 def numbers_of(held):
@@ -45,7 +87,8 @@ def numbers_of(held):
       line, place = divmod(i, 4 * form.in_byte)
       high, byte = place // 4, values[(*at, o // 16, line, o % 16 * 4 + place % 4)]
       scale = scales[(*at, o // 16, i // (form.group or 1000), o % 16)]
-    wide[(*at, o, i)] = scale * (byte if form.bits == 8 else (byte >> 4 * high) % 16 - 8.0)
+    stored = byte if form.bits == 8 else (byte >> 4 * high) % 16
+    wide[(*at, o, i)] = scale * MEANT[form.code](stored)
   return wide
 
 
