@@ -52,6 +52,10 @@ def add_bench_engine(parser: argparse.ArgumentParser) -> None:
     "--static", type=int, nargs="?", const=16, metavar="ROWS", help="fixed batches, of 16 if not said"
   )
   others.add_argument(
+    "--same-memory", action="store_true",
+    help="give the engine's cache the memory of a fixed batch's cache, for however many --slots",
+  )  # fmt: skip
+  others.add_argument(
     "--steady", action="store_true", help="steady decode of --slots rows beside decode_loop, in turns"
   )
   others.add_argument(
@@ -114,7 +118,7 @@ def _bench_engine(args: argparse.Namespace) -> None:
 
 def _load_of(args: argparse.Namespace) -> "Load | None":
   """The load that the flags describe; None if there is none."""
-  from lynx_jax.bench.engine.arrivals import parse_arrivals
+  from lynx_jax.bench.arrivals import parse_arrivals
   from lynx_jax.bench.engine.load import Load, parse_lengths
   from pallas_kernels.checks import whole_number
 
@@ -168,8 +172,10 @@ class _Measured:
 
     if asked is None:
       return []
-    static, repeats, progress = self._args.static, self._args.repeats, self._progress
-    found = bench_load(self._params, asked, policies, self._settings, static=static, repeats=repeats, progress=progress)
+    found = bench_load(
+      self._params, asked, policies, self._settings, static=self._args.static, same_memory=self._args.same_memory,
+      repeats=self._args.repeats, progress=self._progress,
+    )  # fmt: skip
     return list(found)
 
   def steady(self, policy: "RoutingPolicy | None") -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lynx_jax
 from lynx_jax.cli.bench_engine import add_bench_engine
+from lynx_jax.cli.bench_serve import add_bench_serve
 from lynx_jax.cli.options import add_model, batches, check_output, load, load_forms, status
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def add_commands(verbs: Any) -> None:
   bench = verbs.add_parser("bench", help="measure").add_subparsers(required=True, metavar="WHAT")
   _add_bench_decode(bench.add_parser("decode", help="decode speed of policies, interleaved in one run"))
   add_bench_engine(bench.add_parser("engine", help="the engine under a load, beside fixed batches"))
+  add_bench_serve(bench.add_parser("serve", help="a load for any OpenAI server, as its clients see it"))
 
 
 def _add_bench_decode(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from lynx_jax.bench.engine.load import Load, TimedRequest
 from lynx_jax.bench.engine.prefix_hit import prefix_hit
 from lynx_jax.bench.engine.programs_ready import programs_ready
 from lynx_jax.bench.engine.serve import serve
-from lynx_jax.bench.engine.static_batches import StaticBatches
+from lynx_jax.bench.engine.static_batches import StaticBatches, static_cache_bytes
 from lynx_jax.bench.engine.steady_decode import steady_decode
 from lynx_jax.engine.core import EngineCore
 from lynx_jax.engine.host.request import Request
@@ -113,6 +113,20 @@ def test_a_fixed_batch_waits_for_its_last_request():
   # The third request waits for the fourth.
   assert static.first_token["2"] == static.first_token["3"] + 500
   assert 0 < static.first_token["3"] < static.first_token["4"] < 20
+
+
+def test_more_rows_share_the_memory_of_a_fixed_batch():
+  timed = LOAD.timed_requests(VOCAB)
+  memory = static_cache_bytes(small_params(), timed, rows=2)
+  batches = StaticBatches(small_params(), timed, rows=2, policy=None)
+  assert memory == sum(leaf.nbytes for leaf in jax.tree.leaves(batches._prefill(batches.batches[0]).cache))
+  sizes = dataclasses.replace(SETTINGS, slots=4)
+  (row,) = bench_load(small_params(), LOAD, [TopK()], sizes, static=2, same_memory=True)
+  # Two requests at their longest have 36 positions each, and the pool one block of 32 a request.
+  assert row.engine.decode is not None
+  assert 1 < row.engine.decode.rows <= 2
+  with pytest.raises(ValueError, match="same_memory is True: expected False where there are no fixed batches"):
+    list(bench_load(small_params(), LOAD, [TopK()], sizes, same_memory=True))
 
 
 def test_what_is_compiled_in_a_context_is_counted():

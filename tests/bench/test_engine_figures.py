@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from lynx_jax.bench.engine.arrivals import AllAtOnce, Bursts, Poisson, parse_arrivals
+from lynx_jax.bench.arrivals import AllAtOnce, Bursts, Poisson, parse_arrivals
 from lynx_jax.bench.engine.figures import engine_figures, percentiles, static_figures
 from lynx_jax.bench.engine.load import Load, parse_lengths
 from lynx_jax.bench.engine.serve import Served, ServedStep

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from lynx_jax.bench.engine.figures import EngineFigures, StaticFigures, engine_figures, static_figures
 from lynx_jax.bench.engine.load import Load, TimedRequest, positions_of, with_context
 from lynx_jax.bench.engine.serve import Served, serve
-from lynx_jax.bench.engine.static_batches import StaticBatches
+from lynx_jax.bench.engine.static_batches import StaticBatches, static_cache_bytes
 from lynx_jax.engine.core import EngineCore
 from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy, TopK, format_policy
+from pallas_kernels.checks import require
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ def bench_load(
   settings: EngineSettings,
   *,
   static: int | None = None,
+  same_memory: bool = False,
   repeats: int = 1,
   progress: Callable[[str], None] = lambda message: None,
 ) -> Iterator[LoadRow]:
@@ -52,14 +54,18 @@ def bench_load(
     policies: of the engine's adaptive rows, and of the batches' decode steps; `TopK()` is the model's own routing.
     settings: of the engine; its policy is set here, and its context where it is too small.
     static: rows of a fixed batch, or None for no fixed batches.
+    same_memory: whether the engine's cache has no more memory than that of a fixed batch, whatever its slots.
     repeats: turns.
     progress: called with a line on what goes on.
 
   Raises:
-    ValueError: the longest request does not fit the model's context.
+    ValueError: the longest request does not fit the model's context, or `same_memory` has no fixed batch.
   """
   timed = load.timed_requests(params.spec.vocab)
   settings = with_context(settings, positions_of(timed), params.spec)
+  if same_memory:
+    require(static is not None, "same_memory", same_memory, "False where there are no fixed batches")
+    settings = dataclasses.replace(settings, kv_bytes=static_cache_bytes(params, timed, static or 0))
   for repeat in range(repeats):
     for policy in policies:
       name = f"{format_policy(policy)}, turn {repeat + 1} of {repeats}"

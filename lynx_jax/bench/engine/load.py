@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lynx_jax.bench.engine.arrivals import AllAtOnce, Arrivals
+from lynx_jax.bench.arrivals import AllAtOnce, Arrivals
 from lynx_jax.engine.host.request import Request
 from lynx_jax.engine.host.sampling import Sampling
 from lynx_jax.engine.host.step_plan import BLOCK_SIZE

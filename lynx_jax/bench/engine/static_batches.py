@@ -15,6 +15,7 @@ from lynx_jax.engine.programs import compiled_decode_loop, compiled_prefill
 from lynx_jax.engine.sampling import samplers
 from lynx_jax.engine.state import DecodeState, Requests
 from lynx_jax.models.params import Params
+from lynx_jax.models.sizes import cache_bytes
 from lynx_jax.routing import RoutingPolicy
 
 PROMPT_STEP = 16
@@ -74,6 +75,11 @@ def make_batch(timed: Sequence[TimedRequest], step: int = PROMPT_STEP) -> Batch:
   return Batch(
     starts=starts, requests=requests, token_ids=jnp.asarray(padded), lengths=jnp.asarray(lengths), asked=asked
   )
+
+
+def static_cache_bytes(params: Params, timed: Sequence[TimedRequest], rows: int) -> int:
+  """Bytes of the cache of a batch of `rows`: room for the longest request in each."""
+  return rows * positions_of(timed) * cache_bytes(params.spec, params.decoder.dtype)
 
 
 class StaticBatches:

@@ -1,0 +1,1 @@
+"""A load for an OpenAI server, ours or another, and what its clients see."""
