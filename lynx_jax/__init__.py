@@ -11,6 +11,7 @@ if TYPE_CHECKING:
   from lynx_jax.engine.async_engine import AsyncEngine
   from lynx_jax.engine.engine import Engine
   from lynx_jax.engine.host.adjustments import Adjustments
+  from lynx_jax.engine.host.constraint import Constraint, ConstraintState
   from lynx_jax.engine.host.request import Request
   from lynx_jax.engine.programs import graph_options
   from lynx_jax.engine.report import RoutingReport
@@ -55,6 +56,7 @@ _HOMES = {
   "engine.async_engine": ("AsyncEngine",),
   "engine.engine": ("Engine",),
   "engine.host.adjustments": ("Adjustments",),
+  "engine.host.constraint": ("Constraint", "ConstraintState"),
   "engine.host.request": ("Request",),
   "engine.programs": ("graph_options",),
   "engine.report": ("RoutingReport",),
@@ -85,7 +87,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 (by theme)
   "load", "convert", "Params", "Tokenizer", "Family", "register_family",
   "generate", "stream", "agenerate", "astream", "Completion", "Piece", "Sampling", "RoutingReport",
-  "Engine", "AsyncEngine", "EngineSettings", "Request", "Adjustments",
+  "Engine", "AsyncEngine", "EngineSettings", "Request", "Adjustments", "Constraint", "ConstraintState",
   "forward", "prefill", "next_logits", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
   "graph_options",
   "lynx_route", "Router", "Routing", "RoutingPolicy", "parse_policy", "format_policy",

@@ -65,6 +65,32 @@ class LogitChanges(NamedTuple):
   add: Float32[Array, "B A"]
 
 
+class LogitEdits(NamedTuple):
+  """What rows do to their logits before they draw, in this order; nothing is made unless some row asks for it.
+
+  Attributes:
+    changed: whether any row changes logits.
+    changes: makes what rows change.
+    masked: whether any row may draw some tokens only.
+    allowed: makes what rows may draw.
+  """
+
+  changed: Bool[Array, ""]
+  changes: Callable[[], LogitChanges]
+  masked: Bool[Array, ""]
+  allowed: Callable[[], Bool[Array, "B V"]]
+
+  @property
+  def asked(self) -> Bool[Array, ""]:
+    """Whether any row asks for something."""
+    return self.changed | self.masked
+
+  def __call__(self, logits_BV: Float32[Array, "B V"]) -> Float32[Array, "B V"]:
+    """The logits that rows draw from."""
+    changed = jax.lax.cond(self.changed, lambda: _changed(logits_BV, self.changes()), lambda: logits_BV)
+    return jax.lax.cond(self.masked, lambda: jnp.where(self.allowed(), changed, -jnp.inf), lambda: changed)
+
+
 class Drawn(NamedTuple):
   """The next token of each row.
 
@@ -81,8 +107,7 @@ def sample(
   logits_BV: Float32[Array, "B V"],
   rows: Samplers,
   index_B: Int32[Array, "B"],
-  changed: Bool[Array, ""] | None = None,
-  changes: Callable[[], LogitChanges] | None = None,
+  edits: LogitEdits | None = None,
 ) -> Drawn:
   """Draws the next token of each row.
 
@@ -93,22 +118,20 @@ def sample(
     logits_BV: scores of the next token.
     rows: how each row draws.
     index_B: tokens that each row has drawn before; it picks the row's random number.
-    changed: whether any row changes its logits; given with `changes`.
-    changes: makes what rows change; its work is done only if some row changes any.
+    edits: what rows do to their logits first; None is nothing.
   """
   greedy = greedy_token(logits_BV)
   warm = rows.temperature > 0
 
   def draw(_: None) -> jax.Array:
     known, cold = logits_BV, greedy.ids
-    if changed is not None and changes is not None:
-      made = changes
-      known = jax.lax.cond(changed, lambda: _changed(logits_BV, made()), lambda: logits_BV)
-      cold = jax.lax.cond(changed, lambda: jnp.argmax(known, axis=-1).astype(jnp.int32), lambda: greedy.ids)
+    if edits is not None:
+      known = edits(logits_BV)
+      cold = jax.lax.cond(edits.asked, lambda: jnp.argmax(known, axis=-1).astype(jnp.int32), lambda: greedy.ids)
     scaled = known / jnp.where(warm, rows.temperature, 1.0)[:, None]
     return jnp.where(warm, _draw(_filter(scaled, rows), rows.key, index_B), cold)
 
-  asked = jnp.any(warm) if changed is None else jnp.any(warm) | changed
+  asked = jnp.any(warm) if edits is None else jnp.any(warm) | edits.asked
   return Drawn(jax.lax.cond(asked, draw, lambda _: greedy.ids, None), greedy.finite)
 
 

@@ -8,7 +8,7 @@ from lynx_jax.engine.sampling import Sampling
 from lynx_jax.generation.asynchronous import agenerate, astream
 from lynx_jax.generation.batch import run_job
 from lynx_jax.generation.job import Job
-from lynx_jax.generation.options import Errors, Stops
+from lynx_jax.generation.options import Constraints, Errors, Stops
 from lynx_jax.generation.results import Completion, Completions, Piece
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
@@ -25,6 +25,7 @@ def generate(
   policy: RoutingPolicy | str | None = None,
   sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
   stop: Stops = (),
+  constraint: Constraints = None,
   stats: bool = False,
   chat: bool | Mapping[str, Any] = False,
   n: int = 1,
@@ -43,6 +44,8 @@ def generate(
       own routing. With a batch-aware policy a row's text depends on the rows that it shares the batch with.
     sampling: for all rows (each with its own random stream), or one a prompt.
     stop: strings that end a row, or a list of them for each prompt; they are not part of the text.
+    constraint: what outputs must be, such as JSON of a schema (`Grammars`); one for all, or one a prompt with None for
+      anything. A row that its constraint leaves nothing to draw ends with an error.
     stats: whether to report distinct experts, retained mass and bytes (`Completion.stats`, one report a call).
     chat: whether prompts are conversations to answer, by the model's own chat template; a mapping sets variables that
       the template knows, such as `{"enable_thinking": False}`.
@@ -62,11 +65,11 @@ def generate(
     TypeError: an argument of another kind.
     OutOfMemoryError: a MemoryError that says how much the batch takes and what to lower.
     FloatingPointError: the model produced NaN logits.
-    RuntimeError: the tokenizer cannot decode a token that was drawn.
+    RuntimeError: the tokenizer cannot decode a token that was drawn, or a constraint fails.
   """
   job = Job(
-    params, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop, stats=stats, chat=chat,
-    n=n, batch=batch, errors=errors,
+    params, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop, constraint=constraint,
+    stats=stats, chat=chat, n=n, batch=batch, errors=errors,
   )  # fmt: skip
   done = Completions()
   for piece in run_job(job, progress=progress):
@@ -82,6 +85,7 @@ def stream(
   policy: RoutingPolicy | str | None = None,
   sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
   stop: Stops = (),
+  constraint: Constraints = None,
   stats: bool = False,
   chat: bool | Mapping[str, Any] = False,
   n: int = 1,
@@ -91,7 +95,7 @@ def stream(
 ) -> Generator[Piece, None, None]:
   """As `generate`, token by token: the pieces of a row join to the completion that `generate` gives."""
   job = Job(
-    params, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop, stats=stats, chat=chat,
-    n=n, batch=batch, errors=errors,
+    params, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop, constraint=constraint,
+    stats=stats, chat=chat, n=n, batch=batch, errors=errors,
   )  # fmt: skip
   return run_job(job, progress=progress)

@@ -16,7 +16,7 @@ from lynx_jax.engine.report import report
 from lynx_jax.engine.sampling import Sampling
 from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.generation.job import Job, most_submitted
-from lynx_jax.generation.options import Errors, Stops
+from lynx_jax.generation.options import Constraints, Errors, Stops
 from lynx_jax.generation.progress import progress_bar
 from lynx_jax.generation.results import Completion, Completions, Piece
 from lynx_jax.models.params import Params
@@ -33,6 +33,7 @@ async def agenerate(
   policy: RoutingPolicy | str | None = None,
   sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
   stop: Stops = (),
+  constraint: Constraints = None,
   stats: bool = False,
   chat: bool | Mapping[str, Any] = False,
   n: int = 1,
@@ -52,8 +53,8 @@ async def agenerate(
   """
   found = Completions()
   pieces = astream(
-    model, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop, stats=stats, chat=chat,
-    n=n, batch=batch, errors=errors, progress=progress,
+    model, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop, constraint=constraint,
+    stats=stats, chat=chat, n=n, batch=batch, errors=errors, progress=progress,
   )  # fmt: skip
   async with contextlib.aclosing(pieces):
     async for piece in pieces:
@@ -69,6 +70,7 @@ async def astream(
   policy: RoutingPolicy | str | None = None,
   sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
   stop: Stops = (),
+  constraint: Constraints = None,
   stats: bool = False,
   chat: bool | Mapping[str, Any] = False,
   n: int = 1,
@@ -86,8 +88,8 @@ async def astream(
     params, context = model, None
   # Tokenizing thousands of prompts would stop the event loop.
   job = await asyncio.to_thread(
-    Job, params, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop, stats=stats,
-    chat=chat, n=n, batch=batch, errors=errors, context=context,
+    Job, params, prompts, max_new_tokens=max_new_tokens, policy=policy, sampling=sampling, stop=stop,
+    constraint=constraint, stats=stats, chat=chat, n=n, batch=batch, errors=errors, context=context,
   )  # fmt: skip
   with progress_bar(job.rows, progress) as show:
     for piece in job.failures():

@@ -45,6 +45,7 @@ class Job:
     policy: RoutingPolicy | str | None,
     sampling: Sampling | Sequence[Sampling],
     stop: options.Stops,
+    constraint: options.Constraints = None,
     stats: bool,
     chat: bool | Mapping[str, Any],
     n: int,
@@ -61,6 +62,7 @@ class Job:
     encoded = (encode_or_fail if self._returns_errors else encode_prompts)(params, prompts, chat, context)
     self._prompts = [() if isinstance(prompt, Exception) else tuple(prompt) for prompt in encoded]
     self._stops = options.stops_each(params, stop, len(encoded))
+    self._constraints = options.constraints_each(constraint, len(encoded))
     self._limits = options.limits_each(max_new_tokens, len(encoded))
     self._sampling = options.sampling_each(sampling, len(encoded))
     self.stats = stats
@@ -111,6 +113,7 @@ class Job:
       max_new_tokens=min(self._limits[index], context - len(prompt)),
       sampling=dataclasses.replace(sampling, stream=(sampling.stream + stream) % 2**32) if stream else sampling,
       stop_strings=self._stops[index],
+      constraint=self._constraints[index],
     )
 
   def piece(self, row: int, given: EnginePiece) -> Piece:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import numpy as np
 
+from lynx_jax.engine.host.constraint import Constraint
 from lynx_jax.engine.sampling import Sampling
 from lynx_jax.models.params import Params
 from lynx_jax.models.spec import DecoderSpec
@@ -15,6 +16,8 @@ from pallas_kernels.checks import require, shown, whole_number
 Stops: TypeAlias = str | Sequence[str] | Sequence[Sequence[str]]
 """A string, several for all prompts, or a list (not a string) of them for each prompt."""
 Errors: TypeAlias = Literal["raise", "return"]
+Constraints: TypeAlias = Constraint | Sequence[Constraint | None] | None
+"""What outputs must be: of all prompts, or of each."""
 
 
 def checked_model(params: object) -> Params:
@@ -55,6 +58,15 @@ def sampling_each(sampling: Sampling | Sequence[Sampling], prompts: int) -> Samp
         f"sampling is {shown(one)}: expected a Sampling, such as Sampling(temperature=0.7), or one a prompt"
       )
   return sampling if isinstance(sampling, Sampling) else each
+
+
+def constraints_each(constraint: Constraints, prompts: int) -> list[Constraint | None]:
+  """What the outputs of each prompt's rows must be."""
+  each = _one_a_prompt("constraint", constraint, prompts)
+  for one in each:
+    if one is not None and not isinstance(one, Constraint):
+      raise TypeError(f"constraint is {shown(one)}: expected a Constraint, such as Grammars(...).json(schema), or None")
+  return each
 
 
 def stops_each(params: Params, stop: Stops, prompts: int) -> list[tuple[str, ...]]:

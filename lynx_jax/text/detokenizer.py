@@ -21,6 +21,15 @@ class Decoder(Protocol):
     ...
 
 
+@runtime_checkable
+class SpecialDecoder(Decoder, Protocol):
+  """A decoder that can show special tokens."""
+
+  def showing(self, special: frozenset[int]) -> Decoder:
+    """A decoder whose text shows these special tokens by their names, and leaves out all others."""
+    ...
+
+
 class TextRow:
   """Tokens and text of one row.
 

@@ -103,7 +103,7 @@ class Tokenizer:
     return self._id(self.eos_token)
 
   def _id(self, token: str | None) -> int | None:
-    return None if token is None else self._backend.token_to_id(token)
+    return None if token is None else self.token_id(token)
 
   def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
     """Token ids of `text`, with the beginning-of-text token where the tokenizer itself adds it.
@@ -123,6 +123,24 @@ class Tokenizer:
   def decode(self, ids: Iterable[int]) -> str:
     """The text of `ids`, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
     return self._backend.decode([int(token) for token in ids], skip_special_tokens=True)
+
+  def showing(self, special: frozenset[int]) -> "ShowingTokenizer":
+    """A decoder whose text shows these special tokens by their names, and leaves out all others."""
+    return ShowingTokenizer(self.open_ids, self._backend, self.special_ids - special)
+
+  @functools.cached_property
+  def special_ids(self) -> frozenset[int]:
+    """Ids of the tokens that text leaves out."""
+    added = self._backend.get_added_tokens_decoder()
+    return frozenset(token for token, entry in added.items() if entry.special)
+
+  def to_json(self) -> str:
+    """The tokenizer in the form of tokenizer.json, with what tokenizer_config.json adds to it."""
+    return self._backend.to_str()
+
+  def token_id(self, form: str) -> int | None:
+    """Id of the token of that name, or None."""
+    return self._backend.token_to_id(form)
 
   def token_bytes(self, token: int) -> bytes:
     """The bytes that a token adds to a text; special tokens give those of their names, unknown ones none."""
@@ -171,6 +189,20 @@ class Tokenizer:
     given = [{key: value for key, value in message.items() if value is not None} for message in messages]
     known = {"tools": None, "documents": None, **self.named_tokens, **variables}
     return render(self.chat_template, given, {"add_generation_prompt": add_generation_prompt, **known})
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowingTokenizer:
+  """A decoder of a tokenizer's tokens that leaves out `hidden_ids` alone; `open_ids` as those of `Tokenizer`."""
+
+  open_ids: frozenset[int]
+  _backend: tokenizers.Tokenizer
+  hidden_ids: frozenset[int]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+    shown = [int(token) for token in ids if int(token) not in self.hidden_ids]
+    return self._backend.decode(shown, skip_special_tokens=False)
 
 
 def _open_ids(backend: tokenizers.Tokenizer, saved: str) -> frozenset[int]:

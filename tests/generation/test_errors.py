@@ -128,3 +128,40 @@ def test_what_is_wrong_with_the_call_is_raised():
       lynx_jax.generate(small_params(), [GOOD], **options)
   with pytest.raises(ValueError, match="prompts is empty"):
     lynx_jax.generate(small_params(), [], errors="return")
+
+
+@dataclasses.dataclass
+class Listed:
+  """The tokens that may come, one after the other; its state begins anew with each output."""
+
+  tokens: tuple[int, ...]
+  at: int = 0
+
+  def start(self) -> "Listed":
+    return Listed(self.tokens)
+
+  def allowed(self) -> bytes:
+    return (1 << self.tokens[self.at]).to_bytes(16, "little") if self.at < len(self.tokens) else b""
+
+  def may_end(self) -> bool:
+    return self.at == 2
+
+  def advance(self, token: int) -> None:
+    self.at += 1
+
+
+def test_each_prompt_has_its_own_constraint_and_its_own_error():
+  rules = [Listed((5, 6)), None, Listed((9,))]
+  done = lynx_jax.generate(small_params(), [GOOD] * 3, max_new_tokens=10, constraint=rules, errors="return")
+  assert [one.token_ids for one in done] == [(5, 6), tuple(greedy_alone(tuple(GOOD))), (9,)]
+  assert [one.finish_reason for one in done] == ["stop", "length", "error"]
+  assert "prompt 2: the constraint allows no token after 1" in str(done[2].error)
+  with pytest.raises(RuntimeError, match="the constraint allows no token"):
+    lynx_jax.generate(small_params(), [GOOD] * 3, max_new_tokens=10, constraint=rules)
+
+
+@pytest.mark.usefixtures("own_errors")
+def test_what_is_no_constraint_is_refused():
+  text: Any = "json"
+  with pytest.raises(TypeError, match="constraint is 'json': expected a Constraint"):
+    lynx_jax.generate(small_params(), [GOOD], constraint=text)

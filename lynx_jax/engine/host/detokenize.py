@@ -2,9 +2,10 @@
 
 import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
-from lynx_jax.text.detokenizer import Decoder, TextRow
+from lynx_jax.text.detokenizer import Decoder, SpecialDecoder, TextRow
+from pallas_kernels.checks import require
 
 
 class StopStrings:
@@ -42,7 +43,22 @@ class StopStrings:
 class TextStream:
   """Text of a request, token by token: whole characters only, nothing of a stop string."""
 
-  def __init__(self, decoder: Decoder, stops: Sequence[str] = ()):
+  def __init__(self, decoder: Decoder, stops: Sequence[str] = (), special: Set[int] = frozenset()):
+    """At the beginning of an output.
+
+    Args:
+      decoder: of tokens.
+      stops: strings that end the text.
+      special: special tokens that the text shows; it leaves out all others.
+
+    Raises:
+      ValueError: the decoder cannot show special tokens.
+    """
+    if special:
+      able = isinstance(decoder, SpecialDecoder)
+      require(able, "text_ids", sorted(special), "none, as this decoder of tokens cannot show special ones")
+      assert isinstance(decoder, SpecialDecoder)
+      decoder = decoder.showing(frozenset(special))
     self._row = TextRow(decoder)
     self._stops = StopStrings(stops) if stops else None
 

@@ -73,6 +73,9 @@ class Limits:
     require(
       text or not request.stop_strings, f"stop_strings of {name}", request.stop_strings, "none, without a tokenizer"
     )
+    remedy = "say in Limits how many tokens the model has"
+    known = self.vocab is not None or request.constraint is None
+    require(known, f"constraint of {name}", request.constraint, "None where the vocabulary is not known", remedy)
     remedy = "start the engine with canonical chunks"
     possible = self.canonical_chunk is not None or not request.deterministic
     require(possible, f"deterministic of {name}", request.deterministic, "False in this engine", remedy)

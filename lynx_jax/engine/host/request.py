@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from lynx_jax.engine.host.adjustments import Adjustments
+from lynx_jax.engine.host.constraint import Constraint
 from lynx_jax.engine.host.sampling import Sampling
 from pallas_kernels.checks import field_of, plain_number, refusal, require, whole_fields
 
@@ -12,8 +13,9 @@ Quality: TypeAlias = Literal["exact", "high", "standard", "economy"]
 WEIGHTS: dict[Quality, float] = {"exact": 1.0, "high": 4.0, "standard": 1.0, "economy": 0.25}
 """The say of a request's rows in a batch-aware policy. Rows of `exact` do not vote: they run the model's experts."""
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
-Fault: TypeAlias = Literal["logits", "tokenizer"]
-"""What ended a request by an error: logits that are not finite, or a tokenizer that cannot decode a token."""
+Fault: TypeAlias = Literal["logits", "tokenizer", "constraint"]
+"""What ended a request by an error: logits that are not finite, a tokenizer that cannot decode a token, a constraint
+that fails or leaves nothing to draw."""
 TopLogprobs: TypeAlias = tuple[tuple[int, float], ...]
 """The most likely tokens of one position with their log-probabilities in nats, the likeliest first."""
 
@@ -35,6 +37,8 @@ class Request:
     stop_strings: strings that end the output; they are not part of its text.
     ignore_eos: whether the model's own stop tokens are tokens like any other.
     adjustments: what changes in the logits before a token is drawn.
+    constraint: what the output must be, token by token; None is anything.
+    text_ids: special tokens that the text shows; it leaves out all others.
     quality: what a batch-aware policy may do to this request. `exact` runs the model's own experts, bit for bit;
       the others vote on the batch's experts with a weight of 4, 1 or 1/4.
     priority: one level goes ahead of the requests submitted in the 64 places before it; the larger, the sooner.
@@ -53,6 +57,8 @@ class Request:
   stop_strings: tuple[str, ...] = ()
   ignore_eos: bool = False
   adjustments: Adjustments = Adjustments()  # noqa: RUF009 (frozen)
+  constraint: Constraint | None = None
+  text_ids: frozenset[int] = frozenset()
   quality: Quality = "standard"
   priority: int = 0
   cache_salt: str = ""
@@ -67,6 +73,7 @@ class Request:
     require(bool(self.prompt), field_of(self, "prompt"), self.prompt, "at least one token id")
     whole_fields(self, "max_new_tokens", least=0, remedy="0 only scores the prompt")
     _token_ids(self, "stop_token_ids", frozenset)
+    _token_ids(self, "text_ids", frozenset)
     self._check_stop_strings()
     qualities = get_args(Quality)
     require(self.quality in qualities, field_of(self, "quality"), self.quality, f"one of {', '.join(qualities)}")
@@ -74,6 +81,12 @@ class Request:
     for field in ("logprobs", "prompt_logprobs"):
       if getattr(self, field) is not None:
         whole_fields(self, field, least=0, most=MOST_LOGPROBS, remedy="None reports none")
+    if self.constraint is not None:
+      remedy = "its start() gives the state of an output"
+      where = field_of(self, "constraint")
+      require(isinstance(self.constraint, Constraint), where, self.constraint, "a Constraint", remedy)
+      remedy = "a constraint says where the output may end"
+      require(not self.ignore_eos, field_of(self, "ignore_eos"), self.ignore_eos, "False with a constraint", remedy)
     if self.deterministic:
       remedy = "a policy's choice depends on the batch; ask for quality='exact'"
       require(self.quality == "exact", field_of(self, "quality"), self.quality, "'exact' if deterministic", remedy)

@@ -17,7 +17,7 @@ from lynx_jax.engine.host.order import FirstCome, Order, WaitingQueue, rank
 from lynx_jax.engine.host.prefix_cache import Hit, PrefixCache
 from lynx_jax.engine.host.request import Fault, FinishReason, Overloaded, Piece, Request
 from lynx_jax.engine.host.running import Running
-from lynx_jax.engine.host.sequence import Sequence, State, adjusted_draws, new_sequence
+from lynx_jax.engine.host.sequence import Sequence, State, adjusted_draws, masked_draws, new_sequence
 from lynx_jax.engine.host.stats import HostStats
 from lynx_jax.engine.host.step_plan import Chunk, DecodeRow, Program, StepPlan, StepResult
 from lynx_jax.text.detokenizer import Decoder
@@ -95,9 +95,10 @@ class Scheduler:
     number = self._submitted
     self._submitted += 1
     place = rank(number, request.priority)
-    sequence = new_sequence(request, number, place, self.limits.eos_ids, adaptive=bool(self.limits.policy))
+    adaptive, vocab = bool(self.limits.policy), self.limits.vocab
+    sequence = new_sequence(request, number, place, self.limits.eos_ids, adaptive=adaptive, vocab=vocab)
     if self._decoder is not None:
-      sequence.text = TextStream(self._decoder, request.stop_strings)
+      sequence.text = TextStream(self._decoder, request.stop_strings, request.text_ids)
     self._by_id[request.id] = self._by_number[number] = sequence
     self._queue.add(sequence)
 
@@ -117,7 +118,8 @@ class Scheduler:
       return None
     plan = StepPlan(
       number=self._planned, program=self._program(len(rows), sum(len(chunk.tokens) for chunk in chunks)),
-      rows=tuple(rows), chunks=tuple(chunks), limit=limit, adjusted=adjusted_draws(rows, chunks, self._by_number),
+      rows=tuple(rows), chunks=tuple(chunks), limit=limit,
+      adjusted=adjusted_draws(rows, chunks, self._by_number), masked=masked_draws(rows, chunks, self._by_number),
     )  # fmt: skip
     self._planned += 1
     self._in_flight.append((plan, self.weights))
@@ -336,31 +338,20 @@ class Scheduler:
       return self._finish(sequence, "error", message, "logits")
     token = result.token[slot]
     first = len(sequence.tokens) == len(sequence.request.prompt)
-    sequence.tokens.append(token)
     if not sequence.weights or sequence.weights[-1] != weights:
       sequence.weights.append(weights)
-    reason: FinishReason | None = None
-    if not result.alive[slot] or token in sequence.settings.stop_ids:
-      reason = "stop"
-    elif sequence.drawn - sequence.pending == sequence.request.max_new_tokens:
-      reason = "length"
-    text, message, fault = "", "", None
-    if sequence.text is not None:
-      try:
-        text, stopped = sequence.text.feed(token, last=reason is not None)
-        reason = "stop" if stopped else reason
-      except Exception as error:  # a tokenizer can raise whatever it likes, and ends its own request only
-        reason, message, fault = "error", f"the tokenizer cannot decode token {token}: {error}", "tokenizer"
+    taken = sequence.take(token, stopped=not result.alive[slot] or token in sequence.settings.stop_ids)
+    reason = taken.reason
     # A row that drew a stop token was dead in the next step, which may be in flight: that token was never written.
     self._publish(sequence, len(sequence.tokens) - (reason is not None))
     return Piece(
       sequence.request.id,
       (token,),
-      text,
+      taken.text,
       () if sequence.settings.logprobs is None else (result.logprob[slot],),
       (result.top[slot],) if slot in result.top else (),
       tuple(sequence.prompt_logprobs) if first else (),
-      None if reason is None else self._finish(sequence, reason, message, fault).finished,
+      None if reason is None else self._finish(sequence, reason, taken.message, taken.fault).finished,
     )
 
   def _publish(self, sequence: Sequence, known: int | None = None) -> None:

@@ -3,8 +3,10 @@
 import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from lynx_jax.engine.host.adjustments import AdjustedDraw, adjusted_draw
+from lynx_jax.engine.host.constraint import Constrained, ConstraintError, MaskedDraw
 from lynx_jax.engine.host.detokenize import TextStream
 from lynx_jax.engine.host.request import WEIGHTS, Fault, Finished, FinishReason, Request, TopLogprobs
 from lynx_jax.engine.host.step_plan import Chunk, DecodeRow, RowSettings
@@ -50,6 +52,7 @@ class Sequence:
     routing: what the steps reported of its positions, as far as they are known.
     counts_tokens: whether its draws depend on all tokens before.
     text_decides: whether the host should read its newest token before its next step, for this or for a stop string.
+    constrained: what its draws may take; None is anything.
   """
 
   request: Request
@@ -75,6 +78,7 @@ class Sequence:
   routing: list[object] = dataclasses.field(default_factory=list)
   counts_tokens: bool = False
   text_decides: bool = False
+  constrained: Constrained | None = None
 
   @property
   def drawn(self) -> int:
@@ -93,8 +97,27 @@ class Sequence:
 
   @property
   def wants_token(self) -> bool:
-    """Whether another step may draw for it, by its own limit."""
-    return self.drawn < self.request.max_new_tokens
+    """Whether the next step may draw for it, by its own limit, and by its constraint, which must know all before."""
+    return self.drawn < self.request.max_new_tokens and not (self.constrained and self.pending)
+
+  def take(self, token: int, *, stopped: bool) -> "Taken":
+    """Adds the next token that was drawn; `stopped` says that it is a stop token."""
+    self.tokens.append(token)
+    drawn = self.drawn - self.pending
+    taken = Taken("stop" if stopped else "length" if drawn == self.request.max_new_tokens else None)
+    if self.constrained is not None and not stopped:
+      try:
+        taken = Taken("stop") if self.constrained.advance(token, drawn) else taken
+      except ConstraintError as error:
+        # After the last token it decides nothing any more.
+        taken = taken if taken.reason else Taken("error", message=str(error), fault="constraint")
+    if self.text is None:
+      return taken
+    try:
+      text, stopped = self.text.feed(token, last=taken.reason is not None)
+    except Exception as error:  # a tokenizer can raise whatever it likes, and ends its own request only
+      return Taken("error", message=f"the tokenizer cannot decode token {token}: {error}", fault="tokenizer")
+    return Taken("stop", text) if stopped else taken._replace(text=text)
 
   def finished(self, reason: FinishReason, message: str = "", fault: Fault | None = None) -> Finished:
     """What the caller is told of its end."""
@@ -111,10 +134,44 @@ class Sequence:
     )
 
 
+class Taken(NamedTuple):
+  """What a drawn token means for its sequence.
+
+  Attributes:
+    reason: how the sequence ends with it; None if it goes on.
+    text: that it adds.
+    message: what went wrong.
+    fault: of which kind that was.
+  """
+
+  reason: FinishReason | None
+  text: str = ""
+  message: str = ""
+  fault: Fault | None = None
+
+
 def new_sequence(
-  request: Request, number: int, rank: tuple[int, int], eos_ids: frozenset[int] = frozenset(), *, adaptive: bool = False
+  request: Request,
+  number: int,
+  rank: tuple[int, int],
+  eos_ids: frozenset[int] = frozenset(),
+  *,
+  adaptive: bool = False,
+  vocab: int | None = None,
 ) -> Sequence:
-  """The waiting sequence of a request; `adaptive` says whether the engine has a policy that changes routing."""
+  """The waiting sequence of a request.
+
+  Args:
+    request: what is asked for.
+    number: of the sequence.
+    rank: its place in the queue.
+    eos_ids: the model's own stop tokens.
+    adaptive: whether the engine has a policy that changes routing.
+    vocab: token ids of the model, which a constraint needs.
+
+  Raises:
+    ConstraintError: the request's constraint fails, or allows no token.
+  """
   settings = RowSettings(
     request_id=request.id,
     prompt_tokens=len(request.prompt),
@@ -127,12 +184,19 @@ def new_sequence(
     prompt_logprobs=request.prompt_logprobs,
     return_routing=request.return_routing,
     adjustments=request.adjustments if request.adjustments.changes else None,
+    constrained=request.constraint is not None,
   )
   counts = request.adjustments.counts_tokens
   decides = counts or bool(request.stop_strings)
-  return Sequence(
+  sequence = Sequence(
     request, number, rank, settings, list(request.prompt), counts_tokens=counts, text_decides=decides
   )  # fmt: skip
+  if request.constraint is not None:
+    assert vocab is not None
+    sequence.constrained = Constrained(
+      request.constraint, vocab, eos_ids=eos_ids, stop_ids=settings.stop_ids, least=request.adjustments.min_tokens
+    )
+  return sequence
 
 
 def adjusted_draws(
@@ -148,4 +212,17 @@ def adjusted_draws(
     draws.append(
       adjusted_draw(settings.adjustments, part.slot, sequence.tokens, prompt, part.drawn, settings.stop_ids)
     )  # fmt: skip
+  return tuple(draws)
+
+
+def masked_draws(
+  rows: Iterable[DecodeRow], chunks: Iterable[Chunk], by_number: Mapping[int, Sequence]
+) -> tuple[MaskedDraw, ...]:
+  """The tokens that the draws of a step may take, for those that may not take all."""
+  parts = [part for part in (*rows, *(chunk for chunk in chunks if chunk.draws)) if part.settings.constrained]
+  draws = []
+  for part in parts:
+    constrained = by_number[part.settings.sequence].constrained
+    assert constrained is not None
+    draws.append(constrained.draw(part.slot))
   return tuple(draws)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from lynx_jax.engine.host.adjustments import AdjustedDraw, Adjustments
+from lynx_jax.engine.host.constraint import MaskedDraw
 from lynx_jax.engine.host.request import TopLogprobs
 from lynx_jax.engine.host.sampling import Sampling
 from pallas_kernels.checks import field_of, require, whole_fields, whole_number
@@ -34,6 +35,7 @@ class RowSettings:
     prompt_logprobs: the same for the prompt's tokens.
     return_routing: whether to report the experts of each token.
     adjustments: of the logits; None if there are none.
+    constrained: whether draws may take some tokens only, which depend on all tokens before.
   """
 
   request_id: str
@@ -47,6 +49,7 @@ class RowSettings:
   prompt_logprobs: int | None
   return_routing: bool
   adjustments: Adjustments | None = None
+  constrained: bool = False
 
 
 class DecodeRow(NamedTuple):
@@ -144,6 +147,7 @@ class StepPlan:
     chunks: parts of prompts, without gaps after the rows.
     limit: the most experts that the adaptive rows may read in a layer; None is no limit.
     adjusted: what draws change in their logits, for those that change any.
+    masked: the tokens that draws may take, for those that may not take all.
   """
 
   number: int
@@ -152,6 +156,7 @@ class StepPlan:
   chunks: tuple[Chunk, ...]
   limit: int | None = None
   adjusted: tuple[AdjustedDraw, ...] = ()
+  masked: tuple[MaskedDraw, ...] = ()
 
   def __post_init__(self) -> None:
     whole_fields(self, "number", least=0)

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32
 
 from lynx_jax.engine.host.request import TopLogprobs
 from lynx_jax.engine.host.step_plan import Chunk, StepPlan, StepResult
-from lynx_jax.engine.paged.adjusting import changes_shape, pack_changes
+from lynx_jax.engine.paged.adjusting import EditsPacker
 from lynx_jax.engine.paged.plan_packing import PlanPacker
 from lynx_jax.engine.paged.program_set import ProgramSet, StepProgram
 from lynx_jax.engine.paged.step_shape import StepShape
@@ -104,8 +104,7 @@ class Executor:
     self._tree = jax.tree.structure(decoder)
     self.programs = ProgramSet(decoder, jax.eval_shape(self._fresh), settings, directory=directory)
     self._packer = PlanPacker(slots, table)
-    self._changes_shape = changes_shape(self.shapes[0], self.spec.vocab)
-    self._no_changes = jax.device_put(pack_changes((), self._changes_shape, self.spec.vocab))
+    self._edits = EditsPacker(self.shapes[0], self.spec.vocab)
     self._state: tuple[Any, ...] = ()
     self._warmed = False
     self.recover()
@@ -135,7 +134,7 @@ class Executor:
     packed = self._packer.pack(plan, program)
     state, self._state = self._state, ()
     begin = self._clock()
-    self._state, results, prompts, experts = program.run(self._weights, state, packed.array, self._changes_of(plan))
+    self._state, results, prompts, experts = program.run(self._weights, state, packed.array, self._edits.pack(plan))
     pending = Pending(
       plan=plan,
       program=program,
@@ -150,12 +149,6 @@ class Executor:
       if array is not None:
         array.copy_to_host_async()
     return pending
-
-  def _changes_of(self, plan: StepPlan) -> Any:
-    """What the plan's draws change in their logits; for most plans an array of nothing that is on the device."""
-    if not plan.adjusted:
-      return self._no_changes
-    return pack_changes(plan.adjusted, self._changes_shape, self.spec.vocab)
 
   def _program(self, rows: int, chunks: bool) -> StepProgram:
     """The smallest program that is ready and holds a plan.

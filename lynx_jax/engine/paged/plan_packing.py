@@ -95,9 +95,10 @@ class PlanPacker:
     return PackedPlan(array, slots, logprobs, any(part.settings.return_routing for part in parts)), views
 
   def _pack_places(self, plan: StepPlan, views: dict[str, np.ndarray]) -> None:
-    """What changes in every step: where rows lie, the limit of experts, and whether logits change."""
+    """What changes in every step: where rows lie, the limit of experts, and whether logits are edited."""
     views["tables"][...] = self._tables
     views["changed"][...] = bool(plan.adjusted)
+    views["masked"][...] = bool(plan.masked)
     views["limit"][...] = _NO_LIMIT if plan.limit is None else plan.limit
     if count := len(plan.rows):
       positions = np.array([row.position for row in plan.rows], np.int32)

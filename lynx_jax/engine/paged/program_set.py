@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lynx_jax.engine.paged.adjusting import changes_shape
+from lynx_jax.engine.paged.adjusting import StepEdits, edits_shapes
 from lynx_jax.engine.paged.executables import Executables
 from lynx_jax.engine.paged.layout import Layout
 from lynx_jax.engine.paged.step_arrays import EmptyStep, unpack_step
@@ -33,7 +33,7 @@ class StepProgram:
 
   Attributes:
     shape: the sizes it is made for.
-    run: the executable: weights, state, a packed step, all flat, and changes of logits give the state, the packed
+    run: the executable: weights, state, a packed step, all flat, and edits of logits give the state, the packed
       results, and what the prompts' log-probabilities and the routing are, where the settings ask for them.
     empty: makes a packed step for it.
     results: where its results lie.
@@ -125,18 +125,16 @@ class ProgramSet:
     settings = self.settings.of_steps(chunks=shape.chunks)
     results, prompts = self._layouts(shape, settings)
 
-    def step(
-      weights: tuple[Any, ...], state: tuple[Any, ...], packed: jax.Array, changes: jax.Array
-    ) -> tuple[Any, ...]:
+    def step(weights: tuple[Any, ...], state: tuple[Any, ...], packed: jax.Array, edits: StepEdits) -> tuple[Any, ...]:
       decoder = jax.tree.unflatten(self._weights_tree, weights)
       before = jax.tree.unflatten(self._state_tree, state)
-      after, outputs = paged_step(decoder, before, unpack_step(packed, shape), changes, settings)
+      after, outputs = paged_step(decoder, before, unpack_step(packed, shape), edits, settings)
       kept = tuple(jax.tree.leaves(after))
       return kept, pack_outputs(outputs, results), pack_prompts(outputs, prompts), outputs.experts
 
     packed = jax.ShapeDtypeStruct((EmptyStep(shape).layout.size,), np.int32)
-    changes = jax.ShapeDtypeStruct(changes_shape(shape, self.spec.vocab), np.int32)
-    return step, (tuple(self._weights), tuple(self._state), packed, changes)
+    edited: list[Any] = [jax.ShapeDtypeStruct(one, np.int32) for one in edits_shapes(shape, self.spec.vocab)]
+    return step, (tuple(self._weights), tuple(self._state), packed, StepEdits(*edited))
 
   def _layouts(self, shape: StepShape, settings: StepSettings) -> tuple[Layout, Layout]:
     """Where a step's results lie, and the log-probabilities of its prompts."""

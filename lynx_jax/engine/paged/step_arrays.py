@@ -41,6 +41,7 @@ class StepArrays(NamedTuple):
     draw_logprobs: likely tokens to report: -1 for none at all, 0 for the drawn token alone.
     limit: the most experts that a layer may read.
     changed: 1 if some draw changes its logits, else 0.
+    masked: 1 if some draw may take some tokens only, else 0.
   """
 
   tables: Int32[Array, "S M"]
@@ -67,6 +68,7 @@ class StepArrays(NamedTuple):
   draw_logprobs: Int32[Array, "D"]
   limit: Int32[Array, ""]
   changed: Int32[Array, ""]
+  masked: Int32[Array, ""]
 
 
 _FLOATS = frozenset({"row_weight", "draw_temperature", "draw_top_p", "draw_min_p"})
@@ -84,6 +86,7 @@ def step_layout(shape: StepShape) -> Layout:
     "draw_stop_ids": (shape.draws, STOP_IDS),
     "limit": (),
     "changed": (),
+    "masked": (),
   }
 
   def sizes(name: str) -> tuple[int, ...]:

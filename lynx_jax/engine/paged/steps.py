@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int16, Int32
 
-from lynx_jax.engine.paged.adjusting import unpack_changes
+from lynx_jax.engine.paged.adjusting import StepEdits, unpack_changes, unpack_masks
 from lynx_jax.engine.paged.step_arrays import ABSENT, ADAPTIVE, CHUNK, StepArrays
-from lynx_jax.engine.sampling import Samplers, sample
+from lynx_jax.engine.sampling import LogitEdits, Samplers, sample
 from lynx_jax.models.decoder import Decoder, Layer, embedded, rotations_at, run_layer
 from lynx_jax.models.paged import PagedRows
 from lynx_jax.models.parts import OWN_ROUTE, AttentionPart, ExpertChoice, ExpertTrace, LayerCache
@@ -121,18 +121,17 @@ class StepOutputs(NamedTuple):
 
 
 def paged_step(
-  decoder: Decoder, state: PagedState, step: StepArrays, changes: Int32[Array, "_ S A"], settings: StepSettings
+  decoder: Decoder, state: PagedState, step: StepArrays, edits: StepEdits, settings: StepSettings
 ) -> tuple[PagedState, StepOutputs]:
   """One step of all its rows; pure, with `settings` static.
 
   Chunks of prompts and exact rows run the model's own experts, whatever else is in the step. The experts that they read
-  are free for adaptive rows, which choose under the policy. `changes` are those of the draws' logits, by slot.
+  are free for adaptive rows, which choose under the policy. `edits` are those of the draws' logits, by slot.
   """
   present, rows = _rows_of(state, step)
   hidden, cache, traces = _run_layers(decoder, state, step, rows, present, settings)
   logits = decoder.logits(hidden[step.draw_row])
-  changed, changes_of_draws = step.changed > 0, functools.partial(unpack_changes, changes, step.draw_slot)
-  drawn = sample(logits, _samplers(step), step.draw_index, changed, changes_of_draws)
+  drawn = sample(logits, _samplers(step), step.draw_index, _logit_edits(step, edits, logits.shape[1]))
   stopped = (drawn.ids[:, None] == step.draw_stop_ids).any(axis=-1)
   alive = drawn.finite & ~stopped & present[step.draw_row]
   # A slot past the last is dropped: a draw that is not there, or a row whose sequence has ended.
@@ -246,6 +245,15 @@ def _samplers(step: StepArrays) -> Samplers:
     top_p=step.draw_top_p,
     min_p=step.draw_min_p,
     key=jax.lax.bitcast_convert_type(step.draw_key, jnp.uint32),
+  )
+
+
+def _logit_edits(step: StepArrays, edits: StepEdits, vocab: int) -> LogitEdits:
+  return LogitEdits(
+    changed=step.changed > 0,
+    changes=functools.partial(unpack_changes, edits.changes, step.draw_slot),
+    masked=step.masked > 0,
+    allowed=functools.partial(unpack_masks, edits.masks, step.draw_slot, vocab),
   )
 
 

@@ -2,11 +2,14 @@
 
 import collections
 
+import pytest
+
 from lynx_jax.engine.host.limits import Limits
 from lynx_jax.engine.host.request import Piece, Request
 from lynx_jax.engine.host.scheduler import Scheduler
 from lynx_jax.engine.host.sequence import State
-from tests.engine.host.shadow import ShadowDevice, next_token
+from tests.engine.host.rules import HashRule
+from tests.engine.host.shadow import ShadowDevice, nearest, next_token
 
 WORDS = ("a", "b", "ab", "c", "ca", "", "d", "bb", "e", "abc", "f", "g", "é", "h", "ba", "i")
 
@@ -23,6 +26,8 @@ class Words:
 
 def alone(request: Request, eos_ids: frozenset[int]) -> tuple[list[int], str, str]:
   """Tokens, text and reason of a request that runs by itself, by the plainest code there is."""
+  rule = request.constraint
+  assert rule is None or isinstance(rule, HashRule)
   stops = request.stop_token_ids | (frozenset() if request.ignore_eos else eos_ids)
   tokens, drawn = list(request.prompt), []
   text = ""
@@ -30,6 +35,9 @@ def alone(request: Request, eos_ids: frozenset[int]) -> tuple[list[int], str, st
     token = next_token(tokens, request.sampling.seed)
     if token is None:
       return drawn, text, "error"
+    if rule is not None:
+      allowed = rule.tokens(drawn) - eos_ids | (eos_ids if rule.may_end(drawn) else set())
+      token = nearest(token, allowed.__contains__)
     tokens.append(token)
     drawn.append(token)
     for character in WORDS[token]:
@@ -39,6 +47,11 @@ def alone(request: Request, eos_ids: frozenset[int]) -> tuple[list[int], str, st
         return drawn, text[: -max(map(len, ends))], "stop"
     if token in stops:
       return drawn, text, "stop"
+    if rule is not None and not rule.tokens(drawn) - eos_ids:
+      if rule.may_end(drawn):
+        return drawn, text, "stop"
+      if len(drawn) < request.max_new_tokens:
+        return drawn, text, "error"
   return drawn, text, "length"
 
 
@@ -68,6 +81,11 @@ class EngineLoop:
     self._take, self.scheduler.pool.take = self.scheduler.pool.take, self._note_taken
 
   def submit(self, request: Request) -> None:
+    rule, known = request.constraint, request.id in self.pieces
+    if isinstance(rule, HashRule) and not known and not rule.tokens([]) - self.limits.eos_ids:
+      with pytest.raises(ValueError, match="the constraint allows no token"):
+        self.scheduler.submit(request)
+      return
     self.scheduler.submit(request)
     number = self.scheduler._by_id[request.id].number
     self.requests[request.id] = self.device.requests[number] = request

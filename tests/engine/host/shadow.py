@@ -4,6 +4,7 @@ So a wrong table, a block given away too early or a place that was never written
 """
 
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lynx_jax.engine.host.limits import Limits
@@ -37,6 +38,11 @@ def next_token(tokens: list[int], seed: int) -> int | None:
   """What the model says after `tokens`; None for logits that are not finite."""
   drawn = zlib.crc32(bytes(tokens), seed)
   return None if drawn % 509 == 0 else drawn // 509 % VOCAB
+
+
+def nearest(token: int, allowed: Callable[[int], bool]) -> int:
+  """The first token that may come, from `token` on and around."""
+  return next(one % VOCAB for one in range(token, token + VOCAB) if allowed(one % VOCAB))
 
 
 def refuse(wrong: object, message: str) -> None:
@@ -85,6 +91,7 @@ class ShadowDevice:
     slots = self.limits.slots
     token, finite, alive = [NO_TOKEN] * slots, [False] * slots, [False] * slots
     prompt_logprobs, routing = {}, {}
+    masks = {mask.slot: mask for mask in plan.masked}
     before, self._places = self._places, dict(self._places)
     for part in (*plan.rows, *plan.chunks):
       if isinstance(part, DecodeRow) and part.slot not in self._alive:
@@ -92,6 +99,9 @@ class ShadowDevice:
       read = self._run(part, before, writes)
       if isinstance(part, DecodeRow) or part.draws:
         drawn = next_token(read, part.settings.sampling.seed)
+        refuse((part.slot in masks) != part.settings.constrained, "a draw is masked, or is not")
+        if drawn is not None and part.slot in masks:
+          drawn = nearest(drawn, masks[part.slot].allows)
         finite[part.slot] = drawn is not None
         token[part.slot] = NO_TOKEN if drawn is None else drawn
         alive[part.slot] = drawn is not None and drawn not in part.settings.stop_ids

@@ -22,6 +22,8 @@ from lynx_jax.engine.host.request import Request
 from lynx_jax.engine.host.sampling import Sampling
 from lynx_jax.engine.host.step_plan import Programs
 from tests.engine.host.engine_loop import EngineLoop
+from tests.engine.host.rules import HashRule
+from tests.engine.host.shadow import VOCAB
 
 CONTEXT = 40
 PROGRAMS = (
@@ -46,6 +48,7 @@ REQUESTS = st.fixed_dictionaries(
     "sampling": st.builds(Sampling, seed=st.integers(0, 2)),
     "stop_token_ids": st.frozensets(TOKENS, max_size=1),
     "stop_strings": st.lists(st.sampled_from(("ab", "bc", "abca", "é", "dd")), max_size=2).map(tuple),
+    "constraint": st.sampled_from((None, None, *(HashRule(seed, VOCAB) for seed in range(6)))),
     "ignore_eos": st.booleans(),
     "quality": st.sampled_from(("exact", "standard")),
     "priority": st.integers(-1, 1),
@@ -54,7 +57,7 @@ REQUESTS = st.fixed_dictionaries(
     "prompt_logprobs": st.sampled_from((None, None, None, 0)),
     "return_routing": st.sampled_from((False, False, False, True)),
   }
-)
+).filter(lambda fields: not (fields["ignore_eos"] and fields["constraint"]))
 
 
 class Machine(RuleBasedStateMachine):
@@ -78,6 +81,7 @@ class Machine(RuleBasedStateMachine):
       blocks=CONTEXT // block_size + spare // block_size,
       slots=slots,
       context=CONTEXT,
+      vocab=VOCAB,
       block_size=block_size,
       programs=programs,
       eos_ids=frozenset({0}),

@@ -15,6 +15,7 @@ from lynx_jax.engine.host.prefix_cache import PrefixCache
 from lynx_jax.engine.host.request import Request
 from lynx_jax.engine.host.running import Running
 from lynx_jax.engine.host.scheduler import Scheduler
+from lynx_jax.engine.host.sequence import Sequence
 from lynx_jax.engine.host.step_plan import Programs
 from tests.engine.host.drive import drive, small_limits
 from tests.engine.host.engine_loop import EngineLoop
@@ -50,6 +51,14 @@ FAULTS = {
   "salt is left out of the key": (PrefixCache, "_key", "sequence.request.cache_salt", "''"),
   "leaving keeps blocks": (Running, "leave", "self._pool.drop(sequence.table)", "pass"),
   "leaving keeps the slot": (Running, "leave", "heapq.heappush(self._free, sequence.slot)", "pass"),
+  "a constrained row does not wait": (Sequence, "wants_token", "self.constrained and self.pending", "False"),
+  "masks are left out": (Scheduler, "plan", "masked_draws(rows, chunks, self._by_number)", "()"),
+  "a whole output goes on": (
+    Sequence,
+    "take",
+    "if self.constrained.advance(token, drawn)",
+    "if self.constrained.advance(token, drawn) and False",
+  ),
   "planning past the limit": (Scheduler, "_rows", "not sequence.wants_token", "False"),
   "evicted block stays in the index": (BlockPool, "take", "self._forget(block)", "pass"),
   "block dropped once is free": (BlockPool, "drop", "if self._holders[block]:", "if False:"),
@@ -78,10 +87,10 @@ FAULTS = {
 pytestmark = pytest.mark.usefixtures("own_errors")
 
 
-def run(changes: dict, lookahead: int | None, again: float, seed: int) -> None:
+def run(changes: dict, lookahead: int | None, again: float, seed: int, constrained: bool = False) -> None:
   """Drives one engine, and checks that nothing is left."""
   loop = EngineLoop(small_limits(**changes), admission=Admission(lookahead=lookahead))
-  drive(loop, seed, 120, faults=0.03 if seed % 2 else 0.0, again=again, names=14)
+  drive(loop, seed, 120, faults=0.03 if seed % 2 else 0.0, again=again, names=14, constrained=constrained)
   loop.check_empty()
 
 
@@ -108,7 +117,7 @@ CASES = [
     ({"blocks": 12, "policy": ""}, None, 0.7),
     ({"blocks": 24, "canonical_chunk": 8}, 0, 0.7),
   )
-] + [replace_weights_inside_a_prompt]
+] + [replace_weights_inside_a_prompt, functools.partial(run, {"blocks": 12}, 0, 0.5, 1, constrained=True)]
 
 
 def break_it(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, right: str, wrong: str) -> None:
