@@ -1,6 +1,6 @@
 # Everything here works on a fresh machine with Python 3.11+ and a network to the package index.
 #   make demo    create the environment, generate with the embedded model
-#   make serve   create the environment, serve the embedded model to OpenAI's clients (SERVE="PATH --policy auto")
+#   make serve   create the environment, serve the embedded model: a page, and OpenAI's endpoints (SERVE="PATH --policy auto")
 #   make test    create the environment, run the whole suite
 #   make check   ruff, pyright, import contracts
 #   make docs    build the documentation into docs/_build/html
@@ -12,15 +12,19 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo serve test docs docs-links bench gpu check lint tidy format types imports hooks train moefy clean
+.PHONY: demo serve browser test docs docs-links bench gpu check lint tidy format types imports hooks train moefy clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
 	$(BIN)/lynx-jax generate --stats --policy lynx:alpha=3,beta=2 --prompts examples/demo_prompts.txt
 
-SERVE ?=
+SERVE ?= --policy auto
 serve: $(VENV)/.installed-serve
 	$(BIN)/lynx-jax serve $(SERVE)
+
+# Debian's Chromium, for the tests of the server's page; they are skipped without it.
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || echo "no Chromium: tests of the page are skipped"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)

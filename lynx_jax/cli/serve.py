@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _ABOUT = """\
 Serves a model to OpenAI's clients: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, and
-/health, /ready, /metrics, /version for monitors. Requests are taken once /ready answers 200. Ctrl-C or SIGTERM drains:
+/health, /ready, /metrics, /version for monitors. A browser finds a chat at /, and a map of the experts that are read.
+Requests are taken once /ready answers 200. Ctrl-C or SIGTERM drains:
 requests that were taken go on, new ones are refused; a second signal ends it at once.
 """
 _KEY = "LYNX_JAX_API_KEY"
@@ -51,6 +52,7 @@ def _add_server(group: Any) -> None:
   group.add_argument(
     "--drain-timeout", type=float, default=30.0, metavar="S", help="for requests that run at the end (default: 30)"
   )
+  group.add_argument("--no-page", action="store_true", help="no page at /, and no count of who reads which expert")
   group.add_argument("--access-log", action="store_true", help="a line for each request on standard error")
 
 
@@ -86,7 +88,8 @@ def _serve(args: argparse.Namespace) -> None:
 
     def progress(shape: "StepShape", done: int, total: int) -> None:
       if not args.quiet:
-        ready = f"; {settings.model} is served at {url}/v1" if done == min(2, total) else ""
+        page = f", and a page at {url}" if settings.page else ""
+        ready = f"; {settings.model} is served at {url}/v1{page}" if done == min(2, total) else ""
         print(f"program {done} of {total}: {shape.name}{ready}", file=sys.stderr, flush=True)
 
     with Engine(params, engine_settings) as engine:
@@ -115,6 +118,7 @@ def _server_settings(args: argparse.Namespace) -> "ServerSettings":
     most_choices=min(128, args.max_waiting),
     most_body_bytes=args.max_body * 2**20,
     drain_seconds=args.drain_timeout,
+    page=not args.no_page,
   )
 
 
@@ -132,6 +136,7 @@ def _engine_settings(args: argparse.Namespace) -> "EngineSettings":
     most_waiting_tokens=args.max_waiting_tokens,
     stats=args.stats,
     routing=args.routing,
+    readers=not args.no_page,
   )
   return dataclasses.replace(settings, deterministic=True, mixed=(128,)) if args.deterministic else settings
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import jax
+import numpy as np
 
 from lynx_jax.engine.cache_room import blocks_for
 from lynx_jax.engine.host.admission import Admission
@@ -95,6 +96,7 @@ class EngineCore:
       limited=self._budget is not None,
       stats=settings.stats or self._budget is not None,
       routing=settings.routing,
+      readers=settings.readers,
       prompts_apart=settings.prompts_first or settings.deterministic,
     )
     self._executor = Executor(
@@ -274,6 +276,7 @@ class EngineCore:
     self.log.add(StepRecord(
       rows=rows, chunk_tokens=chunk_tokens, program=str(plan.program), limit=plan.limit, seconds=seconds,
       experts=result.experts, own_experts=result.own_experts, retained=result.retained,
+      readers=_as_bytes(counts.readers),
     ), counts)  # fmt: skip
 
   def _recover(self, error: RuntimeError) -> None:
@@ -288,6 +291,11 @@ class EngineCore:
     self._pending.clear()
     self._executor.recover()
     self._scheduler.recover()
+
+
+def _as_bytes(readers: np.ndarray | None) -> np.ndarray | None:
+  """A copy that keeps no more of the step's results than it holds."""
+  return None if readers is None else readers.astype(np.uint8)
 
 
 def checked_policy(policy: RoutingPolicy | str | None, spec: DecoderSpec) -> RoutingPolicy | None:

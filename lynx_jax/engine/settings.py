@@ -38,6 +38,7 @@ class EngineSettings:
     prefix_first: whether waiting requests with the longest cached prefix go first, not those that came first.
     stats: whether steps compare the policy with the model's own routing. It costs some time.
     routing: whether requests may ask for the experts of their tokens (`return_routing`).
+    readers: whether the log says who reads each expert in every step (`StepRecord.readers`). It costs some time.
     programs: a directory where compiled programs are kept; None is beside JAX's compilation cache, if that is on.
   """
 
@@ -56,6 +57,7 @@ class EngineSettings:
   prefix_first: bool = False
   stats: bool = False
   routing: bool = False
+  readers: bool = False
   programs: Path | None = None
 
   def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 
 import numpy as np
+from jaxtyping import UInt8
 
 from lynx_jax.engine.paged.executor import StepCounts
 
@@ -21,6 +22,7 @@ class StepRecord:
     experts: distinct experts read, for each MoE layer.
     own_experts: what the model's own routing would have read; empty if not counted.
     retained: worth that adaptive rows kept, in the mean over rows and layers; 1 is unchanged.
+    readers: who read each expert of each MoE layer, as bits (`lynx_jax.engine.paged.readers`); None if not asked for.
   """
 
   rows: int
@@ -31,6 +33,7 @@ class StepRecord:
   experts: tuple[int, ...]
   own_experts: tuple[int, ...]
   retained: float
+  readers: UInt8[np.ndarray, "M E"] | None = None
 
 
 class StepLog:

@@ -16,6 +16,7 @@ from lynx_jax.serve.chat import chat_routes
 from lynx_jax.serve.completions import completion_routes
 from lynx_jax.serve.errors import answer_fault, answer_http_error, validation_error
 from lynx_jax.serve.guards import Guards
+from lynx_jax.serve.page import page_routes
 from lynx_jax.serve.probes import probe_routes
 from lynx_jax.serve.served import Progress, Served
 from lynx_jax.serve.settings import ServerSettings
@@ -50,7 +51,8 @@ def create_app(served: Served, progress: Progress = lambda shape, done, total: N
       Exception: answer_fault,
     },
   )
-  for routes in (chat_routes, completion_routes, token_routes, probe_routes):
+  page = (page_routes,) if served.settings.page else ()
+  for routes in (chat_routes, completion_routes, token_routes, probe_routes, *page):
     app.include_router(routes(served))
   _leave_out_422(app)
   return app

@@ -7,6 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lynx_jax.serve.errors import ApiError
+from lynx_jax.serve.page import page_paths
 from lynx_jax.serve.settings import ServerSettings
 
 _OPEN = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json"})
@@ -19,6 +20,7 @@ class Guards:
   def __init__(self, app: ASGIApp, settings: ServerSettings):
     self._app, self._settings = app, settings
     self._keys = [key.encode() for key in settings.keys]
+    self._open = _OPEN | page_paths() if settings.page else _OPEN
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     """Passes a call on, or answers it."""
@@ -35,7 +37,7 @@ class Guards:
     await self._app(scope, _Bounded(receive, self._settings), send)
 
   def _check_key(self, scope: Scope, headers: Headers) -> None:
-    if not self._keys or scope["path"] in _OPEN or scope["method"] == "OPTIONS":
+    if not self._keys or scope["path"] in self._open or scope["method"] == "OPTIONS":
       return
     kind, _, given = headers.get("authorization", "").partition(" ")
     key = given.strip().encode(errors="replace")

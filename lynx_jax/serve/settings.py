@@ -22,6 +22,7 @@ class ServerSettings:
     body_seconds: within which a request's body must have arrived.
     reader_seconds: for which a client may not read before it is dropped.
     drain_seconds: for which requests may go on once the server ends.
+    page: whether `/` is a page with a chat and a map of the experts (`EngineSettings.readers` fills the map).
     started: Unix time at which the model was ready to be named.
   """
 
@@ -35,6 +36,7 @@ class ServerSettings:
   body_seconds: float = 60.0
   reader_seconds: float = 60.0
   drain_seconds: float = 30.0
+  page: bool = True
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
   def __post_init__(self) -> None:

@@ -154,6 +154,46 @@ class Tokens(Struct):
   token_strs: list[str] | None = None
 
 
+class About(Struct):
+  """What a page says of its server: the model's name, the policy, the quality of requests that do not say, room."""
+
+  model: str
+  policy: str
+  quality: str
+  slots: int
+  context: int
+
+
+class ExpertCounts(Struct):
+  """In how many steps each expert was read by whom, or saved: a byte for each layer and expert, in base64."""
+
+  prompts: str
+  exact: str
+  adaptive: str
+  saved: str
+
+
+class Steps(Struct):
+  """What the steps of a fraction of a second did.
+
+  `new` counts the steps whose experts are known, `read` and `own` are experts a layer in the mean, `retained` is known
+  with `--stats` alone.
+  """
+
+  new: int
+  running: int
+  waiting: int
+  rows: int
+  chunk_tokens: int
+  step_ms: list[float]
+  read: float
+  own: float | None = None
+  retained: float | None = None
+  layers: int = 0
+  experts: int = 0
+  counts: ExpertCounts | None = None
+
+
 class Text(Struct):
   """The answer of /detokenize."""
 

@@ -23,7 +23,7 @@ from lynx_jax.text.tokenizer import Tokenizer
 
 MODEL = "tiny"
 # All servers of the tests have these sizes, so that they share their compiled programs.
-SIZES = EngineSettings(slots=4, context=256, mixed=(64,), policy="auto", stats=True, routing=True)
+SIZES = EngineSettings(slots=4, context=256, mixed=(64,), policy="auto", stats=True, routing=True, readers=True)
 # Exact requests get the same whatever runs beside them.
 SERVER = ServerSettings(model=MODEL, quality="exact")
 

@@ -56,6 +56,7 @@ class StepCounts(NamedTuple):
     own: distinct experts that the model's own routing would have run; None where the settings do not ask for it.
     retained: worth that decoding rows retain, summed over rows, or None.
     worst: the least that a row retains, or None.
+    readers: who read each expert, as bits (`lynx_jax.engine.paged.readers`), or None.
   """
 
   rows: int
@@ -63,6 +64,7 @@ class StepCounts(NamedTuple):
   own: Int32[np.ndarray, "M"] | None
   retained: Float32[np.ndarray, "M"] | None
   worst: Float32[np.ndarray, "M"] | None
+  readers: Int32[np.ndarray, "M E"] | None = None
 
 
 class Executor:
@@ -179,7 +181,7 @@ class Executor:
         values[slot] = value
       return values
 
-    compared = [numbers(name) if name in layout else None for name in ("own", "retained", "worst")]
+    compared = [numbers(name) if name in layout else None for name in ("own", "retained", "worst", "readers")]
     counts = StepCounts(int(numbers("rows")), numbers("active"), *compared)
     result = StepResult(
       token=by_slot(numbers("ids"), 0),

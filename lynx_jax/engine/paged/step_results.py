@@ -22,6 +22,8 @@ def result_layout(shape: StepShape, spec: DecoderSpec, settings: StepSettings) -
     ("worst", (layers,), "float"),
   ]
   counts += compared if settings.stats and layers else []
+  if settings.readers and layers:
+    counts.append(("readers", (layers, max(moe.experts for moe in spec.moe_specs)), "int"))
   return Layout([*drawn, *likely_fields(shape.draws, spec), *counts])
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int16, Int32
 
 from lynx_jax.engine.paged.adjusting import StepEdits, unpack_changes, unpack_masks
+from lynx_jax.engine.paged.readers import expert_readers
 from lynx_jax.engine.paged.step_arrays import ABSENT, ADAPTIVE, CHUNK, StepArrays
 from lynx_jax.engine.sampling import LogitEdits, Samplers, sample
 from lynx_jax.models.decoder import Decoder, Layer, embedded, rotations_at, run_layer
@@ -49,6 +50,7 @@ class StepSettings:
     limited: whether `StepArrays.limit` bounds the experts of a layer.
     stats: whether to compare the policy with the model's own routing.
     routing: whether to return the experts of every row.
+    readers: whether to say who reads each expert.
     prompts_apart: whether prompts are read in steps in which nothing decodes. Their programs then do not depend on the
       policy, and engines under several policies share them.
   """
@@ -57,12 +59,13 @@ class StepSettings:
   limited: bool = False
   stats: bool = False
   routing: bool = False
+  readers: bool = False
   prompts_apart: bool = False
 
   def of_steps(self, *, chunks: bool) -> "StepSettings":
     """The settings of programs that read prompts (`chunks`), or of those that decode alone."""
     if chunks and self.prompts_apart:
-      return StepSettings(routing=self.routing)
+      return StepSettings(routing=self.routing, readers=self.readers)
     return dataclasses.replace(self, prompts_apart=False)
 
 
@@ -75,13 +78,15 @@ class LayerCounts(NamedTuple):
     own: distinct experts that the model's own routing would run, or None where that is not asked for.
     retained: worth that decoding rows retain, summed over them, or None.
     worst: the least that a row retains, or None.
+    readers: who reads each expert, as bits (`lynx_jax.engine.paged.readers`), or None.
   """
 
   rows: Int32[Array, ""]
   active: Int32[Array, "M"]
-  own: Int32[Array, "M"] | None
-  retained: Float32[Array, "M"] | None
-  worst: Float32[Array, "M"] | None
+  own: Int32[Array, "M"] | None = None
+  retained: Float32[Array, "M"] | None = None
+  worst: Float32[Array, "M"] | None = None
+  readers: Int32[Array, "M E"] | None = None
 
 
 class Likely(NamedTuple):
@@ -141,7 +146,7 @@ def paged_step(
     drawn.finite,
     alive,
     likely=_likely(logits, drawn.ids, step.draw_logprobs),
-    counts=_counts(traces, present, step.row_kind > CHUNK, settings),
+    counts=_counts(traces, present, step.row_kind, settings),
     prompts=None if rows.tiles is None else _prompt_logprobs(decoder, hidden, step.row_target, step.draw_row.shape[0]),
     experts=_experts(traces) if settings.routing else None,
   )
@@ -306,19 +311,22 @@ def _prompt_logprobs(decoder: Decoder, hidden_TD: Float[Array, "T D"], target: I
 
 
 def _counts(
-  traces: list[ExpertTrace], valid: Bool[Array, "T"], decodes: Bool[Array, "T"], settings: StepSettings
+  traces: list[ExpertTrace], valid: Bool[Array, "T"], kind: Int32[Array, "T"], settings: StepSettings
 ) -> LayerCounts:
   """What each MoE layer's routing read."""
+  decodes = kind > CHUNK
   rows = jnp.sum(valid & decodes, dtype=jnp.int32)
   if not traces:
-    return LayerCounts(rows, jnp.zeros((0,), jnp.int32), None, None, None)
+    return LayerCounts(rows, jnp.zeros((0,), jnp.int32))
+  compared = settings.policy is not None
+  readers = expert_readers(traces, kind, valid, compared=compared) if settings.readers else None
   if not settings.stats:
     active = jnp.stack([jnp.sum(trace.routing.active, dtype=jnp.int32) for trace in traces])
-    return LayerCounts(rows, active, None, None, None)
+    return LayerCounts(rows, active, readers=readers)
   own, active, retained = (jnp.stack(part) for part in zip(*(trace.stats(valid) for trace in traces), strict=True))
   counted = (valid & decodes)[None]
   mass, worst = jnp.where(counted, retained, 0.0).sum(axis=1), jnp.where(counted, retained, 1.0).min(axis=1)
-  return LayerCounts(rows, active, own, mass, worst)
+  return LayerCounts(rows, active, own, mass, worst, readers)
 
 
 def _experts(traces: list[ExpertTrace]) -> Int16[Array, "T M K"]:
