@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument("dst", metavar="DST", help="the directory to make")
   parser.add_argument("--dtype", help="bfloat16, float16 or float32 (default: as in SRC)")
   parser.add_argument("--to", choices=FORMATS, default="orbax", help="what to write (default: orbax)")
-  parser.add_argument("--weights", metavar="int8|int4", help="write weights of 8 bits, or experts of 4 and others of 8")
+  how = "write weights of 8 bits; or experts of 4 and others of 8; or plain numbers (default: as in SRC)"
+  parser.add_argument("--weights", metavar="int8|int4|float", help=how)
   parser.add_argument("--force", action="store_true", help="replace a model directory that is at DST already")
   given = parser.parse_args(arguments)
   silence_abandoned_reads()

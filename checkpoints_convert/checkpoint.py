@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from checkpoints_convert import orbax_files
 from checkpoints_convert.dtypes import FLOATS, check_float, common_dtype
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats import Format, Tensors, format_of
+from checkpoints_convert.packed_rules import Held, Piece, carry_packed, packed_targets
 from checkpoints_convert.parameters import Parameters
 from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
-from checkpoints_convert.quantised import Forms, forms_of, stored_arrays, together
+from checkpoints_convert.quantised import held_in, stored_arrays, together
 from checkpoints_convert.reader import Reader
 from checkpoints_convert.rules import (
   Rule,
@@ -34,6 +35,7 @@ from checkpoints_convert.rules import (
 )
 from checkpoints_convert.safetensors_files import INDEX, SINGLE, SafetensorsReader
 from pallas_kernels import QuantizedWeight
+from pallas_kernels.weights.widening import widened
 
 # Models and files that differ by more are not compared tensor by tensor.
 _TIMES_LARGER = 100
@@ -91,28 +93,26 @@ class Checkpoint(abc.ABC):
     """How each parameter is made of the files' tensors, in words; empty where files hold the parameters themselves."""
 
   @property
-  def forms(self) -> Forms:
-    """The parameters that the files hold quantised, and that are kept so, with their forms."""
-    return {}
+  @abc.abstractmethod
+  def held(self) -> Held:
+    """The parameters that the files hold quantised in a form that can be kept, by path, as shapes and dtypes."""
 
   @abc.abstractmethod
   def parameters(
-    self, dtype: np.dtype, paths: Collection[str] | None = None
+    self, dtype: np.dtype, paths: Collection[str] | None = None, kept: Collection[str] = ()
   ) -> Iterator[tuple[str, np.ndarray | QuantizedWeight]]:
     """Every parameter once, or those of `paths`, each with its path, in no particular order.
 
-    Arrays are in `dtype`, or in float32 where the schema says so; the parameters of `forms` stand for numbers of
-    `dtype`. Each is fresh memory, which belongs to the receiver.
+    Those of `kept`, which are in `held`, are quantised as the files have them, and stand for numbers of `dtype`. All
+    others are in `dtype`, or in float32 where the schema says so. Each is fresh memory, which belongs to the receiver.
     """
 
-  def lazily(self, dtype: np.dtype) -> Parameters:
-    """The parameters in `dtype`, to be read when they are asked for; CheckpointError where some are quantised."""
-    if self.forms:
-      kinds = " and ".join(sorted({form.code for form in self.forms.values()}))
-      raise CheckpointError(f"{self.directory} holds {kinds} weights: convert the directory that it was made of")
-    read: Any = functools.partial(self.parameters, dtype)
+  def lazily(self, dtype: np.dtype, kept: Collection[str] = ()) -> Parameters:
+    """The parameters in `dtype`, those of `kept` quantised, to be read when they are asked for."""
+    read: Any = functools.partial(self.parameters, dtype, kept=kept)
     dtypes = {path: self.schema.dtype_of(path, dtype) for path in self.schema.shapes}
-    return Parameters(shapes=self.schema.shapes, dtypes=dtypes, read=read)
+    held = {path: self.held[path] for path in kept}
+    return Parameters(shapes=self.schema.shapes, dtypes=dtypes, read=read, held=held)
 
 
 class HubCheckpoint(Checkpoint):
@@ -137,7 +137,10 @@ class HubCheckpoint(Checkpoint):
     exact = {
       name for rule in only_rules(self.table) if rule.target in self.schema.float32 for name in names(rule.source)
     }
-    return common_dtype({name: code for name, code in self._weights.items() if name not in exact}, self.directory)
+    deciding = {name: code for name, code in self._weights.items() if name not in exact}
+    # Beside plain weights, those that are quantised do not say what the model's numbers are.
+    plain = {name: code for name, code in deciding.items() if name not in self._tensors.packed}
+    return common_dtype(plain or deciding, self.directory)
 
   def files(self) -> list[Path]:
     """The files that hold the tensors."""
@@ -147,18 +150,41 @@ class HubCheckpoint(Checkpoint):
     """The family's rules, in words."""
     return {describe(rule.target): describe(rule.source) for rule in only_rules(self.table)}
 
-  def parameters(self, dtype: np.dtype, paths: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+  @property
+  def held(self) -> Held:
+    """What rules can carry as it is."""
+    return self._held
+
+  @functools.cached_property
+  def _held(self) -> Held:
+    pieces = {name: Piece(one.held, one.swapped) for name, one in self._tensors.packed.items() if one.held is not None}
+    found: dict[str, QuantizedWeight] = {}
+    for rule in only_rules(self.table) if pieces else ():
+      targets = packed_targets(rule, self.schema.shapes, pieces)
+      found |= {path: piece.weight for path, piece in targets.items() if not piece.swapped}
+    return found
+
+  def parameters(
+    self, dtype: np.dtype, paths: Collection[str] | None = None, kept: Collection[str] = ()
+  ) -> Iterator[tuple[str, np.ndarray | QuantizedWeight]]:
     """Every parameter once, or those of `paths`, filled tensor by tensor.
 
     Those that take most memory to make come first: a tensor, and a parameter that the receiver may make smaller, are
     held beside what was read before, which is little then.
     """
     self._check_duplicates()
-    wanted = None if paths is None else set(paths)
-    rules = [rule for rule in only_rules(self.table) if wanted is None or not wanted.isdisjoint(names(rule.target))]
+    wanted = set(self.schema.shapes if paths is None else paths)
+    rules = [rule for rule in only_rules(self.table) if not wanted.isdisjoint(names(rule.target))]
     for rule in sorted(rules, key=self._held_at_once, reverse=True):
-      made = self.schema.dtype_of(rule.target, dtype) if isinstance(rule.target, str) else dtype
-      yield from carry(rule, self.schema.shapes, functools.partial(self._tensors.read, dtype=made), made, wanted)
+      named = wanted.intersection(names(rule.target))
+      packed = {path: Piece(self.held[path]) for path in named.intersection(kept)}
+      for path, (weight, _) in carry_packed(rule, packed, self._tensors.read_packed):
+        yield path, dataclasses.replace(weight, numbers=self.schema.dtype_of(path, dtype).name)
+        # Otherwise it would be there until the next one has been made.
+        del weight
+      if plain := named.difference(packed):
+        made = self.schema.dtype_of(rule.target, dtype) if isinstance(rule.target, str) else dtype
+        yield from carry(rule, self.schema.shapes, functools.partial(self._tensors.read, dtype=made), made, plain)
 
   def _held_at_once(self, rule: Rule) -> int:
     """Numbers of the rule's largest tensor and of its largest parameter."""
@@ -185,6 +211,7 @@ class ConvertedCheckpoint(Checkpoint):
   def __init__(self, directory: Path, config: Mapping[str, Any], schema: Schema):
     super().__init__(directory, config, schema)
     self._dtypes = orbax_files.check(directory, schema.shapes)
+    self._held = held_in(self._dtypes, schema.shapes)
 
   @property
   def dtype(self) -> np.dtype:
@@ -201,22 +228,23 @@ class ConvertedCheckpoint(Checkpoint):
     return {}
 
   @property
-  def forms(self) -> Forms:
-    """The parameters that `convert` was asked to quantise."""
-    return forms_of(self._dtypes)
+  def held(self) -> Held:
+    """The parameters that are stored quantised."""
+    return self._held
 
   def parameters(
-    self, dtype: np.dtype, paths: Collection[str] | None = None
+    self, dtype: np.dtype, paths: Collection[str] | None = None, kept: Collection[str] = ()
   ) -> Iterator[tuple[str, np.ndarray | QuantizedWeight]]:
     """Every parameter once, or those of `paths`, the largest first, while little is held."""
-    shapes, forms = self.schema.shapes, self.forms
+    shapes = self.schema.shapes
     largest_first = sorted(shapes if paths is None else paths, key=lambda path: -math.prod(shapes[path]))
     chosen = {path: shapes[path] for path in largest_first}
     dtypes = {path: self.schema.dtype_of(path, dtype) for path in chosen}
-    forms = {path: form for path, form in forms.items() if path in chosen}
-    stored, types = stored_arrays(chosen, dtypes, forms)
-    types |= {name: self._dtypes[name] for name in stored if name not in chosen}
-    return together(orbax_files.read(self.directory, stored, types), chosen, dtypes, forms)
+    held = {path: one for path, one in self.held.items() if path in chosen}
+    found = together(orbax_files.read(self.directory, *stored_arrays(chosen, dtypes, held)), held, dtypes)
+    for path, array in found:
+      plain = path in held and path not in kept
+      yield path, widened(cast(QuantizedWeight, array), dtypes[path]) if plain else array
 
 
 def _check_size(expected: Shapes, found: Shapes, directory: Path) -> None:

@@ -27,11 +27,20 @@ COMPANIONS = (
 RECORD = "conversion.json"
 
 
-def write_config(directory: Path, config: Mapping[str, Any], dtype: np.dtype) -> None:
-  """Writes config.json with the dtype that the weights now have, and without quantisation, which they have not."""
+def write_config(directory: Path, config: Mapping[str, Any], dtype: np.dtype, *, packed: bool = False) -> None:
+  """Writes config.json with the dtype that the weights now have.
+
+  What it says of quantised weights is left out unless they are still `packed`.
+  """
   names = [name for name in ("dtype", "torch_dtype") if name in config] or ["dtype"]
-  kept = {name: value for name, value in config.items() if name != "quantization_config"}
+  kept = dict(config) if packed else _unquantised(config)
   write_json(directory / "config.json", {**kept, **dict.fromkeys(names, dtype.name)})
+
+
+def _unquantised(config: Mapping[str, Any]) -> dict[str, Any]:
+  kept = {name: value for name, value in config.items() if name != "quantization_config"}
+  inner = kept.get("text_config")
+  return {**kept, "text_config": _unquantised(inner)} if isinstance(inner, Mapping) else kept
 
 
 def copy_companions(source: Path, directory: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from checkpoints_convert.checkpoint import Checkpoint
 from checkpoints_convert.companions import copy_companions, fingerprint, write_config, write_record
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.quantised import Forms, quantised
+from checkpoints_convert.quantised import Forms, stored
 from checkpoints_convert.safetensors_writing import write_safetensors
 from checkpoints_convert.staging import staged
 
@@ -33,6 +33,7 @@ def convert(
   to: str = "orbax",
   force: bool = False,
   forms: Forms | None = None,
+  kept: Collection[str] = (),
   report: Report = lambda stage, done, total: None,
 ) -> None:
   """Writes the model of `source` as the directory `destination`, all of it or nothing.
@@ -46,6 +47,7 @@ def convert(
     to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.
     force: replace a model directory that is at `destination` already.
     forms: the parameters to quantise, by path, each with its form in the layout `rows`; with `orbax` only.
+    kept: the parameters, of `source.held`, that are written quantised as they are, bit for bit; with `orbax` only.
     report: called with a stage's name, and how much of it is done: (stage, done, total), in bytes.
 
   Raises:
@@ -59,11 +61,9 @@ def convert(
   destination = Path(destination)
   if source.directory.resolve().is_relative_to(destination.resolve()):
     raise CheckpointError(f"{destination} holds the source {source.directory}: give another destination")
-  if forms and to != "orbax":
+  if (forms or kept) and to != "orbax":
     raise ValueError(f"to is {to!r}: quantised weights are written with 'orbax' only: choose that")
-  parameters = source.lazily(chosen)
-  if forms:
-    parameters = quantised(parameters, forms)
+  parameters = stored(source.lazily(chosen, kept), forms or {})
   size = parameters.nbytes(parameters.shapes)
   with staged(destination, force=force) as directory, _room(destination, directory, size):
     wrote = _counter(report, "converting", size)
@@ -71,7 +71,7 @@ def convert(
       orbax_files.write(directory, parameters, wrote)
     else:
       write_safetensors(directory, source.schema.rules({}), parameters, wrote=wrote)
-    write_config(directory, source.config, chosen)
+    write_config(directory, source.config, chosen, packed=bool(kept))
     files = [source.directory / "config.json", *copy_companions(source.directory, directory), *source.files()]
     write_record(directory, _record(source, chosen, to, files, report))
 

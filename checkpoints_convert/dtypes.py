@@ -16,14 +16,19 @@ FLOATS: Mapping[str, np.dtype] = {
 }
 """What weights may be loaded as."""
 FP8 = "F8_E4M3"
+E8M0 = "F8_E8M0"
 STORED: Mapping[str, np.dtype] = {
   **FLOATS,
   FP8: np.dtype(ml_dtypes.float8_e4m3fn),
+  E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
   "U8": np.dtype(np.uint8),
+  "I8": np.dtype(np.int8),
+  "I32": np.dtype(np.int32),
+  "I64": np.dtype(np.int64),
 }
-"""What files may hold: the floats, and the numbers of quantised weights."""
-CODES: Mapping[np.dtype, str] = {dtype: code for code, dtype in FLOATS.items()}
-"""From the dtypes of `FLOATS` to their codes."""
+"""What files may hold: the floats, and the numbers and scales of quantised weights."""
+CODES: Mapping[np.dtype, str] = {dtype: code for code, dtype in STORED.items()}
+"""From the dtypes of `STORED` to their codes."""
 
 
 def as_dtype(dtype: Any) -> np.dtype:

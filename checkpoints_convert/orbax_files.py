@@ -9,7 +9,7 @@ import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.parameters import Parameters, groups
-from checkpoints_convert.quantised import forms_of, stored_arrays
+from checkpoints_convert.quantised import held_in, stored_arrays
 from checkpoints_convert.rules import Shapes
 from pallas_kernels.cpu.huge_pages import aligned_empty
 
@@ -47,15 +47,16 @@ def check(directory: Path, shapes: Shapes) -> dict[str, np.dtype]:
   """The dtype of every stored array; CheckpointError unless they are exactly those of the parameters `shapes`."""
   found = _metadata(directory)
   stored = {path: tuple(entry.shape) for path, entry in found.items()}
+  dtypes = {path: np.dtype(entry.dtype) for path, entry in found.items()}
   # What is quantised has other shapes.
-  shapes, _ = stored_arrays(shapes, dict.fromkeys(shapes, np.dtype(np.float32)), forms_of(stored))
+  shapes, _ = stored_arrays(shapes, dict.fromkeys(shapes, np.dtype(np.float32)), held_in(dtypes, shapes))
   wrong = sorted(path for path in {*shapes, *stored} if shapes.get(path) != stored.get(path))
   if wrong:
     raise CheckpointError(
       f"{directory / WEIGHTS} does not fit config.json: {len(wrong)} parameters differ, such as {wrong[0]} "
       f"(expected {shapes.get(wrong[0])}, found {stored.get(wrong[0])}): convert the checkpoint again"
     )
-  return {path: np.dtype(entry.dtype) for path, entry in found.items()}
+  return dtypes
 
 
 def _metadata(directory: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from checkpoints_convert.packed_rules import Held, nbytes
 from checkpoints_convert.rules import Shapes
 
 # Several small parameters are read and written together: each request has a cost of its own.
@@ -22,16 +23,20 @@ class Parameters:
   Attributes:
     shapes: their shapes, by path.
     dtypes: their dtypes, by path.
-    read: makes those of some paths and yields each with its path, in any order.
+    read: makes those of some paths and yields each with its path, in any order: arrays, and a `QuantizedWeight` of
+      arrays for each that is in `held`.
+    held: those that are quantised, by path, as shapes and dtypes.
   """
 
   shapes: Shapes
   dtypes: Mapping[str, np.dtype]
-  read: Callable[[Collection[str]], Iterator[tuple[str, np.ndarray]]]
+  read: Callable[[Collection[str]], Iterator[tuple[str, Any]]]
+  held: Held = dataclasses.field(default_factory=dict)
 
   def nbytes(self, paths: Iterable[str]) -> int:
     """Bytes of the parameters of `paths`."""
-    return sum(math.prod(self.shapes[path]) * self.dtypes[path].itemsize for path in paths)
+    plain = {path: math.prod(self.shapes[path]) * self.dtypes[path].itemsize for path in paths if path not in self.held}
+    return sum(plain.values()) + sum(nbytes(self.held[path]) for path in paths if path in self.held)
 
 
 def in_memory(arrays: Mapping[str, Any]) -> Parameters:

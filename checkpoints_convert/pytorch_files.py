@@ -21,7 +21,11 @@ _CODES = {
   "torch.float16": ("F16", np.dtype(np.float16)),
   "torch.float32": ("F32", np.dtype(np.float32)),
   "torch.float8_e4m3fn": ("F8_E4M3", np.dtype(ml_dtypes.float8_e4m3fn)),
+  "torch.float8_e8m0fnu": ("F8_E8M0", np.dtype(ml_dtypes.float8_e8m0fnu)),
   "torch.uint8": ("U8", np.dtype(np.uint8)),
+  "torch.int8": ("I8", np.dtype(np.int8)),
+  "torch.int32": ("I32", np.dtype(np.int32)),
+  "torch.int64": ("I64", np.dtype(np.int64)),
 }
 
 # Pages of a mapped file count as this process's memory until the file is closed, so it is reopened after this many
@@ -124,5 +128,5 @@ def _bits(tensor: Any) -> np.ndarray:
   """The tensor's memory as unsigned integers: NumPy has no bfloat16 or 8-bit floats that torch knows of."""
   import torch
 
-  integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
+  integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
   return tensor.contiguous().view(integers).numpy()

@@ -1,80 +1,102 @@
 """Quantised parameters in files: what each is called there, made from floats, and put together again.
 
-A parameter `layers.0.ffn.gate_up` of four bits is stored as two arrays, `layers.0.ffn.gate_up.int4_g32.values` and
-`layers.0.ffn.gate_up.int4_g32.scales`, in the layout `rows` of `pallas_kernels.Form`. The names say the form.
+A parameter `layers.0.ffn.gate_up` of four bits is stored as several arrays, `layers.0.ffn.gate_up.int4_g32.values`,
+`layers.0.ffn.gate_up.int4_g32.scales` and, where it has them, `.zeros` and `.gains`, in the layout `rows` of
+`pallas_kernels.Form`. The names say the form.
 """
 
+import dataclasses
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from checkpoints_convert.packed_rules import LEAVES, Held, leaves
 from checkpoints_convert.parameters import Parameters
 from checkpoints_convert.rules import Shapes
 from pallas_kernels import Form, QuantizedWeight, abstract_quantized, quantize
 from pallas_kernels.weights.form import CODES
 
 Forms: TypeAlias = Mapping[str, Form]
-"""Parameters that are quantised, by path, with their forms in the layout `rows`."""
+"""Parameters that are to be quantised, by path, with their forms in the layout `rows`."""
 
-_STORED = re.compile(rf"(?P<path>.+)\.(?P<code>{'|'.join(CODES)})(?:_g(?P<group>\d+))?\.(?:values|scales)")
-
-
-def stored_names(path: str, form: Form) -> tuple[str, str]:
-  """The names of a parameter's values and scales."""
-  group = "" if form.group is None else f"_g{form.group}"
-  return f"{path}.{form.code}{group}.values", f"{path}.{form.code}{group}.scales"
+_STORED = re.compile(rf"(?P<path>.+)\.(?P<code>{'|'.join(CODES)})(?:_g(?P<group>\d+))?\.(?P<leaf>{'|'.join(LEAVES)})")
 
 
-def forms_of(names: Iterable[str]) -> dict[str, Form]:
-  """The quantised parameters among stored arrays, by path, with their forms; ValueError where a form cannot be."""
-  found = {}
-  for name in names:
+def stored_names(path: str, held: QuantizedWeight) -> dict[str, str]:
+  """The names under which the arrays of a parameter are stored, each with the array's name in the weight."""
+  return {f"{path}.{held.form.name}.{leaf}": leaf for leaf in leaves(held)}
+
+
+def held_in(stored: Mapping[str, np.dtype], shapes: Shapes) -> dict[str, QuantizedWeight]:
+  """The parameters among `shapes` that are stored quantised, as shapes and dtypes, given the dtypes of all arrays.
+
+  Raises ValueError where a form cannot be.
+  """
+  forms: dict[str, Form] = {}
+  found: dict[str, dict[str, np.dtype]] = {}
+  for name, dtype in stored.items():
     if (match := _STORED.fullmatch(name)) is not None:
       group = match["group"]
-      found[match["path"]] = Form(code=match["code"], group=None if group is None else int(group))
-  return found
+      forms[match["path"]] = Form(code=match["code"], group=None if group is None else int(group))
+      found.setdefault(match["path"], {})[match["leaf"]] = dtype
+  return {
+    path: abstract_quantized(
+      shapes[path], form, np.float32, found[path].get("scales"), zeros=found[path].get("zeros"),
+      gains="gains" in found[path],
+    )
+    for path, form in forms.items()
+    if path in shapes
+  }  # fmt: skip
 
 
-def stored_arrays(shapes: Shapes, dtypes: Mapping[str, np.dtype], forms: Forms) -> tuple[Shapes, dict[str, np.dtype]]:
-  """Shape and dtype of every stored array of the parameters `shapes`, those without a form as they are."""
+def made_of(shapes: Shapes, forms: Forms) -> dict[str, QuantizedWeight]:
+  """What `stored` makes of the parameters in `forms`, as shapes and dtypes."""
+  return {path: abstract_quantized(shapes[path], form, np.float32) for path, form in forms.items()}
+
+
+def stored_arrays(
+  shapes: Shapes, dtypes: Mapping[str, np.dtype], held: Held
+) -> tuple[dict[str, tuple[int, ...]], dict[str, np.dtype]]:
+  """Shape and dtype of every stored array of the parameters `shapes`, of which those in `held` are quantised."""
   sizes: dict[str, tuple[int, ...]] = {}
   types: dict[str, np.dtype] = {}
   for path, shape in shapes.items():
-    if path not in forms:
+    if path not in held:
       sizes[path], types[path] = shape, dtypes[path]
       continue
-    held = abstract_quantized(shape, forms[path], dtypes[path])
-    for name, leaf in zip(stored_names(path, forms[path]), (held.values, held.scales), strict=True):
-      sizes[name], types[name] = leaf.shape, np.dtype(leaf.dtype)
+    for name, leaf in stored_names(path, held[path]).items():
+      array = getattr(held[path], leaf)
+      sizes[name], types[name] = tuple(array.shape), np.dtype(array.dtype)
   return sizes, types
 
 
-def quantised(parameters: Parameters, forms: Forms) -> Parameters:
-  """The stored arrays of parameters of floats, of which those in `forms` are quantised when they are read."""
-  sizes, types = stored_arrays(parameters.shapes, parameters.dtypes, forms)
-  owner = {name: path for path, form in forms.items() for name in stored_names(path, form)}
+def stored(parameters: Parameters, forms: Forms) -> Parameters:
+  """The stored arrays of parameters; those in `forms`, which are floats, are quantised when they are read."""
+  held = {**parameters.held, **made_of(parameters.shapes, forms)}
+  sizes, types = stored_arrays(parameters.shapes, parameters.dtypes, held)
+  owner = {name: path for path, one in held.items() for name in stored_names(path, one)}
 
-  def read(names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+  def read(names: Collection[str]) -> Iterator[tuple[str, Any]]:
     wanted = set(names)
     for path, array in parameters.read(sorted({owner.get(name, name) for name in wanted})):
-      if path not in forms:
+      if path not in held:
         yield path, array
         continue
-      held = quantize(array, forms[path])
-      for name, leaf in zip(stored_names(path, forms[path]), (held.values, held.scales), strict=True):
+      weight = quantize(array, forms[path]) if path in forms else array
+      for name, leaf in stored_names(path, held[path]).items():
         if name in wanted:
-          yield name, leaf
+          yield name, getattr(weight, leaf)
 
   return Parameters(shapes=sizes, dtypes=types, read=read)
 
 
 def together(
-  arrays: Iterable[tuple[str, np.ndarray]], shapes: Shapes, dtypes: Mapping[str, np.dtype], forms: Forms
+  arrays: Iterable[tuple[str, np.ndarray]], held: Held, dtypes: Mapping[str, np.dtype]
 ) -> Iterator[tuple[str, np.ndarray | QuantizedWeight]]:
-  """Stored arrays as parameters, each as soon as its last array is there."""
-  owner = {name: path for path, form in forms.items() for name in stored_names(path, form)}
+  """Stored arrays as parameters, each as soon as its last array is there; those in `held` stand for `dtypes`."""
+  owner = {name: path for path, one in held.items() for name in stored_names(path, one)}
   waiting: dict[str, np.ndarray] = {}
   for name, array in arrays:
     if name not in owner:
@@ -82,13 +104,7 @@ def together(
       continue
     waiting[name] = array
     path = owner[name]
-    names = stored_names(path, forms[path])
+    names = stored_names(path, held[path])
     if all(part in waiting for part in names):
-      values, scales = (waiting.pop(part) for part in names)
-      outs, inner = shapes[path][-2:]
-      yield (
-        path,
-        QuantizedWeight(
-          values=values, scales=scales, form=forms[path], matrix=(outs, inner), numbers=dtypes[path].name
-        ),
-      )
+      parts = {leaf: waiting.pop(part) for part, leaf in names.items()}
+      yield path, dataclasses.replace(held[path], numbers=dtypes[path].name, **parts)

@@ -89,6 +89,10 @@ class Part(NamedTuple):
     """Takes the named array from its place; `named` is contiguous."""
     named.reshape(self.view.shape)[...] = self.view
 
+  def whole(self) -> np.ndarray:
+    """The named array; a view where its entries lie in order."""
+    return self.view.reshape(self.shape)
+
 
 def views(layout: Layout, array: np.ndarray) -> Iterator[Part]:
   """Each name of the layout, with its part of `array`."""

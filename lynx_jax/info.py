@@ -9,20 +9,21 @@ from checkpoints_convert.checkpoint import check_directory, has_weights
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.files import read_json
 from checkpoints_convert.formats import quantization_settings
-from checkpoints_convert.quantised import Forms
+from checkpoints_convert.packed_rules import Held
 from lynx_jax.loading import checkpoint_directory
 from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.moe import MoESpec
-from lynx_jax.models.parameters import abstract_model
+from lynx_jax.models.parameters import abstract_model, declarations
 from lynx_jax.models.released import PUBLISHED_KNOBS, RELEASED, released_config
 from lynx_jax.models.sizes import cache_bytes, counts, weight_bytes
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.placement import check_weights
+from lynx_jax.placement import check_weights, kept
 from pallas_kernels.cpu import describe as native_code
 
 _HELD = {
   None: "",
+  "float": "",
   "int8": ", most weights held as int8",
   "int4": ", experts held as int4 and most other weights as int8",
 }
@@ -52,8 +53,8 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
   `load` takes, and sizes in bytes follow it.
   """
   check_weights(weights)
-  spec, dtype, stored, forms = _read(where)
-  size, held = counts(spec), weight_bytes(abstract_model(spec, dtype, weights, forms))
+  spec, dtype, stored, packed = _read(where)
+  size, held = counts(spec), weight_bytes(abstract_model(spec, dtype, weights, packed))
   lines = [
     ("family", spec.family),
     ("dtype", f"{dtype}{stored}{_HELD[weights]}"),
@@ -63,6 +64,7 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
     *_experts(spec, held.experts),
     ("parameters", f"{_number(size.total)}, of which a token uses {_number(size.active)}"),
     ("weights", f"{_bytes(held.total)}, of which experts {_bytes(held.experts)}"),
+    *_packed(spec, dtype, weights, packed, held.total),
     ("read per token alone", _bytes(held.active - held.embedding)),
     ("read per step, all experts", _bytes(held.total - held.embedding)),
     ("KV cache per token", f"{cache_bytes(spec, dtype)} bytes"),
@@ -75,18 +77,28 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
   return lines
 
 
-def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str, Forms]:
+def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str, Held]:
   """A spec, the dtype of its weights once loaded, their stored format if it is another, and what stays quantised."""
   directory = checkpoint_directory(where)
   if directory.is_dir() and (where is None or has_weights(directory)):
     with open_model(directory) as (spec, checkpoint):
-      dtype, config, forms = checkpoint.dtype, checkpoint.config, checkpoint.forms
+      dtype, config, packed = checkpoint.dtype, checkpoint.config, checkpoint.held
   else:
     config = read_config(directory)
-    spec, dtype, forms = spec_from_config(config), _config_dtype(config), {}
+    spec, dtype, packed = spec_from_config(config), _config_dtype(config), {}
   method = (quantization_settings(config, directory) or {}).get("quant_method")
-  kinds = [method] if method else sorted({form.code for form in forms.values()})
-  return spec, dtype, f", stored as {' and '.join(kinds)}" if kinds else "", forms
+  kinds = [method] if method else sorted({one.form.code for one in packed.values()})
+  return spec, dtype, f", stored as {' and '.join(kinds)}" if kinds else "", packed
+
+
+def _packed(spec: DecoderSpec, dtype: np.dtype, weights: str | None, packed: Held, total: int) -> list[tuple[str, str]]:
+  """A line about what stays quantised as the files have it, in a model of `total` bytes of weights."""
+  declared = declarations(spec)
+  forms = sorted({one.form.name for path, one in packed.items() if kept(one, declared[path].role, weights)})
+  if not forms:
+    return []
+  plain = weight_bytes(abstract_model(spec, dtype, "float", packed)).total
+  return [("kept quantised", f"{', '.join(forms)}: {_bytes(total)} for the {_bytes(plain)} of {dtype}")]
 
 
 def _config_dtype(config: dict[str, Any]) -> np.dtype:

@@ -11,7 +11,7 @@ from checkpoints_convert.dtypes import as_dtype
 from lynx_jax.models.checkpoints import open_model
 from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.params import Params
-from lynx_jax.placement import Role, check_weights, place
+from lynx_jax.placement import Role, check_weights, kept, place
 from lynx_jax.text.tokenizer import Tokenizer
 from pallas_kernels import QuantizedWeight, Weight
 from pallas_kernels.checks import require
@@ -22,17 +22,21 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
 
   Each parameter is copied to the device as soon as it is read, so the host never holds the whole model twice. On the
   CPU, bfloat16 experts are held as their bits, the form that decoding reads in place; to differentiate, load float32.
-  Weights that the files hold quantised (fp8, mxfp4) are dequantised, to bfloat16 unless `dtype` says otherwise; those
-  of `convert(weights=...)` are held as they are.
+
+  Matrices that the files hold quantised stay so: they take no more memory than there, and their numbers are those of
+  the files. What is not a matrix of products, or is in a form that no `pallas_kernels.Form` holds, is dequantised.
 
   Args:
     path: a Hugging Face model directory (safetensors or PyTorch files), one that `python -m checkpoints_convert`
       made, or None for the model that comes with the package.
-    dtype: bfloat16, float16 or float32, as a name or type; None keeps the checkpoint's.
-    weights: "int8" holds experts, attention's projections, dense and shared networks and the head as whole numbers of
-      8 bits with a scale an output (symmetric): half the bytes of bfloat16. "int4" holds experts in 4 bits with a
-      scale for every 32 inputs (4.5 bits in all), and the others as "int8" does. Activations, norms, biases, routers
-      and MLA's expansions stay in `dtype`. None keeps all weights in `dtype`.
+    dtype: bfloat16, float16 or float32, as a name or type: that of activations, and of all weights that are not held
+      quantised. None keeps the checkpoint's.
+    weights: None keeps what the files hold, quantised or not. "float" dequantises: all weights are plain numbers of
+      `dtype`, as training needs them. "int8" holds experts, attention's projections, dense and shared networks and the
+      head as whole numbers of 8 bits with a scale an output (symmetric): half the bytes of bfloat16. "int4" holds
+      experts in 4 bits with a scale for every 32 inputs (4.5 bits in all), and the others as "int8" does. Activations,
+      norms, biases, routers and MLA's expansions stay in `dtype`. With "int8" and "int4", what the files hold in
+      another form is dequantised and quantised anew, which costs some of its precision.
 
   Returns:
     Params; its `tokenizer` is None where the directory has no tokenizer.json.
@@ -47,7 +51,8 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
   check_weights(weights)
   with open_model(directory) as (spec, checkpoint):
     declared = declarations(spec)
-    parameters = checkpoint.parameters(checkpoint.dtype if wanted is None else wanted)
+    packed = [path for path, stored in checkpoint.held.items() if kept(stored, declared[path].role, weights)]
+    parameters = checkpoint.parameters(checkpoint.dtype if wanted is None else wanted, kept=packed)
     held = {}
     for path, array in parameters:
       held[path] = _placed(path, array, declared[path].role, weights)

@@ -7,7 +7,7 @@ No other file tells parameters apart by their names.
 
 import dataclasses
 import enum
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,9 @@ from pallas_kernels import (
 from pallas_kernels.weights.base import form_of
 
 WEIGHTS = ("int8", "int4")
-"""What weights can be held as, beside floating point: all large matrices in 8 bits, or experts in 4 and others in 8."""
+"""What weights can be quantised to: all large matrices in 8 bits, or experts in 4 and others in 8."""
+FLOAT = "float"
+"""What asks for plain numbers of weights that files hold quantised."""
 
 
 class Role(enum.Enum):
@@ -45,6 +47,9 @@ class Role(enum.Enum):
   SELECTION_BIAS = "a bias of the choice of experts alone"
   BIAS = "a bias, or an attention sink"
   NORM = "the scale of a norm"
+
+
+_QUANTISED = (Role.PROJECTION, Role.EXPERT, Role.HEAD)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +72,10 @@ class Declared:
 
 
 def check_weights(weights: str | None) -> None:
-  """Raises ValueError, naming the choices, unless `weights` is one of `WEIGHTS` or None."""
-  if weights is not None and weights not in WEIGHTS:
-    raise ValueError(f"weights is {weights!r}: choose {', '.join(map(repr, WEIGHTS))}, or None to keep the dtype")
+  """Raises ValueError, naming the choices, unless `weights` is one of `WEIGHTS`, `FLOAT` or None."""
+  choices = (*WEIGHTS, FLOAT)
+  if weights is not None and weights not in choices:
+    raise ValueError(f"weights is {weights!r}: choose {', '.join(map(repr, choices))}, or None to keep what files hold")
 
 
 def dtype_of(role: Role, dtype: DTypeLike) -> np.dtype:
@@ -86,22 +92,36 @@ def form_for(role: Role, weights: str | None) -> Form | None:
   to rows. Of a batch's rows few meet an expert, and all meet every other matrix: 4 bits save the most time, and cost
   the least quality, in experts.
   """
-  if weights is None or role not in (Role.PROJECTION, Role.EXPERT, Role.HEAD):
+  if weights in (None, FLOAT) or role not in _QUANTISED:
     return None
   return read_here(INT4 if weights == "int4" and role is Role.EXPERT else INT8)
 
 
 def read_here(form: Form) -> Form:
-  """The form in the layout that the default backend reads."""
-  interleaved = form.bits == 4 and jax.default_backend() == "cpu"
+  """The form in the layout that the default backend reads.
+
+  CPUs read whole numbers of four bits interleaved. Forms that only plain JAX reads stay as files have them.
+  """
+  interleaved = form.code == "int4" and (form.group or 0) % 32 == 0 and jax.default_backend() == "cpu"
   return dataclasses.replace(form, layout="interleaved" if interleaved else "rows")
 
 
-def check_stored(stored: Form, role: Role, weights: str | None) -> None:
-  """Raises ValueError where files hold a parameter in another form than `weights` asks for."""
-  wanted = None if weights is None else form_for(role, weights)
-  if weights is not None and wanted != read_here(stored):
-    raise ValueError(f"the files hold {stored.code} weights: load them without weights={weights!r}")
+def kept(stored: QuantizedWeight, role: Role, weights: str | None) -> bool:
+  """Whether a parameter that files hold quantised stays so, given what `load` was asked for.
+
+  `stored` may be abstract. Parameters of other roles than `form_for` quantises are dequantised: norms, routers and the
+  expansions of a latent are read as plain arrays.
+  """
+  if role not in _QUANTISED or weights == FLOAT:
+    return False
+  plain = stored.zeros is None and stored.gains is None
+  return weights is None or (plain and read_here(stored.form) == form_for(role, weights))
+
+
+def _layout(stored: QuantizedWeight) -> str:
+  """The layout in which the default backend reads a weight that files hold quantised."""
+  plain = stored.zeros is None and stored.gains is None
+  return read_here(stored.form).layout if plain else "rows"
 
 
 def held_as_bits(role: Role, dtype: DTypeLike) -> bool:
@@ -114,13 +134,11 @@ def place(array: Num[np.ndarray, "..."] | QuantizedWeight, role: Role, weights: 
 
   One that is quantised already keeps its numbers, in the layout that the backend reads.
 
-  Raises:
-    ValueError: the parameter is quantised already, in another form than `weights` asks for.
-    ValueError: `weights` is given and the array has NaN or infinity.
+  Raises ValueError where `weights` is given and the array has NaN or infinity.
   """
-  if (stored := form_of(array)) is not None:
-    check_stored(stored, role, weights)
-    return jax.tree.map(jax.device_put, relayout(cast(QuantizedWeight, array), read_here(stored).layout))
+  if form_of(array) is not None:
+    held = cast(QuantizedWeight, array)
+    return jax.tree.map(jax.device_put, relayout(held, _layout(held)))
   array, form = cast(np.ndarray, array), form_for(role, weights)
   if form is not None:
     return jax.tree.map(jax.device_put, quantize(array, form))
@@ -128,11 +146,18 @@ def place(array: Num[np.ndarray, "..."] | QuantizedWeight, role: Role, weights: 
 
 
 def abstract(
-  declared: Declared, dtype: DTypeLike, weights: str | None = None, stored: Form | None = None
+  declared: Declared, dtype: DTypeLike, weights: str | None = None, stored: QuantizedWeight | None = None
 ) -> Weight | jax.ShapeDtypeStruct:
-  """What `place` makes of the parameter in a model of `dtype`, as shapes and dtypes; `stored` is its form in files."""
+  """What `load` makes of the parameter in a model of `dtype`, as shapes and dtypes.
+
+  `stored` is what files hold of it quantised, as shapes and dtypes.
+  """
   shape, dtype = declared.shape, dtype_of(declared.role, dtype)
-  form = form_for(declared.role, weights) if stored is None else read_here(stored)
+  if stored is not None and kept(stored, declared.role, weights):
+    form = dataclasses.replace(stored.form, layout=_layout(stored))
+    zeros: Any = None if stored.zeros is None else stored.zeros.dtype
+    return abstract_quantized(shape, form, dtype, stored.scales.dtype, zeros=zeros, gains=stored.gains is not None)
+  form = form_for(declared.role, weights)
   if form is not None:
     return abstract_quantized(shape, form, dtype)
   if held_as_bits(declared.role, dtype):

@@ -23,7 +23,7 @@ def add_model(parser: argparse.ArgumentParser, *, several_weights: bool = False)
   parser.add_argument("--model", metavar="PATH", help="checkpoint directory; the embedded model by default")
   parser.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
   if several_weights:
-    how = "hold weights in each of these forms: int8, int4, or a dtype such as bf16, with commas"
+    how = "hold weights in each of these forms: int8, int4, float, or a dtype such as bf16, with commas"
     parser.add_argument("--weights", metavar="FORM,FORM", help=how)
   else:
     add_weights(parser)
@@ -34,9 +34,8 @@ def add_model(parser: argparse.ArgumentParser, *, several_weights: bool = False)
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
   """The flag that says how weights are held."""
-  parser.add_argument(
-    "--weights", metavar="int8|int4", help="hold weights in 8 bits, or experts in 4 bits and the others in 8"
-  )
+  how = "hold weights in 8 bits; or experts in 4 bits and the others in 8; or plain numbers (default: as in the files)"
+  parser.add_argument("--weights", metavar="int8|int4|float", help=how)
 
 
 @contextlib.contextmanager
@@ -70,7 +69,7 @@ def load_forms(args: argparse.Namespace) -> "dict[str, Params]":
 
 
 def form_named(name: str) -> dict[str, str]:
-  """What `load` takes for a form of weights, from its name: int8, int4, or a dtype; nothing for no name."""
+  """What `load` takes for a form of weights, from its name: int8, int4, float, or a dtype; nothing for no name."""
   if name in _DTYPES:
     return {"dtype": _DTYPES[name]}
   return {"weights": name} if name else {}

@@ -16,7 +16,7 @@ from lynx_jax.models.families import spec_from_config, tensor_rules
 from lynx_jax.models.parameters import declarations, kept_in_float32, parameter_shapes
 from lynx_jax.models.released import released_config
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.placement import check_weights, form_for
+from lynx_jax.placement import check_weights, form_for, kept
 
 
 @contextlib.contextmanager
@@ -80,8 +80,8 @@ def convert(
     dtype: bfloat16, float16 or float32; None keeps the source's, bit for bit.
     to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.
     force: replace a model directory that is at `destination` already.
-    weights: "int8" or "int4", as `load` takes it: what is written is as small as what `load` would make, and is loaded
-      as it is. None keeps floating point.
+    weights: as `load` takes it. "int8" or "int4": what is written is as small as what `load` would make, and is loaded
+      as it is. "float" writes plain numbers. None keeps what the source holds quantised, bit for bit.
     report: called with a stage's name, and how much of it is done: (stage, done, total), in bytes.
 
   Raises:
@@ -90,9 +90,15 @@ def convert(
   """
   check_weights(weights)
   with open_model(source) as (spec, checkpoint):
-    forms = {path: form_for(one.role, weights) for path, one in declarations(spec).items()}
+    declared = declarations(spec)
+    packed = {
+      path for path, one in checkpoint.held.items() if weights is None or kept(one, declared[path].role, weights)
+    }
+    forms = {path: form_for(one.role, weights) for path, one in declared.items() if path not in packed}
     rows = {path: dataclasses.replace(form, layout="rows") for path, form in forms.items() if form is not None}
-    checkpoints_convert.convert(checkpoint, destination, dtype=dtype, to=to, force=force, forms=rows, report=report)
+    checkpoints_convert.convert(
+      checkpoint, destination, dtype=dtype, to=to, force=force, forms=rows, kept=packed, report=report
+    )
 
 
 def _spec(directory: Path, config: Mapping[str, Any]) -> DecoderSpec:

@@ -129,7 +129,7 @@ class MoE(nnx.Module):
     if expert_capacity is None:
       y = expert_ffn(x_TD, ids, weights, gate_up, down, valid=valid_T, tiles=routing.tiles, **more)
     elif held := held_as(gate_up) or held_as(down):
-      raise ValueError(f"{held} experts cannot be trained: load them without weights={held!r}, in float32")
+      raise ValueError(f"{held} experts cannot be trained: load them with weights='float' and dtype='float32'")
     else:
       arrays = cast(tuple[jax.Array, jax.Array], (gate_up, down))
       y, dropped = capacity_ffn(x_TD, ids, weights, *arrays, expert_capacity, **more)

@@ -13,7 +13,7 @@ from lynx_jax.models.declare import declaration_of
 from lynx_jax.models.decoder import Decoder, abstract_decoder
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.placement import Declared, abstract, dtype_of
-from pallas_kernels import Form
+from pallas_kernels import QuantizedWeight
 from pallas_kernels.weights.base import Weight, held_as, is_exact, on_host
 
 
@@ -37,13 +37,13 @@ def by_path(decoder: Decoder) -> dict[str, Any]:
   """Every parameter of the decoder under its path, as plain arrays.
 
   Raises:
-    ValueError: weights are held in a form, such as int8, that has lost the numbers of the checkpoint.
+    ValueError: weights are held in a form, such as int8, that has lost the numbers that it was made of.
   """
   found = {path: variable.get_value() for path, variable in _parameters(decoder)}
   for value in found.values():
     if not is_exact(value):
       kind = held_as(value)
-      raise ValueError(f"weights are {kind}, and have lost the checkpoint's numbers: load it without weights={kind!r}")
+      raise ValueError(f"weights are {kind}, which are no plain numbers: load the checkpoint with weights='float'")
   return {path: on_host(value) for path, value in found.items()}
 
 
@@ -55,11 +55,11 @@ def assemble(spec: DecoderSpec, arrays: Mapping[str, Weight | jax.ShapeDtypeStru
 
 
 def abstract_model(
-  spec: DecoderSpec, dtype: DTypeLike, weights: str | None = None, stored: Mapping[str, Form] | None = None
+  spec: DecoderSpec, dtype: DTypeLike, weights: str | None = None, stored: Mapping[str, QuantizedWeight] | None = None
 ) -> Decoder:
   """The decoder that `load` would return, with shapes and dtypes in place of arrays.
 
-  `stored` are the parameters that the files hold quantised, by path, with their forms.
+  `stored` are the parameters that the files hold quantised, by path, as shapes and dtypes.
   """
   found = stored or {}
   held = {path: abstract(one, dtype, weights, found.get(path)) for path, one in declarations(spec).items()}

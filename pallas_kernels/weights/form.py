@@ -54,7 +54,7 @@ class Form:
     outputs by 4 B inputs: byte 4 o + i of a line belongs to output o. Its low half is input i, its high half input
     i + 4. scales [..., out / 16, G, 16]. CPUs read this one: a vector register holds the same inputs of 16 outputs.
 
-  Zeros, where there are some, have the shape of scales.
+  Zeros, where there are some, have the shape of scales; gains have that of scales where an output has one.
 
   Attributes:
     code: one of `CODES`.
@@ -72,6 +72,11 @@ class Form:
     if self.group is not None:
       whole_fields(self, "group", least=16)
       require(self.group % 16 == 0, field_of(self, "group"), self.group, "a multiple of 16")
+
+  @property
+  def name(self) -> str:
+    """The code and the group, such as `int4_g32`."""
+    return self.code if self.group is None else f"{self.code}_g{self.group}"
 
   @property
   def bits(self) -> int:

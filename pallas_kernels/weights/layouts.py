@@ -51,10 +51,10 @@ def packed(numbers: np.ndarray, form: Form) -> np.ndarray:
   *stack, outs, inner = numbers.shape
   blocks = -(-outs // LANES) * LANES if form.layout == "interleaved" else outs
   zero = CODES[form.code].zero
-  filled = _filled(numbers, (*stack, blocks, form.inputs(inner)), zero)
+  whole = filled(numbers, (*stack, blocks, form.inputs(inner)), zero)
   if form.layout == "rows":
-    return filled if form.in_byte == 1 else filled[..., 0::2] | filled[..., 1::2] << 4
-  lines = filled.reshape(*stack, blocks // LANES, LANES, -1, form.in_byte, LINE // LANES)
+    return whole if form.in_byte == 1 else whole[..., 0::2] | whole[..., 1::2] << 4
+  lines = whole.reshape(*stack, blocks // LANES, LANES, -1, form.in_byte, LINE // LANES)
   lines = np.moveaxis(lines, -3, -4)
   halves = lines[..., 0, :] if form.in_byte == 1 else lines[..., 0, :] | lines[..., 1, :] << 4
   return np.ascontiguousarray(halves).reshape(form.values_shape(numbers.shape))
@@ -73,8 +73,8 @@ def by_block(scales: np.ndarray, form: Form) -> np.ndarray:
   if form.layout == "rows":
     return scales
   *stack, outs, groups = scales.shape
-  filled = _filled(scales, (*stack, -(-outs // LANES) * LANES, groups), 0)
-  return np.ascontiguousarray(np.moveaxis(filled.reshape(*stack, -1, LANES, groups), -1, -2))
+  whole = filled(scales, (*stack, -(-outs // LANES) * LANES, groups), 0)
+  return np.ascontiguousarray(np.moveaxis(whole.reshape(*stack, -1, LANES, groups), -1, -2))
 
 
 def relaid(form: Form, layout: str) -> Form:
@@ -87,9 +87,10 @@ def _stacked(xp: Any, values: Any, axis: int) -> Any:
   return xp.stack([values & 15, values >> 4], axis)
 
 
-def _filled(array: np.ndarray, shape: tuple[int, ...], fill: int) -> np.ndarray:
+def filled(array: np.ndarray, shape: tuple[int, ...], fill: int) -> np.ndarray:
+  """The array, and `fill` beyond it up to `shape`; no copy where it has that shape."""
   if array.shape == shape:
     return array
-  filled = np.full(shape, fill, array.dtype)
-  filled[tuple(slice(size) for size in array.shape)] = array
-  return filled
+  whole = np.full(shape, fill, array.dtype)
+  whole[tuple(slice(size) for size in array.shape)] = array
+  return whole

@@ -1,6 +1,7 @@
 """Weights of few bits: small numbers and scales, in one of many forms.
 
-weight[o, i] is (number[o, i] - zero) * scale, with one scale for an output or for each group of its inputs.
+weight[o, i] is (number[o, i] - zero) * scale * gain, with one scale for an output or for each group of its inputs. Most
+weights have no zeros of their own, and no gains.
 """
 
 import dataclasses
@@ -24,8 +25,11 @@ class QuantizedWeight(HeldWeight):
 
   Attributes:
     values: the numbers: int8 for `int8`, the bits in uint8 for other codes, two in a byte where they have four.
-    scales: float32 or a narrower float; a negative one turns the range around.
+    scales: float32 or a narrower float, of 8 bits too (float8_e4m3fn; float8_e8m0fnu, which holds powers of two alone);
+      a negative one turns the range around.
     zeros: the number that means 0 in each group, of the shape of `scales`; None is the code's own.
+    gains: one more float32 factor for each output, in the shape that scales have where an output has one: NVFP4 has it
+      beside scales that are too narrow for it. None is 1.
     form: how the three are to be read (static).
     matrix: (out, in), which the arrays' shapes do not tell where they are filled up (static).
     numbers: name of the dtype that the weight stands for, that of its model's activations (static).
@@ -34,6 +38,7 @@ class QuantizedWeight(HeldWeight):
   values: Any
   scales: Any
   zeros: Any = None
+  gains: Any = None
   form: Form = dataclasses.field(metadata={"static": True})
   matrix: tuple[int, int] = dataclasses.field(metadata={"static": True})
   numbers: str = dataclasses.field(default="float32", metadata={"static": True})
@@ -70,20 +75,27 @@ class QuantizedWeight(HeldWeight):
 
     if self.zeros is not None:
       numbers -= spread(self.zeros) - CODES[form.code].zero
-    return (numbers * spread(self.scales)).astype(self.dtype if dtype is None else np.dtype(dtype))
+    numbers = numbers * spread(self.scales)
+    if self.gains is not None:
+      numbers = numbers * by_output(jnp.asarray(self.gains), form, outs)
+    return numbers.astype(self.dtype if dtype is None else np.dtype(dtype))
 
   def factor(self, dtype: DTypeLike) -> Num[Array, "*stack O I"]:
-    """The small numbers, which `dtype` holds exactly, where outputs have one scale; otherwise the weight, rounded."""
+    """The small numbers, which `dtype` holds exactly, where outputs have one scale; otherwise the weight, rounded.
+
+    Gains are left to `scaled` in both.
+    """
     if not self._scaled_after:
-      return self.dequantize(dtype)
+      return dataclasses.replace(self, gains=None).dequantize(dtype)
     return meant(unpacked(self.values, self.form, self.shape), self.form.code, dtype)
 
   def scaled(self, y: Float32[Array, "*rows"]) -> Float32[Array, "*rows"]:
-    """Products [..., *stack, out] with `factor`, times the scales that it lacks."""
-    if not self._scaled_after:
-      return y
-    scales = by_output(self.scales, self.form, self.matrix[0])[..., 0].astype(jnp.float32)
-    return y * jnp.expand_dims(scales, tuple(range(y.ndim - scales.ndim)))
+    """Products [..., *stack, out] with `factor`, times the scales and gains that it lacks."""
+    for left in (self.scales if self._scaled_after else None, self.gains):
+      if left is not None:
+        each = by_output(left, self.form, self.matrix[0])[..., 0].astype(jnp.float32)
+        y = y * jnp.expand_dims(each, tuple(range(y.ndim - each.ndim)))
+    return y
 
   def rows_at(self, ids: Int[Array, "*ids"]) -> Float[Array, "*ids I"]:
     """The rows' numbers; only those rows are widened, or blocks of outputs that lie interleaved with them."""

@@ -107,17 +107,32 @@ def _not_finite(form: Form) -> ValueError:
 
 
 def abstract_quantized(
-  shape: tuple[int, ...], form: Form, dtype: DTypeLike, scales: DTypeLike | None = None
+  shape: tuple[int, ...],
+  form: Form,
+  dtype: DTypeLike,
+  scales: DTypeLike | None = None,
+  *,
+  zeros: DTypeLike | None = None,
+  gains: bool = False,
 ) -> QuantizedWeight:
   """What `quantize` makes of a weight of that shape and dtype, as shapes and dtypes.
 
-  `scales` is the dtype of the scales of a weight that files hold quantised; None is that of `quantize`.
+  `scales` is the dtype of the scales of a weight that files hold quantised; None is that of `quantize`. Such a weight
+  may have zeros, of the dtype `zeros`, and gains.
   """
-  scale_type = _ROUNDED[form.code][1] if scales is None else scales
-  values = jax.ShapeDtypeStruct(form.values_shape(shape), np.int8 if form.code == "int8" else np.uint8)
-  scales = jax.ShapeDtypeStruct(form.scales_shape(shape), np.dtype(scale_type))
-  name = np.dtype(dtype).name
-  return QuantizedWeight(values=values, scales=scales, form=form, matrix=(shape[-2], shape[-1]), numbers=name)
+
+  def leaf(form: Form, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(form.scales_shape(shape), np.dtype(dtype))
+
+  return QuantizedWeight(
+    values=jax.ShapeDtypeStruct(form.values_shape(shape), np.int8 if form.code == "int8" else np.uint8),
+    scales=leaf(form, _ROUNDED[form.code][1] if scales is None else scales),
+    zeros=None if zeros is None else leaf(form, zeros),
+    gains=leaf(dataclasses.replace(form, group=None), np.float32) if gains else None,
+    form=form,
+    matrix=(shape[-2], shape[-1]),
+    numbers=np.dtype(dtype).name,
+  )
 
 
 def relayout(weight: QuantizedWeight, layout: str) -> QuantizedWeight:
@@ -132,16 +147,18 @@ def relayout(weight: QuantizedWeight, layout: str) -> QuantizedWeight:
   for index in np.ndindex(*shape[:-2]):
     values[index] = packed(unpacked(weight.values[index], old, weight.matrix), new)
 
-  def moved(array: np.ndarray) -> np.ndarray:
-    return by_block(by_output(array, old, weight.matrix[0]), new)
+  def moved(array: np.ndarray | None) -> np.ndarray | None:
+    return None if array is None else by_block(by_output(array, old, weight.matrix[0]), new)
 
-  zeros = None if weight.zeros is None else moved(weight.zeros)
-  return dataclasses.replace(weight, values=values, scales=moved(weight.scales), zeros=zeros, form=new)
+  scales, zeros, gains = (moved(array) for array in (weight.scales, weight.zeros, weight.gains))
+  return dataclasses.replace(weight, values=values, scales=scales, zeros=zeros, gains=gains, form=new)
 
 
 def _interleaved_natively(weight: QuantizedWeight, new: Form, values: np.ndarray) -> QuantizedWeight | None:
   """`relayout` of four bits from `rows` by native code, into `values`; None for all else."""
-  if new.code != "int4" or new.layout != "interleaved" or weight.zeros is not None or weight.scales.itemsize != 2:
+  if new.code != "int4" or new.layout != "interleaved" or weight.scales.itemsize != 2:
+    return None
+  if weight.zeros is not None or weight.gains is not None:
     return None
   (outs, inner), matrices = weight.matrix, math.prod(weight.shape[:-2])
   scales = aligned_empty(new.scales_shape(weight.shape), weight.scales.dtype)

@@ -20,9 +20,21 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 import lynx_jax
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.formats import dequantise_fp8, dequantise_mxfp4, format_of
+from checkpoints_convert.formats import format_of
+from checkpoints_convert.formats.fp8 import dequantise_fp8
+from checkpoints_convert.formats.mxfp4 import MXFP4
 from lynx_jax.models.checkpoints import convert, open_model
 from tests.checkpoints_convert.exported import loaded_by_transformers
+from tests.checkpoints_convert.memory_reader import MemoryReader
+from tests.checkpoints_convert.quantised_files import (
+  MXFP4_CONFIG,
+  Tensors,
+  blocks_of_fp8,
+  fp8_config,
+  gpt_oss_checkpoint,
+  groups_of_4_bits,
+  quantised,
+)
 from tests.checkpoints_convert.tampering import copied
 from tests.families.cases import MIXTRAL, OLMOE, QWEN3_MOE, Case, random_tokens, reference
 
@@ -47,6 +59,14 @@ def fp4_value(nibble: int) -> float:
 def power(byte: int) -> float:
   """A power of two with bias 127; 255 is no number."""
   return math.nan if byte == 255 else 2.0 ** (byte - 127)
+
+
+def dequantise_mxfp4(blocks: np.ndarray, scales: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """What a checkpoint of the tensors `x_blocks` and `x_scales` holds as `x`."""
+  found = MXFP4().packed(MemoryReader({"x_blocks": blocks, "x_scales": scales}))["x"]
+  numbers = found.numbers(dtype)
+  assert numbers.shape == found.shape
+  return numbers
 
 
 def fp8_of(codes: np.ndarray, scales: np.ndarray, block: tuple[int, int]) -> np.ndarray:
@@ -125,7 +145,7 @@ def test_groups_of_4_bit_floats_of_any_shape(lead, rows, groups, seed):
 
 
 def test_large_groups_go_in_parts(monkeypatch: pytest.MonkeyPatch):
-  monkeypatch.setattr("checkpoints_convert.formats._CHUNK", 100)
+  monkeypatch.setattr("pallas_kernels.weights.widening._CHUNK", 100)
   random = np.random.default_rng(0)
   blocks, scales = random.integers(0, 256, (2, 7, 2, 16), np.uint8), random.integers(120, 130, (2, 7, 2), np.uint8)
   np.testing.assert_array_equal(dequantise_mxfp4(blocks, scales, FLOAT32), mxfp4_of(blocks, scales))
@@ -140,42 +160,11 @@ def test_4_bit_floats_are_those_of_transformers():
   np.testing.assert_array_equal(ours.astype(np.float32), theirs.float().numpy())
 
 
-Tensors = dict[str, torch.Tensor]
-FP8_CONFIG = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [24, 40], "activation_scheme": "dynamic"}
-MXFP4_CONFIG = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
-
-
-def quantised(
-  path: Path, config: dict[str, Any] | None, change: Callable[[str, torch.Tensor], Tensors]
-) -> tuple[Path, Tensors]:
-  """Rewrites a checkpoint: `change` gives each tensor's own ones, and `config` says what they mean."""
-  tensors = load_file(path / "model.safetensors")
-  packed = {name: part for key, tensor in tensors.items() for name, part in change(key, tensor).items()}
-  save_file(packed, path / "model.safetensors", metadata={"format": "pt"})
-  written = json.loads((path / "config.json").read_text()) | {"dtype": "bfloat16"}
-  if config is not None:
-    written["quantization_config"] = config
-  (path / "config.json").write_text(json.dumps(written))
-  return path, packed
-
-
-def blocks_of_fp8(name: str, tensor: torch.Tensor) -> Tensors:
-  """Block scales on the linear layers, as DeepSeek-V3's files have them; the rest in bfloat16."""
-  if not name.endswith("proj.weight") and not (".experts." in name and name.endswith("weight")):
-    return {name: tensor.bfloat16()}
-  high, wide = FP8_CONFIG["weight_block_size"]
-  rows, columns = tensor.shape
-  scales = torch.zeros(-(-rows // high), -(-columns // wide))
-  codes = torch.zeros(tensor.shape, dtype=torch.float8_e4m3fn)
-  for i, j in np.ndindex(*scales.shape):
-    part = (slice(i * high, (i + 1) * high), slice(j * wide, (j + 1) * wide))
-    scales[i, j] = tensor[part].abs().max() / 448
-    codes[part] = (tensor[part] / scales[i, j]).to(torch.float8_e4m3fn)
-  return {name: codes, f"{name}_scale_inv": scales}
+FP8_CONFIG = fp8_config(24, 40)
 
 
 def fp8_checkpoint(case: Case, directory: Path) -> tuple[Path, Tensors]:
-  return quantised(copied(case, directory), FP8_CONFIG, blocks_of_fp8)
+  return quantised(copied(case, directory), FP8_CONFIG, blocks_of_fp8(24, 40))
 
 
 def rebuilt(packed: Tensors) -> dict[str, np.ndarray]:
@@ -217,7 +206,7 @@ def assert_same_parameters(first: Path, second: Path, dtype: str) -> None:
 def test_it_is_exported_unquantised_as_a_directory_that_transformers_loads(tmp_path: Path):
   case = MIXTRAL[0]
   path, packed = fp8_checkpoint(case, tmp_path)
-  convert(path, tmp_path / "hf", dtype="float32", to="hf")
+  convert(path, tmp_path / "hf", dtype="float32", to="hf", weights="float")
   assert "quantization_config" not in json.loads((tmp_path / "hf" / "config.json").read_text())
   exported = load_file(tmp_path / "hf" / "model.safetensors")
   for name, array in rebuilt(packed).items():
@@ -239,17 +228,6 @@ def test_8_bit_floats_without_scales_are_read_as_they_are(tmp_path: Path):
   other = copied(MIXTRAL[0], tmp_path / "plain")
   save_file({name: tensor.bfloat16() for name, tensor in packed.items()}, other / "model.safetensors")
   assert_same_parameters(path, other, "bfloat16")
-
-
-def groups_of_4_bits(name: str, tensor: torch.Tensor) -> Tensors:
-  """Experts as gpt-oss's files have them: random bits, since only what they mean is tested."""
-  if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
-    return {name: tensor.bfloat16()}
-  experts, columns, rows = tensor.shape
-  generator = torch.Generator().manual_seed(rows)
-  blocks = torch.randint(0, 256, (experts, rows, columns // 32, 16), dtype=torch.uint8, generator=generator)
-  scales = torch.randint(119, 124, (experts, rows, columns // 32), dtype=torch.uint8, generator=generator)
-  return {f"{name}_blocks": blocks, f"{name}_scales": scales}
 
 
 def mxfp4_checkpoint(directory: Path) -> tuple[Path, Tensors]:
@@ -289,7 +267,10 @@ DOWN = "model.layers.0.mlp.experts.down_proj"
   [
     (lambda t: t.pop(f"{Q}_scale_inv"), rf"{Q} has no {Q}_scale_inv beside it"),
     (lambda t: t.pop(Q), rf"{Q}_scale_inv has no {Q} beside it"),
-    (lambda t: t.update({f"{Q}_scale_inv": torch.ones(2, 2)}), rf"{Q}_scale_inv has shape \[2, 2\], expected \[3, 2\]"),
+    (
+      lambda t: t.update({f"{Q}_scale_inv": torch.ones(2, 2)}),
+      rf"{Q}_scale_inv has shape \[2, 2\], expected \[3, 2\], one",
+    ),
     (lambda t: t.update({Q: t[Q].bfloat16()}), rf"{Q} has type BF16, expected F8_E4M3"),
     (
       lambda t: t.update({f"{Q}_scale_inv": t[f"{Q}_scale_inv"].to(torch.uint8)}),
@@ -331,7 +312,7 @@ def test_4_bit_groups_that_do_not_fit_are_named(tmp_path: Path, change: Callable
 
 
 def test_scales_without_a_quantization_config_are_surplus(tmp_path: Path):
-  path, _ = quantised(copied(MIXTRAL[0], tmp_path), None, blocks_of_fp8)
+  path, _ = quantised(copied(MIXTRAL[0], tmp_path), None, blocks_of_fp8(24, 40))
   with pytest.raises(CheckpointError, match=r"tensors that nothing uses: .*_scale_inv"), open_model(path):
     pass
 
@@ -341,9 +322,8 @@ def test_scales_without_a_quantization_config_are_surplus(tmp_path: Path):
   [
     ({"quant_method": "gptq", "bits": 4}, "quant_method to 'gptq': not supported; supported: fp8, mxfp4"),
     ({}, "quant_method to None"),
-    (FP8_CONFIG | {"fmt": "e5m2"}, "fmt to 'e5m2': not supported; supported: e4m3"),
-    (FP8_CONFIG | {"activation_scheme": "static"}, "activation_scheme to 'static'"),
-    (FP8_CONFIG | {"weight_block_size": None}, r"weight_block_size to None.*such as \[128, 128\]"),
+    (FP8_CONFIG | {"fmt": "e5m2"}, "fmt to 'e5m2': not supported; supported: e4m3 or float8_e4m3fn"),
+    (FP8_CONFIG | {"weight_block_size": 128}, r"weight_block_size to 128.*such as \[128, 128\]"),
     (FP8_CONFIG | {"weight_block_size": [128, 0]}, r"weight_block_size to \[128, 0\]"),
   ],
 )
@@ -358,16 +338,13 @@ def test_a_format_that_is_not_supported_is_named(tmp_path: Path, settings: dict[
 def test_the_blocks_are_128_wide_unless_config_says_otherwise():
   form = format_of({"quantization_config": {"quant_method": "fp8"}}, "here")
   assert form is not None
-  assert form.shapes((130, 256)) == ((130, 256), (2, 2))
+  held = form.packed(MemoryReader({"x": np.zeros((130, 256), FP8), "x_scale_inv": np.ones((2, 2), FLOAT32)}))["x"].held
+  assert held is not None
+  assert (held.form.code, held.form.group) == ("e4m3", 128)
 
 
 def test_gpt_oss_in_4_bits_is_what_transformers_makes_of_it(tmp_path: Path):
-  settings = transformers.GptOssConfig(
-    vocab_size=64, hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
-    num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64, eos_token_id=2,
-  )  # fmt: skip
-  transformers.GptOssForCausalLM(settings).save_pretrained(tmp_path)
-  path, _ = quantised(tmp_path, MXFP4_CONFIG, groups_of_4_bits)
+  path = gpt_oss_checkpoint(tmp_path)
   dequantised = Mxfp4Config(dequantize=True)
   model = transformers.AutoModelForCausalLM.from_pretrained(path, quantization_config=dequantised, dtype="float32")
   tokens = np.random.default_rng(0).integers(3, 64, (2, 9), dtype=np.int32)

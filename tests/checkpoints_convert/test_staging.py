@@ -25,12 +25,12 @@ parameters.GROUP_BYTES = 10_000
 read = checkpoint.HubCheckpoint.parameters
 calls = 0
 
-def interrupted(self, *arguments):
+def interrupted(self, *arguments, **options):
   global calls
   calls += 1
   if calls == 3:
     os.kill(os.getpid(), {signal})
-  yield from read(self, *arguments)
+  yield from read(self, *arguments, **options)
 
 checkpoint.HubCheckpoint.parameters = interrupted
 sys.exit(main({arguments!r}))

@@ -202,23 +202,40 @@ def test_what_converting_to_few_bits_cannot_do_is_named(tmp_path: Path):
   with pytest.raises(ValueError, match="weights is 'int3'"):
     convert(path, tmp_path / "out", weights="int3")
   convert(path, tmp_path / "out", weights="int4")
-  with pytest.raises(ValueError, match="holds int4 and int8 weights: convert the directory that it was made of"):
-    convert(tmp_path / "out", tmp_path / "again")
-  with pytest.raises(ValueError, match=r"layers.*: the files hold int4 weights: load them without weights='int8'"):
-    lynx_jax.load(tmp_path / "out", weights="int8")
+  with pytest.raises(ValueError, match=r"to is 'hf': .*'orbax' only"):
+    convert(tmp_path / "out", tmp_path / "again", to="hf")
+
+
+def test_what_a_directory_holds_in_few_bits_is_copied_made_plain_and_quantised_anew(tmp_path: Path):
+  convert(checkpoint(OLMOE[0]), tmp_path / "out", weights="int4")
+  found = held(lynx_jax.load(tmp_path / "out"))
+  convert(tmp_path / "out", tmp_path / "again")
+  for first, second in zip(
+    jax.tree.leaves(found), jax.tree.leaves(held(lynx_jax.load(tmp_path / "again"))), strict=True
+  ):
+    np.testing.assert_array_equal(first, second)
+  plain, eight = (held(lynx_jax.load(tmp_path / "out", weights=how)) for how in ("float", "int8"))
+  for path, weight in found.items():
+    expected = dequantize(weight)
+    np.testing.assert_array_equal(plain[path], expected, err_msg=path)
+    if isinstance(weight, QuantizedWeight):
+      again = quantize(np.asarray(expected))
+      np.testing.assert_array_equal(eight[path].values, again.values if weight.kind == "int4" else weight.values)
 
 
 def test_what_cannot_be_held_or_written_or_trained_is_named(tmp_path: Path):
-  with pytest.raises(ValueError, match="weights is 'int3': choose 'int8', 'int4', or None to keep the dtype"):
+  with pytest.raises(ValueError, match="weights is 'int3': choose 'int8', 'int4', 'float', or None to keep what"):
     lynx_jax.load(checkpoint(OLMOE[0]), weights="int3")
   name = "model.layers.1.self_attn.k_proj.weight"
   path = with_tensors(OLMOE[0], tmp_path, lambda tensors: tensors | {name: np.full_like(tensors[name], np.nan)})
   with pytest.raises(ValueError, match=r"layers\.1\.attention\.key: a weight that is NaN or infinite"):
     lynx_jax.load(path, weights="int8")
   params = lynx_jax.load(checkpoint(OLMOE[0]), weights="int8")
-  with pytest.raises(ValueError, match="int8, and have lost the checkpoint's numbers: load it without"):
+  with pytest.raises(
+    ValueError, match="weights are int8, which are no plain numbers: load the checkpoint with weights='float'"
+  ):
     by_path(params.decoder)
-  with pytest.raises(ValueError, match="int8 experts cannot be trained: load them without"):
+  with pytest.raises(ValueError, match="int8 experts cannot be trained: load them with weights='float'"):
     run_causal(params.decoder, jnp.zeros((1, 4), jnp.int32), jnp.array([4]), expert_capacity=4)
 
 
