@@ -19,7 +19,7 @@ if TYPE_CHECKING:
   from lynx_jax.engine.settings import EngineSettings
   from lynx_jax.engine.state import DecodeState, Requests, greedy_requests
   from lynx_jax.engine.steps import decode_loop, decode_step, forward, next_logits, prefill
-  from lynx_jax.generation import Completion, Piece, agenerate, astream, generate, stream
+  from lynx_jax.generation import Completion, Piece, Timing, agenerate, astream, generate, stream
   from lynx_jax.loading import load
   from lynx_jax.models.attention import AttentionSpec
   from lynx_jax.models.checkpoints import convert
@@ -64,7 +64,7 @@ _HOMES = {
   "engine.settings": ("EngineSettings",),
   "engine.state": ("DecodeState", "Requests", "greedy_requests"),
   "engine.steps": ("decode_loop", "decode_step", "forward", "next_logits", "prefill"),
-  "generation": ("Completion", "Piece", "agenerate", "astream", "generate", "stream"),
+  "generation": ("Completion", "Piece", "Timing", "agenerate", "astream", "generate", "stream"),
   "loading": ("load",),
   "models.attention": ("AttentionSpec",),
   "models.checkpoints": ("convert",),
@@ -86,7 +86,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (by theme)
   "load", "convert", "Params", "Tokenizer", "Family", "register_family",
-  "generate", "stream", "agenerate", "astream", "Completion", "Piece", "Sampling", "RoutingReport",
+  "generate", "stream", "agenerate", "astream", "Completion", "Piece", "Timing", "Sampling", "RoutingReport",
   "Engine", "AsyncEngine", "EngineSettings", "Request", "Adjustments", "Constraint", "ConstraintState",
   "forward", "prefill", "next_logits", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
   "graph_options",

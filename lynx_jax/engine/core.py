@@ -21,6 +21,7 @@ from lynx_jax.engine.host.step_plan import BLOCK_SIZE, StepResult
 from lynx_jax.engine.paged.executor import Executor, Pending, StepCounts
 from lynx_jax.engine.paged.step_shape import StepShape
 from lynx_jax.engine.paged.steps import StepSettings
+from lynx_jax.engine.request_times import RequestTimes
 from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.engine.step_log import StepLog, StepRecord
 from lynx_jax.models.params import Params
@@ -103,6 +104,7 @@ class EngineCore:
       params.decoder, step, blocks=blocks, slots=settings.slots, table=table,
       decode=programs.decode, mixed=programs.mixed, directory=settings.programs, clock=clock,
     )  # fmt: skip
+    self._request_times = RequestTimes(clock)
     self._ahead = settings.steps_ahead
     self._pending: collections.deque[tuple[Pending, float]] = collections.deque()
     self._last_commit = 0.0
@@ -148,10 +150,12 @@ class EngineCore:
     remedy = "start the engine with EngineSettings(routing=True)"
     require(self.settings.routing or not request.return_routing, where, request.return_routing, "False", remedy)
     self._scheduler.submit(request)
+    self._request_times.begin(request.id)
 
   def abort(self, request_id: str) -> Piece | None:
     """Ends a request now; returns its last piece, or None if there is no such request."""
-    return self._scheduler.abort(request_id)
+    piece = self._scheduler.abort(request_id)
+    return None if piece is None else self._request_times.stamp([piece])[0]
 
   def step(self) -> list[Piece]:
     """Gives the device the next step, if there is one, and takes the result of an earlier one.
@@ -229,7 +233,7 @@ class EngineCore:
       except jax.errors.JaxRuntimeError as error:
         self._recover(error)
     if mode == "abort":
-      pieces += [piece for name in self._scheduler.started if (piece := self._scheduler.abort(name))]
+      pieces += [piece for name in self._scheduler.started if (piece := self.abort(name))]
     self.stuck = False
     self._executor.swap(params.decoder)
     self.params = params
@@ -259,7 +263,7 @@ class EngineCore:
     seconds = now - max(dispatched, self._last_commit)
     self._last_commit = now
     self._observe(pending, result, counts, seconds)
-    pieces = self._scheduler.commit(result)
+    pieces = self._request_times.stamp(self._scheduler.commit(result))
     self._failures = 0
     self.log.host_seconds += self._clock() - now
     return pieces

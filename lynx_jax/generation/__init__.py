@@ -9,12 +9,12 @@ from lynx_jax.generation.asynchronous import agenerate, astream
 from lynx_jax.generation.batch import run_job
 from lynx_jax.generation.job import Job
 from lynx_jax.generation.options import Constraints, Errors, Stops
-from lynx_jax.generation.results import Completion, Completions, Piece
+from lynx_jax.generation.results import Completion, Completions, Piece, Timing
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
 from lynx_jax.text.chat import Chats
 
-__all__ = ["Completion", "Piece", "agenerate", "astream", "generate", "stream"]
+__all__ = ["Completion", "Piece", "Timing", "agenerate", "astream", "generate", "stream"]
 
 
 def generate(

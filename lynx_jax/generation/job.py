@@ -14,7 +14,7 @@ from lynx_jax.engine.sampling import Sampling
 from lynx_jax.engine.settings import EngineSettings
 from lynx_jax.generation import options
 from lynx_jax.generation.order import by_shared_prefix
-from lynx_jax.generation.results import FinishReason, Piece
+from lynx_jax.generation.results import FinishReason, Piece, Timing
 from lynx_jax.models.params import Params
 from lynx_jax.routing import RoutingPolicy
 from lynx_jax.text.chat import Chats
@@ -130,7 +130,10 @@ class Job:
     if error is not None and not self._returns_errors:
       raise error
     reason: FinishReason = ended.reason
-    return Piece(row, given.text, given.token_ids, reason, error=error)
+    timing = Timing(
+      first_token_seconds=ended.first_token_seconds, seconds=ended.seconds, tokens=ended.output_tokens
+    )  # fmt: skip
+    return Piece(row, given.text, given.token_ids, reason, error=error, timing=timing)
 
   def failures(self) -> list[Piece]:
     """The only pieces of the rows that cannot run."""

@@ -8,6 +8,28 @@ from lynx_jax.engine.report import RoutingReport
 FinishReason: TypeAlias = Literal["stop", "length", "error", "abort"]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+  """How long a row took, from the moment at which it was given to the engine. Compilation is in it.
+
+  Attributes:
+    first_token_seconds: to its first token, waiting for room included; None if it drew none.
+    seconds: to its end.
+    tokens: that were drawn.
+  """
+
+  first_token_seconds: float | None
+  seconds: float
+  tokens: int
+
+  @property
+  def tokens_per_second(self) -> float | None:
+    """Of the tokens after the first; None if there are none."""
+    if self.first_token_seconds is None or self.tokens < 2 or self.seconds <= self.first_token_seconds:
+      return None
+    return (self.tokens - 1) / (self.seconds - self.first_token_seconds)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Completion:
   """One row's result.
@@ -19,6 +41,7 @@ class Completion:
       with `errors="return"`), or `abort` (only by the owner of an engine that the call was given).
     stats: what the policy did over the whole batch, where `stats=True` was asked for.
     error: what went wrong, where the reason is `error`; what was drawn before is in `text` and `token_ids`.
+    timing: how long it took; None if it never ran. It is not compared: results are equal that took other times.
   """
 
   text: str
@@ -26,6 +49,7 @@ class Completion:
   finish_reason: FinishReason
   stats: RoutingReport | None = None
   error: Exception | None = None
+  timing: Timing | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +63,7 @@ class Piece:
     finish_reason: set on the row's last piece.
     stats: on the last piece of all, where asked for.
     error: on the row's last piece, if its reason is `error`.
+    timing: on the row's last piece, if it ran; not compared.
   """
 
   row: int
@@ -47,6 +72,7 @@ class Piece:
   finish_reason: FinishReason | None
   stats: RoutingReport | None = None
   error: Exception | None = None
+  timing: Timing | None = dataclasses.field(default=None, compare=False)
 
 
 class Completions:
@@ -71,7 +97,9 @@ class Completions:
   def whole(self) -> list[Completion]:
     """The rows that have ended, in order."""
     return [
-      Completion("".join(self._texts.get(row, ())), tuple(self._tokens[row]), reason, self._stats, end.error)
+      Completion(
+        "".join(self._texts.get(row, ())), tuple(self._tokens[row]), reason, self._stats, end.error, end.timing
+      )
       for row, end in sorted(self._ends.items())
       if (reason := end.finish_reason) is not None
     ]

@@ -115,6 +115,8 @@ class Finished:
     preemptions: how often the request lost its blocks and was computed again.
     weights: the versions of the weights that its tokens were drawn with, in order.
     routing: what the steps reported of each position's experts, where asked for.
+    seconds: from its submission to its end; not compared.
+    first_token_seconds: to its first token; None if it drew none.
   """
 
   reason: FinishReason
@@ -126,6 +128,8 @@ class Finished:
   preemptions: int = 0
   weights: tuple[int, ...] = ()
   routing: tuple[object, ...] = ()
+  seconds: float = dataclasses.field(default=0.0, compare=False)
+  first_token_seconds: float | None = dataclasses.field(default=None, compare=False)
 
 
 class Piece(NamedTuple):
