@@ -123,6 +123,8 @@ $(VENV)/.installed-serve: pyproject.toml $(NATIVE) | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	# Its models only, for an example; its trainers' requirements are many.
+	$(BIN)/python -m pip install --quiet --no-deps google-tunix==0.1.7
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-train: pyproject.toml | $(BIN)/python
