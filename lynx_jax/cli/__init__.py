@@ -1,4 +1,4 @@
-"""The command line `lynx-jax`: generate, chat, serve, convert, info, estimate, eval, bench decode, bench engine.
+"""The command line `lynx-jax`: generate, chat, serve, batch, convert, info, estimate, eval, bench.
 
 Nothing heavy is imported until a command needs it, so that `--help` and `--version` answer at once.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 import lynx_jax
-from lynx_jax.cli import chat, generate, measure, models, serve
+from lynx_jax.cli import batch, chat, generate, measure, models, serve
 from lynx_jax.platforms import settle_platform
 
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError, MemoryError)
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog="lynx-jax", description="Batched Mixture-of-Experts inference in JAX.")
   parser.add_argument("--version", action="version", version=f"lynx_jax {lynx_jax.__version__}")
   verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-  for commands in (generate, chat, serve, models, measure):
+  for commands in (generate, chat, serve, batch, models, measure):
     commands.add_commands(verbs)
   return parser
 

@@ -31,7 +31,7 @@ def add_commands(verbs: Any) -> None:
   serve.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
   add_weights(serve)
   _add_server(serve.add_argument_group("the server"))
-  _add_engine(serve.add_argument_group("the engine"))
+  add_engine(serve.add_argument_group("the engine"))
   serve.add_argument("--quiet", action="store_true", help="print nothing on standard error but errors")
   serve.set_defaults(run=_serve, no_compilation_cache=False)
 
@@ -56,7 +56,8 @@ def _add_server(group: Any) -> None:
   group.add_argument("--access-log", action="store_true", help="a line for each request on standard error")
 
 
-def _add_engine(group: Any) -> None:
+def add_engine(group: Any) -> None:
+  """Adds the flags of an engine that serves."""
   group.add_argument("--policy", default="topk", help="topk (the model's own routing), auto, lynx:alpha=3,beta=2, ...")
   group.add_argument("--slots", type=int, default=16, metavar="N", help="requests that run at once (default: 16)")
   group.add_argument("--context", type=int, metavar="N", help="tokens of a request; the model's, at most 4096")
@@ -77,7 +78,7 @@ def _serve(args: argparse.Namespace) -> None:
     raise ImportError(f"{error.name} is not installed: pip install 'lynx-jax[serve]'") from error
   from lynx_jax.engine.engine import Engine
 
-  settings, engine_settings = _server_settings(args), _engine_settings(args)
+  settings, sizes = _server_settings(args), engine_settings(args)
   # Before the weights are read: an address that cannot be had is said at once.
   with listen(args.host, args.port, settings.reader_seconds) as listener:
     url = url_of(listener)
@@ -92,7 +93,7 @@ def _serve(args: argparse.Namespace) -> None:
         ready = f"; {settings.model} is served at {url}/v1{page}" if done == min(2, total) else ""
         print(f"program {done} of {total}: {shape.name}{ready}", file=sys.stderr, flush=True)
 
-    with Engine(params, engine_settings) as engine:
+    with Engine(params, sizes) as engine:
       served = Served(engine, settings)
       server = Server(served, listener, progress, access_log=args.access_log)
       server.serve_forever()
@@ -122,7 +123,8 @@ def _server_settings(args: argparse.Namespace) -> "ServerSettings":
   )
 
 
-def _engine_settings(args: argparse.Namespace) -> "EngineSettings":
+def engine_settings(args: argparse.Namespace) -> "EngineSettings":
+  """The engine that the flags describe."""
   from lynx_jax.engine.settings import EngineSettings
 
   policy = None if args.policy == "topk" else lynx_jax.parse_policy(args.policy)
