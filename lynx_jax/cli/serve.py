@@ -50,6 +50,12 @@ def _add_server(group: Any) -> None:
   )
   group.add_argument("--max-body", type=int, default=8, metavar="MB", help="of a request (default: %(default)s)")
   group.add_argument(
+    "--key-limit", type=int, metavar="N", help="requests that may be under way with one key (default: no limit)"
+  )
+  group.add_argument(
+    "--wait-timeout", type=float, metavar="S", help="for a request's first token, then 408 (default: no limit)"
+  )
+  group.add_argument(
     "--drain-timeout", type=float, default=30.0, metavar="S", help="for requests that run at the end (default: 30)"
   )
   group.add_argument("--no-page", action="store_true", help="no page at /, and no count of who reads which expert")
@@ -118,6 +124,8 @@ def _server_settings(args: argparse.Namespace) -> "ServerSettings":
     quality=args.quality,
     most_choices=min(128, args.max_waiting),
     most_body_bytes=args.max_body * 2**20,
+    most_per_key=args.key_limit,
+    wait_seconds=args.wait_timeout,
     drain_seconds=args.drain_timeout,
     page=not args.no_page,
   )

@@ -1,5 +1,6 @@
 """One call of an endpoint: its requests in the engine, and what they get, choice by choice."""
 
+import asyncio
 import contextlib
 import dataclasses
 import time
@@ -103,6 +104,7 @@ class Exchange:
     """What steps gave the requests; however this ends, they end with it."""
     assert self._answers is not None
     try:
+      yield await self._first(self._answers)
       while not self._answers.ended:
         yield await self._answers.take()
     except EngineDead as error:
@@ -111,6 +113,16 @@ class Exchange:
       self._answers.leave()
       for meter in self._meters:
         meter.close()
+
+  async def _first(self, answers: AsyncAnswers) -> list[Piece]:
+    """The first pieces of any choice. Raises ApiError if they do not come in time."""
+    most = self._served.settings.wait_seconds
+    try:
+      async with asyncio.timeout(most):
+        return await answers.take()
+    except TimeoutError as error:
+      message = f"no token came within {most:g} s: the server is busy, send the request again later"
+      raise ApiError(408, message, kind="server_error", code="timeout", retry_after=self._served.retry_after) from error
 
   def _merged(self, pieces: list[Piece]) -> list[Growth]:
     """One growth a choice, however many steps were waited for."""

@@ -1,6 +1,7 @@
-"""What stands before the endpoints: keys, and bounds on what is read of a body."""
+"""What stands before the endpoints: keys, and bounds on what is read of a body and on what one key runs."""
 
 import asyncio
+import collections
 import hmac
 
 from starlette.datastructures import Headers
@@ -15,11 +16,12 @@ _OPEN = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json"}
 
 
 class Guards:
-  """Refuses calls without a key, and bodies that are too long or do not come."""
+  """Refuses calls without a key, bodies that are too long or do not come, and keys that run too much."""
 
   def __init__(self, app: ASGIApp, settings: ServerSettings):
     self._app, self._settings = app, settings
     self._keys = [key.encode() for key in settings.keys]
+    self._running: collections.Counter[bytes] = collections.Counter()
     self._open = _OPEN | page_paths() if settings.page else _OPEN
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,16 +31,24 @@ class Guards:
       return
     headers = Headers(scope=scope)
     try:
-      self._check_key(scope, headers)
+      key = self._checked_key(scope, headers)
       self._check_length(headers)
+      self._check_running(scope, key)
     except ApiError as error:
       await error.response(scope, receive, send)
       return
-    await self._app(scope, _Bounded(receive, self._settings), send)
+    # An answer that is streamed runs as long as its call.
+    counted = scope["method"] == "POST"
+    self._running[key] += counted
+    try:
+      await self._app(scope, _Bounded(receive, self._settings), send)
+    finally:
+      self._running[key] -= counted
 
-  def _check_key(self, scope: Scope, headers: Headers) -> None:
+  def _checked_key(self, scope: Scope, headers: Headers) -> bytes:
+    """The key of a call; empty where none is asked for. Raises ApiError for one that is not known."""
     if not self._keys or scope["path"] in self._open or scope["method"] == "OPTIONS":
-      return
+      return b""
     kind, _, given = headers.get("authorization", "").partition(" ")
     key = given.strip().encode(errors="replace")
     # Every key is compared, whichever is right: the time says nothing.
@@ -46,6 +56,14 @@ class Guards:
     if kind.lower() != "bearer" or not known:
       message = "no valid API key was given: send one as `Authorization: Bearer KEY`"
       raise ApiError(401, message, code="invalid_api_key")
+    return key
+
+  def _check_running(self, scope: Scope, key: bytes) -> None:
+    most = self._settings.most_per_key
+    if most is None or not key or scope["method"] != "POST" or self._running[key] < most:
+      return
+    message = f"this API key has {most} requests under way, the most allowed: wait until one of them has ended"
+    raise ApiError(429, message, kind="rate_limit_error", code="rate_limit_exceeded", retry_after=1.0)
 
   def _check_length(self, headers: Headers) -> None:
     length = headers.get("content-length", "0")

@@ -18,8 +18,10 @@ class ServerSettings:
     strict: whether an unknown field is an error. If not, it is ignored, and a header of the answer names it.
     quality: of requests that say nothing about it.
     most_choices: that a request may ask for: its prompts times `n`.
+    most_per_key: requests that may be under way with one key; None is no limit.
     most_body_bytes: of a request.
     body_seconds: within which a request's body must have arrived.
+    wait_seconds: for which a request may wait for its first token before it is given up; None is no limit.
     reader_seconds: for which a client may not read before it is dropped.
     drain_seconds: for which requests may go on once the server ends.
     page: whether `/` is a page with a chat and a map of the experts (`EngineSettings.readers` fills the map).
@@ -32,8 +34,10 @@ class ServerSettings:
   strict: bool = False
   quality: Quality = "standard"
   most_choices: int = 128
+  most_per_key: int | None = None
   most_body_bytes: int = 8 * 2**20
   body_seconds: float = 60.0
+  wait_seconds: float | None = None
   reader_seconds: float = 60.0
   drain_seconds: float = 30.0
   page: bool = True
@@ -49,3 +53,8 @@ class ServerSettings:
     whole_fields(self, "most_choices", "most_body_bytes", least=1)
     number_fields(self, "body_seconds", "reader_seconds", above=0)
     number_fields(self, "drain_seconds", least=0)
+    if self.most_per_key is not None:
+      whole_fields(self, "most_per_key", least=1)
+      require(bool(self.keys), field_of(self, "most_per_key"), self.most_per_key, "None where no key is asked for")
+    if self.wait_seconds is not None:
+      number_fields(self, "wait_seconds", above=0)

@@ -246,3 +246,47 @@ def test_sigterm_under_load_loses_no_accepted_answer():
       thread.join()
     assert counts == [60] * 12
     assert process.wait(60) == 0
+
+
+def test_a_key_has_a_limit_of_its_own():
+  limited = dataclasses.replace(SERVER, keys=KEYS, most_per_key=2)
+  with running(limited, key="first-key") as serving:
+    serving.engine.pause()
+    texts: list[str] = []
+    threads = [
+      threading.Thread(target=lambda: texts.append(serving.openai.completions.create(**BODY).choices[0].text))
+      for _ in range(2)
+    ]
+    for thread in threads:
+      thread.start()
+    wait_until(lambda: serving.engine.stats().waiting == 2)
+    with pytest.raises(openai.RateLimitError) as refused:
+      serving.openai.completions.create(**BODY)
+    assert refused.value.code == "rate_limit_exceeded"
+    assert refused.value.response.headers["retry-after"] == "1"
+    # What costs nothing is answered, and so is another key.
+    assert serving.http.get("/v1/models").status_code == 200
+    second = {"authorization": "Bearer second-key"}
+    assert httpx.post(f"{serving.url}/tokenize", json={"prompt": "a"}, headers=second).status_code == 200
+    serving.engine.resume()
+    for thread in threads:
+      thread.join()
+    assert len(texts) == 2
+    assert serving.serves()
+  with pytest.raises(ValueError, match="most_per_key is 2: expected None where no key is asked for"):
+    dataclasses.replace(SERVER, most_per_key=2)
+
+
+def test_a_request_that_waits_too_long_is_told():
+  with running(dataclasses.replace(SERVER, wait_seconds=0.2)) as serving:
+    serving.engine.pause()
+    with pytest.raises(openai.APIStatusError) as late:
+      serving.openai.completions.create(**BODY)
+    assert late.value.status_code == 408
+    assert late.value.code == "timeout"
+    with pytest.raises(openai.APIError, match="no token came within"):
+      list(serving.openai.completions.create(**BODY, stream=True))
+    wait_until(lambda: serving.engine.stats().waiting == 0)
+    serving.engine.resume()
+    # A busy machine may take longer than that for any request, so none is asked for.
+    assert serving.idle()
