@@ -13,9 +13,10 @@ from typing import Any, cast
 import numpy as np
 
 from checkpoints_convert import orbax_files
+from checkpoints_convert.companions import copy_companions
 from checkpoints_convert.dtypes import FLOATS, check_float, common_dtype
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.formats import Format, Tensors, format_of
+from checkpoints_convert.formats import Format, Tensors, format_of, quantization_settings
 from checkpoints_convert.packed_rules import Held, Piece, carry_packed, packed_targets
 from checkpoints_convert.parameters import Parameters
 from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
@@ -88,6 +89,14 @@ class Checkpoint(abc.ABC):
   def files(self) -> list[Path]:
     """The files that hold the weights."""
 
+  def described_by(self) -> list[Path]:
+    """The files that say what the model is."""
+    return [self.directory / "config.json"]
+
+  def write_companions(self, directory: Path) -> list[Path]:
+    """Puts into `directory` what travels with the weights, such as the tokenizer; returns what was copied."""
+    return copy_companions(self.directory, directory)
+
   @abc.abstractmethod
   def rules(self) -> dict[str, str]:
     """How each parameter is made of the files' tensors, in words; empty where files hold the parameters themselves."""
@@ -96,6 +105,16 @@ class Checkpoint(abc.ABC):
   @abc.abstractmethod
   def held(self) -> Held:
     """The parameters that the files hold quantised in a form that can be kept, by path, as shapes and dtypes."""
+
+  def is_exact(self, path: str) -> bool:
+    """Whether what `held` keeps of a parameter means the numbers of the files to the last bit."""
+    return True
+
+  @property
+  def stored_as(self) -> list[str]:
+    """What the files hold quantised weights as, in words; empty where they hold none."""
+    method = (quantization_settings(self.config, self.directory) or {}).get("quant_method")
+    return [method] if method else sorted({one.form.code for one in self.held.values()})
 
   @abc.abstractmethod
   def parameters(
@@ -119,17 +138,24 @@ class HubCheckpoint(Checkpoint):
   """Files under the family's tensor names. Names, shapes and types are all checked before any data is read."""
 
   def __init__(
-    self, directory: Path, config: Mapping[str, Any], schema: Schema, reader: Reader, form: Format | None = None
+    self,
+    directory: Path,
+    config: Mapping[str, Any],
+    schema: Schema,
+    reader: Reader,
+    form: Format | None = None,
+    where: Path | None = None,
   ):
+    """`where` is what messages name, by default the directory."""
     super().__init__(directory, config, schema)
-    self._reader = reader
+    self._reader, where = reader, where or directory
     self._tensors = Tensors(reader, form)
-    _check_size(schema.shapes, self._tensors.shapes, directory)
+    _check_size(schema.shapes, self._tensors.shapes, where)
     self.table = schema.rules(self._tensors.shapes)
-    check(self.table, schema.shapes, self._tensors.shapes, directory)
+    check(self.table, schema.shapes, self._tensors.shapes, where)
     self._duplicates_checked = False
     self._weights = {name: self._tensors.dtypes[name] for name in source_shapes(self.table, schema.shapes)}
-    check_float(self._weights, directory)
+    check_float(self._weights, where)
 
   @property
   def dtype(self) -> np.dtype:

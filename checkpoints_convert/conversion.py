@@ -13,7 +13,7 @@ import numpy as np
 
 from checkpoints_convert import orbax_files
 from checkpoints_convert.checkpoint import Checkpoint
-from checkpoints_convert.companions import copy_companions, fingerprint, write_config, write_record
+from checkpoints_convert.companions import fingerprint, write_config, write_record
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.quantised import Forms, stored
@@ -72,7 +72,7 @@ def convert(
     else:
       write_safetensors(directory, source.schema.rules({}), parameters, wrote=wrote)
     write_config(directory, source.config, chosen, packed=bool(kept))
-    files = [source.directory / "config.json", *copy_companions(source.directory, directory), *source.files()]
+    files = [*source.described_by(), *source.write_companions(directory), *source.files()]
     write_record(directory, _record(source, chosen, to, files, report))
 
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints_convert.checkpoint import check_directory, has_weights
+from checkpoints_convert.checkpoint import has_weights
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.files import read_json
 from checkpoints_convert.formats import quantization_settings
 from checkpoints_convert.packed_rules import Held
 from lynx_jax.loading import checkpoint_directory
-from lynx_jax.models.checkpoints import open_model
+from lynx_jax.models import checkpoints as models
+from lynx_jax.models.checkpoints import gguf_file, open_model
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.moe import MoESpec
 from lynx_jax.models.parameters import abstract_model, declarations
@@ -30,20 +31,19 @@ _HELD = {
 
 
 def read_config(where: str | Path) -> dict[str, Any]:
-  """A parsed config.json: of a file, of a directory, or of a released model by its name.
+  """A parsed config.json: of a file, of a directory, of a GGUF file, or of a released model by its name.
 
   Raises FileNotFoundError, naming the released models that are known, where it is none of these.
   """
   path, released = Path(where), released_config(str(where))
-  if path.is_file():
+  if path.is_file() and gguf_file(path) is None:
     return read_json(path)
   if released is not None and not path.exists():
     return released
   try:
-    check_directory(path)
+    return models.read_config(path)
   except FileNotFoundError as error:
     raise FileNotFoundError(f"{error}; or give a config.json, or one of {', '.join(RELEASED)}") from error
-  return read_json(path / "config.json")
 
 
 def describe(where: str | Path | None, weights: str | None = None) -> list[tuple[str, str]]:
@@ -80,14 +80,14 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
 def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str, Held]:
   """A spec, the dtype of its weights once loaded, their stored format if it is another, and what stays quantised."""
   directory = checkpoint_directory(where)
-  if directory.is_dir() and (where is None or has_weights(directory)):
+  if has_weights(directory) or gguf_file(directory) is not None:
     with open_model(directory) as (spec, checkpoint):
-      dtype, config, packed = checkpoint.dtype, checkpoint.config, checkpoint.held
+      dtype, kinds, packed = checkpoint.dtype, checkpoint.stored_as, checkpoint.held
   else:
     config = read_config(directory)
     spec, dtype, packed = spec_from_config(config), _config_dtype(config), {}
-  method = (quantization_settings(config, directory) or {}).get("quant_method")
-  kinds = [method] if method else sorted({one.form.code for one in packed.values()})
+    method = (quantization_settings(config, directory) or {}).get("quant_method")
+    kinds = [method] if method else []
   return spec, dtype, f", stored as {' and '.join(kinds)}" if kinds else "", packed
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from checkpoints_convert.dtypes import as_dtype
-from lynx_jax.models.checkpoints import open_model
+from checkpoints_convert.gguf_files import read_metadata
+from lynx_jax.models.checkpoints import gguf_file, open_model
 from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.params import Params
 from lynx_jax.placement import Role, check_weights, kept, place
@@ -28,7 +29,8 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
 
   Args:
     path: a Hugging Face model directory (safetensors or PyTorch files), one that `python -m checkpoints_convert`
-      made, or None for the model that comes with the package.
+      made, a GGUF file or a directory with one and no other weights, or None for the model that comes with the
+      package. A GGUF file brings its own configuration and tokenizer; a tokenizer.json beside it comes first.
     dtype: bfloat16, float16 or float32, as a name or type: that of activations, and of all weights that are not held
       quantised. None keeps the checkpoint's.
     weights: None keeps what the files hold, quantised or not. "float" dequantises: all weights are plain numbers of
@@ -39,7 +41,7 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
       another form is dequantised and quantised anew, which costs some of its precision.
 
   Returns:
-    Params; its `tokenizer` is None where the directory has no tokenizer.json.
+    Params; its `tokenizer` is None where there is none.
 
   Raises:
     OSError: there is no checkpoint directory at `path`; the message says what is, or how to download one.
@@ -59,7 +61,12 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
       # Otherwise it would be there until the next one has been read.
       del array
     decoder = assemble(spec, held)
-  return Params(decoder=decoder, tokenizer=Tokenizer.from_directory(directory))
+  return Params(decoder=decoder, tokenizer=_tokenizer(directory))
+
+
+def _tokenizer(path: Path) -> Tokenizer | None:
+  file = gguf_file(path)
+  return Tokenizer.from_directory(path) if file is None else Tokenizer.from_gguf(read_metadata(file), file)
 
 
 def checkpoint_directory(path: str | os.PathLike[str] | None) -> Path:

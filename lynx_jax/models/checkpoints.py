@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,36 +10,76 @@ from typing import Any
 
 import checkpoints_convert
 from checkpoints_convert import Checkpoint, CheckpointError, Schema, open_checkpoint
-from checkpoints_convert.checkpoint import check_directory
+from checkpoints_convert.checkpoint import check_directory, has_weights
 from checkpoints_convert.conversion import Report
 from checkpoints_convert.files import read_json
+from checkpoints_convert.gguf_checkpoint import GGUFCheckpoint
+from checkpoints_convert.gguf_files import GGUFReader, find_gguf
 from lynx_jax.models.families import spec_from_config, tensor_rules
+from lynx_jax.models.families.gguf_config import Config, config_from_gguf
 from lynx_jax.models.parameters import declarations, kept_in_float32, parameter_shapes
 from lynx_jax.models.released import released_config
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.placement import check_weights, form_for, kept
+from lynx_jax.text.tokenizer import tokenizer_files
 
 
 @contextlib.contextmanager
 def open_model(path: str | os.PathLike[str]) -> Iterator[tuple[DecoderSpec, Checkpoint]]:
-  """Opens the checkpoint directory `path`: the decoder that it describes, and its weights, which are checked.
+  """Opens the checkpoint `path`: the decoder that it describes, and its weights, which are checked.
 
-  Raises FileNotFoundError or NotADirectoryError where there is none at `path`, and CheckpointError where it cannot
-  be used: an unknown family or setting, a missing, surplus or misshapen tensor, a damaged file.
+  It is a directory, or a GGUF file. Raises FileNotFoundError or NotADirectoryError where there is none at `path`, and
+  CheckpointError where it cannot be used: an unknown family or setting, a missing, surplus or misshapen tensor, a
+  damaged file.
   """
   directory = Path(path)
+  file = gguf_file(directory)
+  if file is not None:
+    with GGUFReader(file) as reader:
+      config = _gguf_config(reader)
+      spec = _spec(file, config)
+      texts = functools.partial(tokenizer_files, reader.metadata, reader.path)
+      yield spec, GGUFCheckpoint(reader, config, schema(spec), texts)
+    return
   check_model_directory(directory)
   config = read_json(directory / "config.json")
-  spec = _spec(directory, config)
+  spec = _spec(directory, config, _generation_config(directory))
   with open_checkpoint(directory, config, schema(spec)) as checkpoint:
     yield spec, checkpoint
 
 
 def read_spec(path: str | os.PathLike[str]) -> DecoderSpec:
-  """The decoder that config.json, and generation_config.json where there is one, describe; raises as `open_model`."""
+  """The decoder that config.json, and generation_config.json where there is one, or a GGUF file describe.
+
+  Raises as `open_model`.
+  """
   directory = Path(path)
-  check_model_directory(directory)
-  return _spec(directory, read_json(directory / "config.json"))
+  return _spec(directory, read_config(directory), _generation_config(directory))
+
+
+def read_config(path: Path) -> Config:
+  """The parsed config.json of a directory, or what the metadata of a GGUF file amounts to; raises as `open_model`."""
+  file = gguf_file(path)
+  if file is not None:
+    with GGUFReader(file) as reader:
+      return _gguf_config(reader)
+  check_model_directory(path)
+  return read_json(path / "config.json")
+
+
+def gguf_file(path: Path) -> Path | None:
+  """The GGUF file that `path` names, or the one in the directory `path` where it has no other weights, or None.
+
+  Raises CheckpointError where the directory has several models, and no other weights.
+  """
+  return None if path.is_dir() and has_weights(path) else find_gguf(path)
+
+
+def _gguf_config(reader: GGUFReader) -> Config:
+  try:
+    return config_from_gguf(reader.metadata, reader.shapes)
+  except ValueError as error:
+    raise CheckpointError(f"{reader.path}: {error}") from error
 
 
 def check_model_directory(path: Path) -> None:
@@ -92,7 +133,9 @@ def convert(
   with open_model(source) as (spec, checkpoint):
     declared = declarations(spec)
     packed = {
-      path for path, one in checkpoint.held.items() if weights is None or kept(one, declared[path].role, weights)
+      path
+      for path, one in checkpoint.held.items()
+      if (weights is None and checkpoint.is_exact(path)) or kept(one, declared[path].role, weights)
     }
     forms = {path: form_for(one.role, weights) for path, one in declared.items() if path not in packed}
     rows = {path: dataclasses.replace(form, layout="rows") for path, form in forms.items() if form is not None}
@@ -101,11 +144,15 @@ def convert(
     )
 
 
-def _spec(directory: Path, config: Mapping[str, Any]) -> DecoderSpec:
-  generation = directory / "generation_config.json"
+def _generation_config(directory: Path) -> Config | None:
+  path = directory / "generation_config.json"
+  return read_json(path) if path.is_file() else None
+
+
+def _spec(where: Path, config: Mapping[str, Any], generation_config: Config | None = None) -> DecoderSpec:
   try:
-    return spec_from_config(config, read_json(generation) if generation.is_file() else None)
+    return spec_from_config(config, generation_config)
   except CheckpointError:
     raise
   except (ValueError, TypeError, ArithmeticError) as error:
-    raise CheckpointError(f"{directory}: {error}") from error
+    raise CheckpointError(f"{where}: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 
 from checkpoints_convert.files import read_json, read_text
+from lynx_jax.text.gguf_tokenizer import has_tokenizer, tokenizer_config, tokenizer_json
 from pallas_kernels.checks import refusal
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -22,6 +23,8 @@ _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + at): byte for at, byte in enumerate(_OTHERS)}
 # tiktoken's, Mistral's, and byte-level BPE before tokenizer.json.
 _OTHER_FORMS = ("*.tiktoken", "tekken.json", "vocab.json")
+
+_BESIDE = ("special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -52,8 +55,26 @@ class Tokenizer:
     if text is None:
       return None
     config = _read_config(path)
+    return cls._of(text, config, _read_template(path, config), source)
+
+  @classmethod
+  def from_gguf(cls, metadata: Mapping[str, Any], file: Path) -> "Tokenizer | None":
+    """The tokenizer beside a GGUF file, or else the one in it, given its metadata; None if there is none.
+
+    Raises ValueError, naming the file, where it is of a kind that is not known.
+    """
+    if (file.parent / "tokenizer.json").is_file():
+      return cls.from_directory(file.parent)
+    if not has_tokenizer(metadata):
+      return None
+    config = tokenizer_config(metadata)
+    return cls._of(tokenizer_json(metadata, file), config, config.get("chat_template"), file)
+
+  @classmethod
+  def _of(cls, text: str, config: Mapping[str, Any], template: str | None, source: Path) -> "Tokenizer":
+    """The tokenizer of a tokenizer.json's text, a tokenizer_config.json and a chat template."""
+    path = source.parent
     named = {name: _content(config[name], path, name) for name in _NAMED_TOKENS if config.get(name) is not None}
-    template = _read_template(path, config)
     try:
       backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
@@ -203,6 +224,17 @@ class ShowingTokenizer:
     """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
     shown = [int(token) for token in ids if int(token) not in self.hidden_ids]
     return self._backend.decode(shown, skip_special_tokens=False)
+
+
+def tokenizer_files(metadata: Mapping[str, Any], file: Path) -> dict[str, str]:
+  """The files, by name, of the tokenizer that `Tokenizer.from_gguf` reads."""
+  if (file.parent / "tokenizer.json").is_file():
+    present = (file.parent / name for name in ("tokenizer.json", "tokenizer_config.json", *_BESIDE))
+    return {path.name: read_text(path) for path in present if path.is_file()}
+  if not has_tokenizer(metadata):
+    return {}
+  config = json.dumps(tokenizer_config(metadata), indent=2, ensure_ascii=False) + "\n"
+  return {"tokenizer.json": tokenizer_json(metadata, file), "tokenizer_config.json": config}
 
 
 def _open_ids(backend: tokenizers.Tokenizer, saved: str) -> frozenset[int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from checkpoints_convert.rules import RuleTable, Shapes
 from lynx_jax.models.families.family import Family
+from lynx_jax.models.families.gguf_tensor_names import gguf_rules, is_gguf
 from lynx_jax.models.spec import DecoderSpec
 
 _FAMILIES: dict[str, Family] = {}
@@ -64,8 +65,10 @@ def tensor_rules(spec: DecoderSpec, found: Shapes = MappingProxyType({})) -> Rul
   Args:
     spec: the decoder.
     found: shapes of the checkpoint's tensors by name, which tell its spelling. Without any, the spelling of the hub's
-      files, which is the one to write.
+      files, which is the one to write. GGUF files have one of their own, whatever the family.
   """
+  if is_gguf(found):
+    return gguf_rules(spec, found)
   return FAMILIES[spec.family].rules(spec, found)
 
 
