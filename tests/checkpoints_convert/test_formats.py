@@ -320,7 +320,7 @@ def test_scales_without_a_quantization_config_are_surplus(tmp_path: Path):
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({"quant_method": "gptq", "bits": 4}, "quant_method to 'gptq': not supported; supported: fp8, mxfp4"),
+    ({"quant_method": "hqq", "bits": 4}, "quant_method to 'hqq': not supported; supported: .*fp8, .*mxfp4"),
     ({}, "quant_method to None"),
     (FP8_CONFIG | {"fmt": "e5m2"}, "fmt to 'e5m2': not supported; supported: e4m3 or float8_e4m3fn"),
     (FP8_CONFIG | {"weight_block_size": 128}, r"weight_block_size to 128.*such as \[128, 128\]"),

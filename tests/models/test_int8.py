@@ -4,13 +4,11 @@ import dataclasses
 import functools
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import lynx_jax
 from benchmarks.load_memory import load_memory
@@ -37,6 +35,7 @@ from tests.families.cases import (
   checkpoint,
   random_tokens,
 )
+from tests.held import held
 from tests.small_models import random_prompts
 
 PLAIN = [case for case in CASES if case.name == "plain"]
@@ -48,12 +47,6 @@ def _own_routing(params, tokens):
   """The experts of each position and MoE layer under the model's own routing."""
   _, _, traces = run_causal(params.decoder, tokens, jnp.full(tokens.shape[:1], tokens.shape[1]))
   return jnp.stack([trace.routing.ids.reshape(*tokens.shape, -1) for trace in traces], axis=2)
-
-
-def held(params) -> dict[str, Any]:
-  """Parameters by path, as the decoder holds them."""
-  flat = nnx.to_flat_state(nnx.state(params.decoder))
-  return {".".join(map(str, path)): variable.get_value() for path, variable in flat}
 
 
 @functools.cache

@@ -2,34 +2,22 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file
 
 import lynx_jax
 from lynx_jax.models.checkpoints import convert
-from pallas_kernels import QuantizedWeight, dequantize, quantize
+from pallas_kernels import dequantize, quantize
 from tests.checkpoints_convert.quantised_files import blocks_of_fp8, fp8_config, gpt_oss_checkpoint, quantised
 from tests.checkpoints_convert.tampering import copied
 from tests.families.cases import DEEPSEEK_V3, GPT_OSS, QWEN3_MOE, random_tokens
+from tests.held import held, packed
 
 _forward = jax.jit(lynx_jax.forward)
-
-
-def held(params: Any) -> dict[str, Any]:
-  """Parameters by path, as the decoder holds them."""
-  flat = nnx.to_flat_state(nnx.state(params.decoder))
-  return {".".join(map(str, path)): variable.get_value() for path, variable in flat}
-
-
-def packed(params: Any) -> dict[str, QuantizedWeight]:
-  """Those that are quantised."""
-  return {path: weight for path, weight in held(params).items() if isinstance(weight, QuantizedWeight)}
 
 
 def fp8_checkpoint(directory: Path) -> Path:
