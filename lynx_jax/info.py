@@ -79,7 +79,7 @@ def describe(where: str | Path | None, weights: str | None = None) -> list[tuple
 
 def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str, Held]:
   """A spec, the dtype of its weights once loaded, their stored format if it is another, and what stays quantised."""
-  directory = checkpoint_directory(where)
+  directory = checkpoint_directory(where, download=False)
   if has_weights(directory) or gguf_file(directory) is not None:
     with open_model(directory) as (spec, checkpoint):
       dtype, kinds, packed = checkpoint.dtype, checkpoint.stored_as, checkpoint.held

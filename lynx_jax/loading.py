@@ -9,6 +9,7 @@ import numpy as np
 
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.gguf_files import read_metadata
+from lynx_jax.hub import cached_directory, hub_directory, is_hub_name
 from lynx_jax.models.checkpoints import gguf_file, open_model
 from lynx_jax.models.parameters import assemble, declarations
 from lynx_jax.models.params import Params
@@ -29,7 +30,8 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
 
   Args:
     path: a Hugging Face model directory (safetensors or PyTorch files), one that `python -m checkpoints_convert`
-      made, a GGUF file or a directory with one and no other weights, or None for the model that comes with the
+      made, a GGUF file or a directory with one and no other weights, the name of a model on the Hugging Face Hub,
+      such as `Qwen/Qwen3-30B-A3B` (from its cache, or downloaded into it), or None for the model that comes with the
       package. A GGUF file brings its own configuration and tokenizer; a tokenizer.json beside it comes first.
     dtype: bfloat16, float16 or float32, as a name or type: that of activations, and of all weights that are not held
       quantised. None keeps the checkpoint's.
@@ -69,11 +71,19 @@ def _tokenizer(path: Path) -> Tokenizer | None:
   return Tokenizer.from_directory(path) if file is None else Tokenizer.from_gguf(read_metadata(file), file)
 
 
-def checkpoint_directory(path: str | os.PathLike[str] | None) -> Path:
-  """`path`, or where the embedded model lies; FileNotFoundError where the installation has none."""
+def checkpoint_directory(path: str | os.PathLike[str] | None, *, download: bool = True) -> Path:
+  """`path`, or where the model of that name on the hub lies, or the embedded one.
+
+  A model of the hub that is not in its cache is downloaded with `download`; without it `path` stays a path.
+
+  Raises:
+    FileNotFoundError: the installation has no embedded model, or the hub's cannot be had.
+  """
   if path is not None:
     require(os.fspath(path) != "", "path", path, "a model directory", "None is the embedded model")
-    return Path(path)
+    if not isinstance(path, str) or not is_hub_name(path):
+      return Path(path)
+    return hub_directory(path) if download else cached_directory(path) or Path(path)
   directory = Path(str(resources.files("lynx_jax"))) / "embedded"
   if not (directory / "config.json").is_file():
     raise FileNotFoundError(

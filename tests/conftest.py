@@ -9,6 +9,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 # Tests of the command line run in this process, whose JAX keeps no programs on the disk.
 os.environ.setdefault("LYNX_JAX_COMPILATION_CACHE", "off")
+# Names of models on the hub are looked for in its cache, and never asked for.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis
 import jax

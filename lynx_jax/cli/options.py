@@ -20,7 +20,9 @@ _DTYPES = {
 
 def add_model(parser: argparse.ArgumentParser, *, several_weights: bool = False) -> None:
   """Flags that say which weights, in which dtype; with `several_weights`, held in which forms, compared in one run."""
-  parser.add_argument("--model", metavar="PATH", help="checkpoint directory; the embedded model by default")
+  parser.add_argument(
+    "--model", metavar="PATH", help="checkpoint directory, .gguf file, or hub name; the embedded model by default"
+  )
   parser.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
   if several_weights:
     how = "hold weights in each of these forms: int8, int4, float, or a dtype such as bf16, with commas"

@@ -27,7 +27,9 @@ _KEY = "LYNX_JAX_API_KEY"
 def add_commands(verbs: Any) -> None:
   """Adds the command to the parser's verbs."""
   serve = verbs.add_parser("serve", help="serve a model to OpenAI's clients", description=_ABOUT)
-  serve.add_argument("path", nargs="?", metavar="PATH", help="checkpoint directory; the embedded model by default")
+  serve.add_argument(
+    "path", nargs="?", metavar="PATH", help="directory, .gguf file, or hub name; the embedded model by default"
+  )
   serve.add_argument("--dtype", help="bfloat16, float16 or float32; the checkpoint's by default")
   add_weights(serve)
   _add_server(serve.add_argument_group("the server"))

@@ -15,6 +15,7 @@ from checkpoints_convert.conversion import Report
 from checkpoints_convert.files import read_json
 from checkpoints_convert.gguf_checkpoint import GGUFCheckpoint
 from checkpoints_convert.gguf_files import GGUFReader, find_gguf
+from lynx_jax.hub import hub_directory, is_hub_name
 from lynx_jax.models.families import spec_from_config, tensor_rules
 from lynx_jax.models.families.gguf_config import Config, config_from_gguf
 from lynx_jax.models.parameters import declarations, kept_in_float32, parameter_shapes
@@ -130,6 +131,8 @@ def convert(
     ValueError: the checkpoint cannot be used, `destination` exists, or an argument is not supported.
   """
   check_weights(weights)
+  if isinstance(source, str) and is_hub_name(source):
+    source = hub_directory(source)
   with open_model(source) as (spec, checkpoint):
     declared = declarations(spec)
     packed = {
