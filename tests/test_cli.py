@@ -159,7 +159,7 @@ def test_bench_decode_compares_forms_of_weights_in_one_run(capsys, tmp_path):
     (["generate", "--prompts", "."], "cannot read . (Is a directory)"),
     (["generate", "x", "--model", "no_such_model"], "no_such_model"),
     (["generate", "x", "--dtype", "int3"], "int3"),
-    (["generate", "x", "--weights", "int3"], "weights is 'int3': choose 'int8', 'int4', 'float', or None to keep what files hold"),
+    (["generate", "x", "--weights", "int3"], "weights is 'int3': choose 'int8', 'int4', 'float'"),
     (["info", "--weights", "int3"], "weights is 'int3'"),
     (["info", "org/name"], "download"),
     (["bench", "decode", "--batch", "1,x"], "--batch is '1,x': expected whole numbers"),
