@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     lynx_route,
     parse_policy,
   )
+  from lynx_jax.text.grammar import Grammars
   from lynx_jax.text.tokenizer import Tokenizer
 
   __version__: str
@@ -80,6 +81,7 @@ _HOMES = {
     "OEA", "Auto", "Budget", "CountVote", "Lynx", "MassFloor", "Prune", "Router", "Routing", "RoutingPolicy",
     "TopK", "XShare", "format_policy", "lynx_route", "parse_policy",
   ),
+  "text.grammar": ("Grammars",),
   "text.tokenizer": ("Tokenizer",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -87,7 +89,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 (by theme)
   "load", "convert", "Params", "Tokenizer", "Family", "register_family",
   "generate", "stream", "agenerate", "astream", "Completion", "Piece", "Timing", "Sampling", "RoutingReport",
-  "Engine", "AsyncEngine", "EngineSettings", "Request", "Adjustments", "Constraint", "ConstraintState",
+  "Engine", "AsyncEngine", "EngineSettings", "Request", "Adjustments", "Constraint", "ConstraintState", "Grammars",
   "forward", "prefill", "next_logits", "decode_step", "decode_loop", "DecodeState", "Requests", "greedy_requests",
   "graph_options",
   "lynx_route", "Router", "Routing", "RoutingPolicy", "parse_policy", "format_policy",
