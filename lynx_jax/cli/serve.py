@@ -50,6 +50,12 @@ def _add_server(group: Any) -> None:
   group.add_argument(
     "--quality", default="standard", help="of requests that do not say: exact, high, standard, economy"
   )
+  group.add_argument(
+    "--tool-format", metavar="NAME", help="how the model calls tools, such as hermes; by its chat template; none"
+  )
+  group.add_argument(
+    "--reasoning-format", metavar="NAME", help="how it marks reasoning, such as think; by its chat template; none"
+  )
   group.add_argument("--max-body", type=int, default=8, metavar="MB", help="of a request (default: %(default)s)")
   group.add_argument(
     "--key-limit", type=int, metavar="N", help="requests that may be under way with one key (default: no limit)"
@@ -124,6 +130,8 @@ def _server_settings(args: argparse.Namespace) -> "ServerSettings":
     origins=tuple(args.allow_origin),
     strict=args.strict,
     quality=args.quality,
+    tool_format=args.tool_format,
+    reasoning_format=args.reasoning_format,
     most_choices=min(128, args.max_waiting),
     most_body_bytes=args.max_body * 2**20,
     most_per_key=args.key_limit,

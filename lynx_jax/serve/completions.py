@@ -15,6 +15,7 @@ from lynx_jax.serve.exchange import Exchange, Growth
 from lynx_jax.serve.prompts import Prompt, read_prompts
 from lynx_jax.serve.schema import CompletionBody
 from lynx_jax.serve.served import Served
+from lynx_jax.serve.structured import asked_form, constraint_of
 from lynx_jax.serve.wire import TextChoice, TextLogprobs, finite
 
 _FEW_TOKENS = 16
@@ -34,13 +35,14 @@ def completion_routes(served: Served) -> APIRouter:
     samples = body.n or 1
     if body.best_of not in (None, samples):
       raise refused("best_of", body.best_of, f"n, which is {samples}; the best of more is not chosen")
+    form = asked_form(body)
     served.check_open()
     prompts = await read_prompts(served, body.prompt, served.settings.most_choices)
     answer_id = new_id("cmpl")
     new_tokens = _FEW_TOKENS if body.max_tokens is None else body.max_tokens
     requests = requests_of(
       served, body, prompts, answer_id, max_new_tokens=new_tokens, logprobs=body.logprobs,
-      prompt_logprobs=body.logprobs if body.echo else None,
+      prompt_logprobs=body.logprobs if body.echo else None, constraint=await constraint_of(served, form),
     )  # fmt: skip
     exchange = Exchange(served, answer_id, requests, samples)
     writer = CompletionWriter(served, body, prompts)

@@ -16,19 +16,13 @@ from lynx_jax.serve.served import Served
 
 _WITHOUT_EFFECT = frozenset({
   "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-  "verbosity", "parallel_tool_calls",
+  "verbosity",
 })  # fmt: skip
 """OpenAI's fields that change no text."""
+_REMEDIES = {"functions": "give tools", "function_call": "give tool_choice"}
 _UNSERVED: Mapping[str, tuple[Any, ...]] = {
-  "tools": (None, []),
   "functions": (None, []),
-  "tool_choice": (None, "none", "auto"),
   "function_call": (None, "none", "auto"),
-  "response_format": (None, {"type": "text"}),
-  "structured_outputs": (None,),
-  "guided_json": (None,),
-  "guided_regex": (None,),
-  "guided_grammar": (None,),
   "bad_words": (None, []),
   "modalities": (None, ["text"]),
   "audio": (None,),
@@ -52,7 +46,7 @@ def check_fields(served: Served, body: Body) -> list[str]:
     value = given.get(name)
     # Equality alone would take False for 0.
     if not any(type(value) is type(one) and value == one for one in harmless) and not _is_zero(value, harmless):
-      raise refused(name, value, f"{harmless[-1]!r}; it is not served")
+      raise refused(name, value, f"{harmless[-1]!r}", _REMEDIES.get(name, "it is not served"))
   unknown = [name for name in given if name not in _UNSERVED and name not in _WITHOUT_EFFECT]
   if unknown and served.settings.strict:
     name = unknown[0][:200]

@@ -142,6 +142,9 @@ class Exchange:
     finished = piece.finished
     if finished is None:
       return
+    if finished.fault == "constraint":
+      # The client's own form.
+      raise ApiError(400, finished.message, code="constraint_failed")
     if finished.reason == "error":
       raise ApiError(500, finished.message, kind="server_error", code="request_failed")
     usage = self.usage

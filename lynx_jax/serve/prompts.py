@@ -1,5 +1,6 @@
 """Prompts as token ids: texts, lists of ids, and conversations."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,7 +58,10 @@ async def read_chat(
     ApiError: there is no tokenizer or template, the template refuses the messages, or they are too long.
   """
   tokenizer = _tokenizer(served, "messages")
-  turns = [_turn(tokenizer, message) for message in messages]
+  try:
+    turns = [_turn(tokenizer, message) for message in messages]
+  except (ValueError, RecursionError) as error:
+    raise refused("messages", "nested too deep", "fields of fewer levels") from error
   _check_length(served, sum(len(str(turn.get("content") or "")) for turn in turns), "messages")
   try:
     text = await served.in_thread(_render, tokenizer, turns, dict(options), open_end)
@@ -116,22 +120,59 @@ def _tokenizer(served: Served, param: str) -> Tokenizer:
 def _turn(tokenizer: Tokenizer, message: Message) -> dict[str, Any]:
   """A message as templates know it: its text in one piece."""
   turn = message.model_dump(exclude_none=True)
+  if message.tool_calls and message.content is None:
+    # Templates join it to the calls.
+    turn["content"] = ""
   if isinstance(message.content, list):
     turn["content"] = "".join(part.text for part in message.content)
+  for call in turn.get("tool_calls", ()):
+    call.setdefault("type", "function")
+  if message.reasoning_content is not None and "thinking" in (tokenizer.chat_template or ""):
+    # The name that gpt-oss has for it.
+    turn.setdefault("thinking", message.reasoning_content)
   if message.role == "developer" and "developer" not in (tokenizer.chat_template or ""):
     turn["role"] = "system"
   return turn
 
 
 def _render(tokenizer: Tokenizer, turns: list[dict[str, Any]], options: dict[str, Any], open_end: bool) -> str:
+  if open_end:
+    options = options | {"add_generation_prompt": False}
+  text = _applied(tokenizer, turns, options)
   if not open_end:
-    return tokenizer.apply_chat(turns, **options)
-  text = tokenizer.apply_chat(turns, **(options | {"add_generation_prompt": False}))
+    return text
   last = str(turns[-1].get("content", "")).strip()
   end = text.rfind(last)
   if not last or end < 0:
     raise ValueError("continue_final_message is True: expected False; the template does not show the last message")
   return text[: end + len(last)]
+
+
+def _applied(tokenizer: Tokenizer, turns: list[dict[str, Any]], options: dict[str, Any]) -> str:
+  """The text of a conversation. Most templates want arguments of calls as objects, some as text."""
+  objects = [_with_objects(turn) for turn in turns]
+  try:
+    return tokenizer.apply_chat(objects, **options)
+  except ValueError:
+    if objects == turns:
+      raise
+    return tokenizer.apply_chat(turns, **options)
+
+
+def _with_objects(turn: dict[str, Any]) -> dict[str, Any]:
+  """A turn whose calls have their arguments as objects, where they are some."""
+  if "tool_calls" not in turn:
+    return turn
+  return turn | {"tool_calls": [_with_object(call) for call in turn["tool_calls"]]}
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+  function = call["function"]
+  try:
+    arguments = json.loads(function.get("arguments") or "{}")
+  except (ValueError, RecursionError):
+    return call
+  return call | {"function": function | {"arguments": arguments}}
 
 
 def _check_length(served: Served, characters: int, param: str) -> None:

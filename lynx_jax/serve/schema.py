@@ -13,6 +13,7 @@ from lynx_jax.engine.host.adjustments import MOST_BIASES, MOST_PENALTY
 from lynx_jax.engine.host.request import MOST_LOGPROBS, MOST_PRIORITY, MOST_STOP_STRINGS, Quality
 
 MOST_N = 64
+MOST_TOOLS = 128
 _LONGEST_STOP = 1024
 _MOST_MESSAGES = 4096
 _TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
@@ -27,6 +28,63 @@ class Body(pydantic.BaseModel):
   """A body of a request. What it does not know is kept apart, in `model_extra`."""
 
   model_config = pydantic.ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+
+class JsonSchema(Body):
+  """What JSON an answer must be."""
+
+  name: Annotated[str, Field(max_length=64)] | None = None
+  description: str | None = None
+  schema_: Annotated[Any, Field(alias="schema"), WithJsonSchema({"type": ["object", "boolean"]})] = None
+  strict: bool | None = None
+
+
+class ResponseFormat(Body):
+  """The form of an answer."""
+
+  type: Literal["text", "json_object", "json_schema"]
+  json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(Body):
+  """The form of an answer, as vLLM has it: one of these."""
+
+  json_: Annotated[Any, Field(alias="json"), WithJsonSchema({"type": ["object", "string"]})] = None
+  regex: str | None = None
+  choice: Annotated[list[str], Field(min_length=1, max_length=1024, fail_fast=True)] | None = None
+  grammar: str | None = None
+  json_object: bool | None = None
+
+
+class Function(Body):
+  """A function that a model may call."""
+
+  name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+  description: str | None = None
+  parameters: dict[str, Any] | None = None
+  strict: bool | None = None
+
+
+class Tool(Body):
+  """A tool."""
+
+  type: Literal["function"]
+  function: Function
+
+
+class CalledFunction(Body):
+  """A function that was called; its arguments are an object, as text."""
+
+  name: Annotated[str, Field(max_length=256)]
+  arguments: str | None = None
+
+
+class ToolCall(Body):
+  """A call in an assistant's turn."""
+
+  id: str | None = None
+  type: Literal["function"] | None = None
+  function: CalledFunction
 
 
 class StreamOptions(Body):
@@ -59,6 +117,12 @@ class Decoding(Body):
   stream: bool | None = None
   stream_options: StreamOptions | None = None
   priority: Annotated[Whole, Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY)] | None = None
+  response_format: ResponseFormat | None = None
+  structured_outputs: StructuredOutputs | None = None
+  guided_json: Annotated[Any, WithJsonSchema({"type": ["object", "string"]})] = None
+  guided_regex: str | None = None
+  guided_choice: Annotated[list[str], Field(min_length=1, max_length=1024, fail_fast=True)] | None = None
+  guided_grammar: str | None = None
   cache_salt: Annotated[str, Field(max_length=256)] | None = None
   quality: Quality | None = None
   return_routing: bool | None = None
@@ -70,6 +134,9 @@ class Message(Body):
 
   role: Literal["system", "developer", "user", "assistant", "tool", "function"]
   content: str | Annotated[list["Part"], Field(max_length=256, fail_fast=True)] | None = None
+  reasoning_content: str | None = None
+  tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
+  tool_call_id: str | None = None
 
 
 class Part(Body):
@@ -86,6 +153,15 @@ class ChatBody(Decoding):
   max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
   logprobs: bool | None = None
   top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+  tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
+  tool_choice: Annotated[Any, WithJsonSchema({"anyOf": [
+    {"enum": ["none", "auto", "required", None]},
+    {"type": "object", "required": ["type", "function"], "properties": {
+      "type": {"const": "function"}, "function": {"type": "object", "required": ["name"], "properties": {
+        "name": {"type": "string"},
+    }}}},
+  ]})] = None  # fmt: skip
+  parallel_tool_calls: bool | None = None
   chat_template_kwargs: dict[str, Any] | None = None
   reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
   add_generation_prompt: bool | None = None

@@ -18,7 +18,9 @@ from lynx_jax.engine.paged.step_shape import StepShape
 from lynx_jax.serve.errors import ApiError, engine_error, overloaded
 from lynx_jax.serve.metrics import Metrics
 from lynx_jax.serve.settings import ServerSettings
+from lynx_jax.text.grammar import Grammars
 from lynx_jax.text.token_texts import TokenTexts
+from lynx_jax.text.turn_formats import TurnFormat, turn_format
 
 State: TypeAlias = Literal["warming", "ready", "draining"]
 Progress: TypeAlias = Callable[[StepShape, int, int], None]
@@ -39,6 +41,8 @@ class Served:
     state: whether it takes requests.
     metrics: what it has done.
     texts: what tokens stand for; None without a tokenizer.
+    turns: how the model writes an assistant's turn.
+    marks: special tokens that mark parts of turns.
     fingerprint: of all that decides a text but the request: model, policy, numerics, version of this package.
   """
 
@@ -51,6 +55,10 @@ class Served:
     if self.texts is not None:
       # Looks at every token: now, and not when the first request comes.
       _ = self.texts.longest
+    self.turns = self._turn_format()
+    self.marks = self._special_marks()
+    self._grammars: Grammars | None = None
+    self._grammars_lock = threading.Lock()
     self.state: State = "warming"
     self.fingerprint = _fingerprint(engine)
     self.metrics = Metrics(engine.core.log)
@@ -105,6 +113,21 @@ class Served:
   async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
     """Runs something long beside the event loop."""
     return await asyncio.get_running_loop().run_in_executor(self._texts_pool, call, *arguments)
+
+  def grammars(self) -> Grammars:
+    """What makes grammars for this model. The first call reads the vocabulary, which can take a second.
+
+    Raises:
+      ApiError: llguidance is not installed.
+    """
+    assert self.tokenizer is not None
+    with self._grammars_lock:
+      if self._grammars is None:
+        try:
+          self._grammars = Grammars(self.tokenizer, self.params.spec.vocab)
+        except ImportError as error:
+          raise ApiError(501, str(error), code="not_installed") from error
+      return self._grammars
 
   async def submit(self, requests: list[Request]) -> AsyncAnswers:
     """Lets requests run, all or none.
@@ -161,6 +184,17 @@ class Served:
       if asked.done() and asked.exception() is None:
         self._stats = asked.result()
     return self._stats
+
+  def _turn_format(self) -> TurnFormat:
+    template = None if self.tokenizer is None else self.tokenizer.chat_template
+    settings = self.settings
+    return turn_format(template, self.params.spec.family, settings.tool_format, settings.reasoning_format)
+
+  def _special_marks(self) -> frozenset[int]:
+    if self.tokenizer is None:
+      return frozenset()
+    found = {self.tokenizer.token_id(mark) for mark in self.turns.marks}
+    return self.tokenizer.special_ids.intersection(found)
 
   def _after_step(self) -> None:
     """In the engine's thread."""

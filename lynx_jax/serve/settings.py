@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 from lynx_jax.engine.host.request import WEIGHTS, Quality
+from lynx_jax.text.turn_formats import turn_format
 from pallas_kernels.checks import field_of, number_fields, require, whole_fields
 
 
@@ -17,6 +18,8 @@ class ServerSettings:
     origins: of web pages that may call the server (CORS); "*" is all.
     strict: whether an unknown field is an error. If not, it is ignored, and a header of the answer names it.
     quality: of requests that say nothing about it.
+    tool_format: how the model writes calls of tools; None is what its chat template shows, "none" looks for no calls.
+    reasoning_format: how it marks reasoning, in the same way.
     most_choices: that a request may ask for: its prompts times `n`.
     most_per_key: requests that may be under way with one key; None is no limit.
     most_body_bytes: of a request.
@@ -33,6 +36,8 @@ class ServerSettings:
   origins: tuple[str, ...] = ()
   strict: bool = False
   quality: Quality = "standard"
+  tool_format: str | None = None
+  reasoning_format: str | None = None
   most_choices: int = 128
   most_per_key: int | None = None
   most_body_bytes: int = 8 * 2**20
@@ -50,6 +55,7 @@ class ServerSettings:
       # The key itself stays out of messages.
       require(len(key) >= 8 and key.isascii() and key.isprintable() and " " not in key, "a key", "...", "a key", remedy)
     require(self.quality in WEIGHTS, field_of(self, "quality"), self.quality, f"one of {', '.join(WEIGHTS)}")
+    turn_format(None, "", self.tool_format, self.reasoning_format)
     whole_fields(self, "most_choices", "most_body_bytes", least=1)
     number_fields(self, "body_seconds", "reader_seconds", above=0)
     number_fields(self, "drain_seconds", least=0)

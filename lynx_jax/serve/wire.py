@@ -66,12 +66,38 @@ class TextLogprobs(Struct):
   text_offset: list[int]
 
 
+class FunctionCall(Struct):
+  """A function that the model calls; its arguments are an object, as text."""
+
+  name: str
+  arguments: str
+
+
+class ToolCall(Struct):
+  """A call of a tool."""
+
+  id: str
+  function: FunctionCall
+  type: str = "function"
+
+
+class CallDelta(Struct):
+  """A call of a tool in a chunk: whole, as the arguments are known to be good only then."""
+
+  index: int
+  id: str
+  function: FunctionCall
+  type: str = "function"
+
+
 class ChatMessage(Struct):
   """The assistant's turn."""
 
-  content: str
+  content: str | None
   role: str = "assistant"
   refusal: None = None
+  reasoning_content: str | UnsetType = UNSET
+  tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(Struct):
@@ -90,6 +116,8 @@ class Delta(Struct, omit_defaults=True):
 
   role: str | None = None
   content: str | None = None
+  reasoning_content: str | None = None
+  tool_calls: list[CallDelta] | None = None
 
 
 class DeltaChoice(Struct):

@@ -14,6 +14,8 @@ from tests.command_line import run
     (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     (["--quality", "best"], "quality is 'best'"),
     (["--policy", "best"], "best"),
+    (["--tool-format", "hermez"], "tool_format is 'hermez'"),
+    (["--reasoning-format", "thinks"], "reasoning_format is 'thinks'"),
     (["--slots", "0"], "slots is 0"),
     (["--max-body", "0"], "most_body_bytes is 0"),
     (["--api-keys", "/no/such/file"], "/no/such/file"),

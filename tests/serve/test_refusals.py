@@ -45,9 +45,9 @@ TURN: Any = {"role": "user", "content": "Hi"}
     (CHAT, {"messages": [TURN], "quality": "best"}, "quality"),
     (CHAT, {"messages": [TURN], "priority": 9}, "priority"),
     (CHAT, {"messages": [TURN], "stream_options": {"include_usage": True}}, "stream_options"),
-    (CHAT, {"messages": [TURN], "tools": [{"type": "function"}]}, "tools"),
-    (CHAT, {"messages": [TURN], "tool_choice": "required"}, "tool_choice"),
-    (CHAT, {"messages": [TURN], "response_format": {"type": "json_object"}}, "response_format"),
+    (CHAT, {"messages": [TURN], "functions": [{"name": "now"}]}, "functions"),
+    (CHAT, {"messages": [TURN], "function_call": {"name": "now"}}, "function_call"),
+    (CHAT, {"messages": [TURN], "chat_template_kwargs": {"tools": []}}, "chat_template_kwargs.tools"),
     (CHAT, {"messages": [TURN], "chat_template": "{{ 7 }}"}, "chat_template"),
     (CHAT, {"messages": [TURN], "chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
     (
