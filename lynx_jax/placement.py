@@ -28,6 +28,7 @@ from pallas_kernels import (
   relayout,
 )
 from pallas_kernels.weights.base import form_of
+from pallas_kernels.weights.form import RUN
 
 WEIGHTS = ("int8", "int4")
 """What weights can be quantised to: all large matrices in 8 bits, or experts in 4 and others in 8."""
@@ -100,9 +101,12 @@ def form_for(role: Role, weights: str | None) -> Form | None:
 def read_here(form: Form) -> Form:
   """The form in the layout that the default backend reads.
 
-  CPUs read whole numbers of four bits interleaved. Forms that only plain JAX reads stay as files have them.
+  GPUs read tiles, CPUs whole numbers of four bits interleaved. Forms that only plain JAX reads stay as files have them.
   """
-  interleaved = form.code == "int4" and (form.group or 0) % 32 == 0 and jax.default_backend() == "cpu"
+  backend, whole_runs = jax.default_backend(), (form.group or RUN) % RUN == 0
+  if backend == "gpu" and whole_runs:
+    return dataclasses.replace(form, layout="tiles")
+  interleaved = backend == "cpu" and whole_runs and form.code == "int4"
   return dataclasses.replace(form, layout="interleaved" if interleaved else "rows")
 
 
@@ -119,8 +123,8 @@ def kept(stored: QuantizedWeight, role: Role, weights: str | None) -> bool:
 
 
 def _layout(stored: QuantizedWeight) -> str:
-  """The layout in which the default backend reads a weight that files hold quantised."""
-  plain = stored.zeros is None and stored.gains is None
+  """The layout in which the default backend reads a weight that files hold quantised; on GPUs with zeros of its own."""
+  plain = stored.gains is None and (stored.zeros is None or jax.default_backend() == "gpu")
   return read_here(stored.form).layout if plain else "rows"
 
 

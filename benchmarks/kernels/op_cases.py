@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from benchmarks.kernels.recorded_loads import recorded_logits
 from lynx_jax.models.released import RELEASED
 from lynx_jax.testing.random_params import normal
 from pallas_kernels import (
+  QuantizedWeight,
   append_heads,
   decode_attention,
   expert_ffn,
@@ -20,8 +22,10 @@ from pallas_kernels import (
   row_matmuls,
 )
 from pallas_kernels.expert_ffn import Tiles
+from pallas_kernels.gates.forms import HELD, Held
 from pallas_kernels.gates.shapes import ModelShape
 from pallas_kernels.lynx_route import Lynx, Router, TopK, lynx_route_tiles
+from pallas_kernels.weights.form import CODES
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +39,18 @@ class Case:
   moved: int
 
 
+OF_FEW_BITS = {"Qwen3-30B-A3B": tuple(HELD), "gpt-oss-20b": ("MXFP4",), "tiny": ("int4, groups of 32",)}
+"""Forms of weights in which models' products are timed beside bfloat16, by the names of `HELD`."""
 _Parts = tuple[str, str, Callable[..., Any], tuple, int]
 
 
 def cases(shape: ModelShape, rows: int, capacity: int) -> Iterator[Case]:
-  """Every op at a model's sizes, over a cache of `capacity` positions: random activations, recorded routing."""
-  for op, what, fn, args, moved in itertools.chain(_ops(shape, rows, capacity), _products(shape, rows)):
+  """Every op at a model's sizes, over a cache of `capacity` positions: random activations, recorded routing.
+
+  Some models' products come with weights of few bits as well.
+  """
+  every = itertools.chain(_ops(shape, rows, capacity), _products(shape, rows), _of_few_bits(shape, rows))
+  for op, what, fn, args, moved in every:
     yield Case(op=op, what=what, fn=fn, args=args, moved=moved)
 
 
@@ -111,6 +121,41 @@ def _products(shape: ModelShape, rows: int) -> Iterator[_Parts]:
     (f"head of {vocab}", normed, (x, weight(vocab, width), scale)),
   ):
     yield "row_matmul", f"T={rows}, {what}", fn, args, args[1].nbytes
+
+
+def _of_few_bits(shape: ModelShape, rows: int) -> Iterator[_Parts]:
+  """Experts, and the projection after attention, with weights of few bits."""
+  width, inner, stacks = shape.width, shape.heads * shape.head_dim, (shape.experts, 2 * shape.expert_width, shape.width)
+  x, mixed = (normal(sizes, jnp.dtype(jnp.bfloat16), 64) for sizes in ((rows, width), (rows, inner)))
+  logits = jnp.asarray(recorded_logits(rows, shape.experts, shape.top_k))
+
+  def added(mixed: jax.Array, weight: QuantizedWeight, x: jax.Array, *, implementation: str | None) -> jax.Array:
+    return row_matmul(mixed, weight, residual_TO=x, implementation=implementation)
+
+  for name in OF_FEW_BITS.get(shape.name, ()):
+    chosen = lynx_route_tiles(logits, top_k=shape.top_k, policy=TopK(), router=Router(renormalize=shape.renormalize))
+    live, held = int(chosen.active.sum()), HELD[name]
+    gate_up, down = random_weight(held, *stacks), random_weight(held, shape.experts, width, shape.expert_width)
+    args = (x, chosen.ids, chosen.weights, gate_up, down, chosen.tiles)
+    moved = live * (gate_up.nbytes + down.nbytes) // shape.experts
+    yield "expert_ffn", f"T={rows}, {live} experts live (top-k), {name}", _experts, args, moved
+    weight = random_weight(held, width, inner)
+    yield "row_matmul", f"T={rows}, after attention, {name}", added, (mixed, weight, x), weight.nbytes
+
+
+def random_weight(held: Held, *shape: int) -> QuantizedWeight:
+  """A weight of that shape with random numbers, and one scale for all that keeps products of order 1."""
+  weight, form = held.abstract(*shape), held.form
+  words = jax.random.bits(jax.random.key(0), weight.values.shape, jnp.uint16)
+  # Without the highest bit of its exponent no number of e4m3 is NaN.
+  words = words & jnp.uint16(0xBFBF) if form.code == "e4m3" else words
+  scale = 2.0 ** -round(math.log2(CODES[form.code].largest * shape[-1] ** 0.5 / 2))
+  return dataclasses.replace(
+    weight,
+    values=words,
+    scales=jnp.full(weight.scales.shape, scale, weight.scales.dtype),
+    zeros=None if weight.zeros is None else jnp.full(weight.zeros.shape, 7, weight.zeros.dtype),
+  )
 
 
 def _route(logits: jax.Array, *, implementation: str | None, **options: Any) -> Any:

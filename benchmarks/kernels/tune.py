@@ -29,6 +29,7 @@ from benchmarks.kernels.op_times import difference
 from pallas_kernels.gates.shapes import MODEL_SHAPES, ModelShape
 from pallas_kernels.gpu.blocks import Blocks, Question, by_rule, questions, trying
 from pallas_kernels.gpu.tuned_blocks import devices, path_of, table_text, tuned
+from pallas_kernels.weights.form import RUN, WORD
 
 _WORTH = 0.97
 _OPS = frozenset({"row_matmuls", "row_matmul", "expert_ffn"})
@@ -43,11 +44,14 @@ _WON = tuple(blocks for device in devices() for blocks in tuned(device).values()
 
 def candidates(question: Question, rule: Blocks) -> Iterator[Blocks]:
   """The rule's cut, those that won somewhere, and others, the most like them first; all fit the question's sizes."""
-  rows, columns, inner, *_ = question[1]
+  (rows, columns, inner, *_), bits = question[1], _bits(question)
   sizes = itertools.product((16, 32, 64, 128), (64, 128, 256, 512), (1, 2, 4), (3, 4, 5, 6))
   every = [Blocks(columns=columns, inner=step, warps=warps, stages=stages) for columns, step, warps, stages in sizes]
-  fitting = [one for one in every if _FEWEST <= _in_flight(one, rows) <= _MOST and _held(one) in _HELD]
-  likely = sorted(fitting, key=lambda one: _far(one) + abs(math.log2(_in_flight(one, rows) / _USUAL)))
+  # Weights of few bits take whole blocks of their tiles, and fewer bytes in flight go as far.
+  fewest, usual = _FEWEST * bits / 16, _USUAL * bits / 16
+  every = [one for one in every if bits == 16 or one.inner % (RUN * WORD // bits) == 0]
+  fitting = [one for one in every if fewest <= _in_flight(one, rows, bits) <= _MOST and _held(one) in _HELD]
+  likely = sorted(fitting, key=lambda one: _far(one) + abs(math.log2(_in_flight(one, rows, bits) / usual)))
   for one in dict.fromkeys((rule, *_WON, *likely)):
     if one == rule or (inner % one.inner == 0 and one.columns <= max(16, columns)):
       yield one
@@ -63,8 +67,15 @@ def _far(one: Blocks) -> float:
   return min(map(apart, _WON), default=0.0)
 
 
-def _in_flight(blocks: Blocks, rows: int) -> int:
-  return 2 * (rows + blocks.columns) * blocks.inner * (blocks.stages - 1)
+def _bits(question: Question) -> int:
+  """Of one number of the weights: the last two sizes of a question about weights of few bits are bits and group."""
+  kernel, sizes = question
+  plain = 3 if kernel == "row_matmul" else 5
+  return 16 if len(sizes) == plain else sizes[plain]
+
+
+def _in_flight(blocks: Blocks, rows: int, bits: int) -> float:
+  return (2 * rows + blocks.columns * bits / 8) * blocks.inner * (blocks.stages - 1)
 
 
 def _held(blocks: Blocks) -> int:

@@ -81,7 +81,7 @@ def _estimate(args: argparse.Namespace) -> None:
   from rich.console import Console
 
   from lynx_jax.estimate.published import checks
-  from lynx_jax.estimate.roofline import GPUS, MOST_GPUS, estimates, fit_line, step_size
+  from lynx_jax.estimate.roofline import GPUS, MOST_GPUS, MXFP4_EXPERTS, estimates, fit_line, saving_line, step_size
   from lynx_jax.estimate.table import checks_table, estimate_table
   from lynx_jax.info import read_config
   from lynx_jax.models.families import spec_from_config
@@ -96,7 +96,8 @@ def _estimate(args: argparse.Namespace) -> None:
   whole_number("--batch", args.batch, least=1, most=2**20)
   whole_number("--gpus", args.gpus, least=1, most=MOST_GPUS, remedy="a layer is split over one NVLink domain at most")
   whole_number("--context", args.context, least=1, most=spec.context, remedy="the model's context is the most it has")
-  check_weights(args.weights)
+  if args.weights != MXFP4_EXPERTS:
+    check_weights(args.weights)
   size = step_size(spec, args.weights)
   try:
     active = [float(part) for part in args.active.split(",")] if args.active else [size.likely_experts(args.batch)]
@@ -109,6 +110,8 @@ def _estimate(args: argparse.Namespace) -> None:
   console.print(estimate_table(title, size, times, args.batch))
   print(fit_line(size, GPUS[args.gpu], batch=args.batch, context=args.context, gpus=args.gpus))
   if args.weights:
-    print(f"Weights: read as {args.weights}, which this library's GPU kernels do not do yet.")
+    whole, step = step_size(spec), {"batch": args.batch, "context": args.context, "gpus": args.gpus}
+    print(saving_line(size, whole, GPUS[args.gpu], active=active[0], **step))
+    print("Kernels that read such weights are compiled for GPUs, and no GPU has timed them yet.")
   if not args.active:
     print("Experts: tokens that choose independently and evenly. Real text touches fewer; give --active.")

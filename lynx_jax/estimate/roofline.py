@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from lynx_jax.models.parameters import abstract_model
+from lynx_jax.models.parameters import abstract_model, declarations
 from lynx_jax.models.sizes import bytes_of, counts, weight_bytes
 from lynx_jax.models.spec import DecoderSpec
+from lynx_jax.placement import Role
+from pallas_kernels import MXFP4, abstract_quantized
 
 ITEM_BYTES = 2
 """bfloat16."""
@@ -99,8 +101,12 @@ class StepSize:
     return self.experts * (1 - (1 - self.top_k / self.experts) ** batch)
 
 
+MXFP4_EXPERTS = "mxfp4"
+"""Experts as gpt-oss's files hold them, and all else in bfloat16."""
+
+
 def step_size(spec: DecoderSpec, weights: str | None = None) -> StepSize:
-  """Sizes from a configuration, with `weights` held as `load` would; bfloat16 otherwise.
+  """Sizes from a configuration, with `weights` held as `load` would, or `MXFP4_EXPERTS`; bfloat16 otherwise.
 
   Raises ValueError where the model has no experts, or layers of different ones.
   """
@@ -109,7 +115,13 @@ def step_size(spec: DecoderSpec, weights: str | None = None) -> StepSize:
     raise ValueError(f"{spec.family}: {len(moe)} kinds of expert layers: an estimate needs exactly one")
   (ffn,) = moe
   size, head = counts(spec), spec.vocab * spec.width
-  held = abstract_model(spec, jnp.bfloat16, weights)
+  if weights == MXFP4_EXPERTS:
+    experts = {path: one.shape for path, one in declarations(spec).items() if one.role is Role.EXPERT}
+    scales = jnp.float8_e8m0fnu
+    stored = {path: abstract_quantized(shape, MXFP4, jnp.bfloat16, scales) for path, shape in experts.items()}
+    held = abstract_model(spec, jnp.bfloat16, stored=stored)
+  else:
+    held = abstract_model(spec, jnp.bfloat16, weights)
   read, head_bytes = weight_bytes(held), bytes_of(held.embedding if held.head is None else held.head)
   always = size.always_read - head
   return StepSize(
@@ -197,6 +209,16 @@ def estimates(
 ) -> list[StepTime]:
   """`step_time` of each number of experts."""
   return [step_time(size, gpu, active=count, batch=batch, context=context, gpus=gpus) for count in active]
+
+
+def saving_line(
+  size: StepSize, whole: StepSize, gpu: Gpu, *, active: float, batch: int, context: int, gpus: int = 1
+) -> str:
+  """What weights of few bits save of a step beside `whole`, the same model in bfloat16: bytes read, and time."""
+  read = [(active * one.moe_layers * one.expert_bytes + one.other_bytes) / 1e9 for one in (size, whole)]
+  times = [step_time(one, gpu, active=active, batch=batch, context=context, gpus=gpus) for one in (size, whole)]
+  few, many = (1e3 * batch / time.total for time in times)
+  return f"Weights: {read[0]:.2f} GB a step for {read[1]:.2f} in bfloat16; at most {few:.0f} tokens/s for {many:.0f}."
 
 
 def fit_line(size: StepSize, gpu: Gpu, *, batch: int, context: int, gpus: int) -> str:

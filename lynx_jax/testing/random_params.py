@@ -39,7 +39,8 @@ def _quantized(weight: QuantizedWeight, seed: int) -> QuantizedWeight:
   """The abstract weight with random numbers, all scales equal."""
   # The deviation of an even choice among n whole numbers is about n / sqrt(12).
   scale = 0.02 * 12**0.5 / 2**weight.form.bits
-  values = jax.random.bits(jax.random.key(seed), weight.values.shape, jnp.uint8)
+  drawn = jnp.uint16 if weight.values.dtype == jnp.uint16 else jnp.uint8
+  values = jax.random.bits(jax.random.key(seed), weight.values.shape, drawn)
   return dataclasses.replace(
     weight,
     values=jax.lax.bitcast_convert_type(values, weight.values.dtype),

@@ -20,6 +20,7 @@ from pallas_kernels.expert_ffn.reference import expert_ffn_reference
 from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.expert_ffn.triton import expert_ffn_triton, objection
 from pallas_kernels.gpu import triton_backend
+from pallas_kernels.gpu.weight_products import READ
 from pallas_kernels.weights.base import HeldWeight
 
 __all__ = ["DECODE_TILE", "EXPERT_FFN", "Tiles", "capacity_ffn", "expert_ffn", "tile_rows", "tile_rows_for"]
@@ -62,7 +63,7 @@ EXPERT_FFN = Op(
       objection,
       differentiable=True,
       unavailable=triton_backend.unavailable,
-      takes=("bfloat16 bits",),
+      takes=("bfloat16 bits", *READ),
     ),
     Implementation(
       "cpu",

@@ -9,29 +9,31 @@ import jax.numpy as jnp
 
 from pallas_kernels.activations import ClampedSwiGLU
 from pallas_kernels.expert_ffn import DECODE_TILE, expert_ffn, tile_rows
+from pallas_kernels.gates.forms import Held
 from pallas_kernels.gates.shapes import ModelShape
 
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
 _Abstract = jax.ShapeDtypeStruct
 
 
-def programs(shape: ModelShape) -> dict[str, Program]:
-  """Decode with 16 and 64 rows grouped by routing, and a prefill of 2048 rows."""
+def programs(shape: ModelShape, held: Held | None = None) -> dict[str, Program]:
+  """Decode with 16 and 64 rows grouped by routing, and a prefill of 2048 rows; in bfloat16 where `held` is None."""
   made: dict[str, Program] = {
-    f"decode, T={rows}": (_run, (*_arguments(shape, rows), _tiles(shape, rows), *_biases(shape))) for rows in (16, 64)
+    f"decode, T={rows}": (_run, (*_arguments(shape, rows, held), _tiles(shape, rows), *_biases(shape)))
+    for rows in (16, 64)
   }
-  made["prefill, T=2048"] = (_run, (*_arguments(shape, 2048), None, *_biases(shape)))
+  made["prefill, T=2048"] = (_run, (*_arguments(shape, 2048, held), None, *_biases(shape)))
   return made
 
 
-def _arguments(shape: ModelShape, rows: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _arguments(shape: ModelShape, rows: int, held: Held | None) -> tuple[Any, ...]:
   experts, width, expert_width = shape.experts, shape.width, shape.expert_width
+  stacks = (experts, 2 * expert_width, width), (experts, width, expert_width)
   return (
     _Abstract((rows, width), jnp.bfloat16),
     _Abstract((rows, shape.top_k), jnp.int32),
     _Abstract((rows, shape.top_k), jnp.float32),
-    _Abstract((experts, 2 * expert_width, width), jnp.bfloat16),
-    _Abstract((experts, width, expert_width), jnp.bfloat16),
+    *(_Abstract(stack, jnp.bfloat16) if held is None else held.abstract(*stack) for stack in stacks),
     _Abstract((rows,), jnp.bool_),
   )
 

@@ -6,6 +6,7 @@ past them. Each program sums over the whole inner axis: so no two programs write
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +18,24 @@ from pallas_kernels.expert_ffn.tiles import Tiles, tile_rows
 from pallas_kernels.gpu.blocks import Blocks
 from pallas_kernels.gpu.pallas_call import call
 from pallas_kernels.gpu.triton_backend import pl, plgpu
-from pallas_kernels.weights.bfloat16 import from_bits
+from pallas_kernels.gpu.weight_products import form_objection, load_rows, products, readable
+from pallas_kernels.weights.base import Weight, form_of
 
 
 def objection(arrays: ExpertArrays, *, options: ExpertOptions) -> str | None:
   """Says why the kernels cannot take these arguments, or None."""
   for stack in (arrays.gate_up, arrays.down):
-    if stack.dtype != arrays.x.dtype:
+    if (found := form_objection(stack, arrays.x.dtype)) is not None:
+      return found
+    if form_of(stack) is None and stack.dtype != arrays.x.dtype:
       return f"rows and weights must have one dtype, not {arrays.x.dtype.name} and {stack.dtype.name}"
   return None
 
 
 def expert_ffn_triton(arrays: ExpertArrays, *, options: ExpertOptions) -> jax.Array:
   """`expert_ffn` in two launches after `tiles`, and a sum that XLA fuses with what follows."""
-  # Each weight is one array: its numbers, or their bits.
-  (gate_up,), (down,) = jax.tree.leaves(arrays.gate_up), jax.tree.leaves(arrays.down)
   x, ids, valid, tiles = arrays.x, arrays.ids, arrays.valid, arrays.tiles
+  gate_up, down = readable(arrays.gate_up), readable(arrays.down)
   (rows, width), (top_k, experts, expert_width) = x.shape, (ids.shape[1], gate_up.shape[0], down.shape[2])
   if tiles is None:
     tiles = tile_rows(ids, valid, experts, tile_rows_for(rows, top_k, experts))
@@ -47,54 +50,63 @@ def expert_ffn_triton(arrays: ExpertArrays, *, options: ExpertOptions) -> jax.Ar
   return (y_TKD * share).sum(axis=1).astype(x.dtype)
 
 
-def _run(kernel, x, weights, bias, tiles: Tiles, out_shape, *, name: str, parts: int, top_k: int) -> jax.Array:
-  """Launches a kernel over (tile, block of columns); a column of the result needs `parts` rows of weights."""
+class _Given(NamedTuple):
+  """What both kernels read: arrays of a launch, and refs inside a kernel."""
+
+  in_use: Any
+  expert: Any
+  slot: Any
+  x: Any
+  weight: Any
+  bias: Any
+
+
+def _run(kernel, x, weight: Weight, bias, tiles: Tiles, out_shape, *, name: str, parts: int, top_k: int) -> jax.Array:
+  """Launches a kernel over (tile, block of columns); a column of the result needs `parts` outputs of the weight."""
   columns = out_shape.shape[1]
-  blocks = choose_blocks(name, tiles.slot.shape[1], columns, weights.shape[2], top_k, parts)
+  blocks = choose_blocks(name, tiles.slot.shape[1], columns, weight.shape[2], top_k, parts, form_of(weight))
+  given = _Given(tiles.in_use.reshape(1), tiles.expert, tiles.slot, x, weight, bias)
+  arrays, tree = jax.tree.flatten(given)
+  kernel = functools.partial(kernel, tree=tree, blocks=blocks, top_k=top_k)
   return call(
-    functools.partial(kernel, blocks=blocks, top_k=top_k),
-    tiles.in_use.reshape(1),
-    tiles.expert,
-    tiles.slot,
-    x,
-    weights,
-    *(() if bias is None else (bias,)),
+    functools.partial(kernel, compiled=True),
+    *arrays,
     grid=(tiles.expert.shape[0], pl.cdiv(columns, blocks.columns)),
     out_shape=out_shape,
     name=name,
     num_warps=blocks.warps,
     num_stages=blocks.stages,
+    interpreted=functools.partial(kernel, compiled=False),
   )
 
 
-def _hidden_kernel(
-  in_use_ref, expert_ref, slot_ref, x_ref, gate_up_ref, *refs, blocks: Blocks, top_k: int, activation: Activation
-):
+def _hidden_kernel(*refs, tree, blocks: Blocks, top_k: int, activation: Activation, compiled: bool):
   """activation(gate @ x, up @ x), each with its bias, for one tile and one block of F."""
   tile, block = pl.program_id(0), pl.program_id(1)
-  *bias_refs, hidden_ref = refs
+  given, hidden_ref = _Given(*tree.unflatten(refs[:-1])), refs[-1]
 
-  @pl.when(tile < in_use_ref[0])
+  @pl.when(tile < given.in_use[0])
   def run():
-    slot, column, expert = _slots(slot_ref, tile), _columns(block, blocks), expert_ref[tile]
+    slot, column, expert = _slots(given.slot, tile), _columns(block, blocks), given.expert[tile]
     columns = hidden_ref.shape[1]
-    gate, up = _products(x_ref, slot // top_k, gate_up_ref, expert, column, columns, blocks, parts=2)
-    for bias_ref in bias_refs:
-      gate, up = gate + _bias(bias_ref, expert, column, columns), up + _bias(bias_ref, expert, column, columns, 1)
+    gate, up = _products(given, slot // top_k, expert, column, columns, blocks, parts=2, compiled=compiled)
+    if given.bias is not None:
+      gate += _bias(given.bias, expert, column, columns)
+      up += _bias(given.bias, expert, column, columns, 1)
     _store(hidden_ref, slot, column, activation(gate, up).astype(hidden_ref.dtype))
 
 
-def _down_kernel(in_use_ref, expert_ref, slot_ref, hidden_ref, down_ref, *refs, blocks: Blocks, top_k: int):
+def _down_kernel(*refs, tree, blocks: Blocks, top_k: int, compiled: bool):
   """Down @ hidden, with its bias, for one tile and one block of D."""
   tile, block = pl.program_id(0), pl.program_id(1)
-  *bias_refs, y_ref = refs
+  given, y_ref = _Given(*tree.unflatten(refs[:-1])), refs[-1]
 
-  @pl.when(tile < in_use_ref[0])
+  @pl.when(tile < given.in_use[0])
   def run():
-    slot, column, expert = _slots(slot_ref, tile), _columns(block, blocks), expert_ref[tile]
-    (y,) = _products(hidden_ref, slot, down_ref, expert, column, y_ref.shape[1], blocks, parts=1)
-    for bias_ref in bias_refs:
-      y += _bias(bias_ref, expert, column, y_ref.shape[1])
+    slot, column, expert = _slots(given.slot, tile), _columns(block, blocks), given.expert[tile]
+    (y,) = _products(given, slot, expert, column, y_ref.shape[1], blocks, parts=1, compiled=compiled)
+    if given.bias is not None:
+      y += _bias(given.bias, expert, column, y_ref.shape[1])
     _store(y_ref, slot, column, y)
 
 
@@ -119,28 +131,15 @@ def _store(ref, slot: jax.Array, column: jax.Array, value: jax.Array) -> None:
 
 
 def _products(
-  x_ref, row: jax.Array, weight_ref, expert: jax.Array, column: jax.Array, columns: int, blocks: Blocks, parts: int
-) -> tuple[jax.Array, ...]:
+  given: _Given, row: jax.Array, expert: jax.Array, column: jax.Array, columns: int, blocks: Blocks, *, parts: int,
+  compiled: bool,
+) -> tuple[jax.Array, ...]:  # fmt: skip
   """x[row] @ weight[expert, column + part * columns].T for each part, in float32."""
-  inner = x_ref.shape[1]
-  even = inner % blocks.inner == 0
   # Rows and columns past the last read the last again. Their results are not stored.
-  row_in, column_in = jnp.minimum(row, x_ref.shape[0] - 1), jnp.minimum(column, columns - 1)
-  precision = jax.lax.Precision.HIGHEST if x_ref.dtype == jnp.float32 else None
-
-  def step(index, totals):
-    at = index * blocks.inner + jnp.arange(blocks.inner)
-    at_in = at if even else jnp.minimum(at, inner - 1)
-    x = plgpu.load(x_ref.at[row_in[:, None], at_in[None, :]])
-    if not even:
-      x = jnp.where((at < inner)[None, :], x, jnp.zeros_like(x))
-    added = []
-    for part in range(parts):
-      weight = from_bits(plgpu.load(weight_ref.at[expert, (column_in + part * columns)[:, None], at_in[None, :]]))
-      if not even:
-        weight = jnp.where((at < inner)[None, :], weight, jnp.zeros_like(weight))
-      added.append(jnp.dot(x, weight.T, precision=precision, preferred_element_type=jnp.float32))
-    return tuple(total + product for total, product in zip(totals, added, strict=True))
-
-  zero = jnp.zeros((row.shape[0], blocks.columns), jnp.float32)
-  return jax.lax.fori_loop(0, pl.cdiv(inner, blocks.inner), step, (zero,) * parts)
+  row_in = jnp.minimum(row, given.x.shape[0] - 1)
+  # Triton sees what lies together where nothing is clamped.
+  column_in = column if columns % blocks.columns == 0 else jnp.minimum(column, columns - 1)
+  outs = [column_in + part * columns for part in range(parts)]
+  load = functools.partial(load_rows, given.x, row_in, blocks=blocks)
+  weight, count = given.weight, row.shape[0]
+  return products(lambda at, kept: (load(at), kept), count, weight, (expert,), outs, blocks, compiled=compiled)[0]

@@ -6,6 +6,7 @@ from pallas_kernels.gates.checks import (
   kernel_launches,
   no_copy_of,
   no_spills,
+  packed_in_registers,
   uses_tensor_cores,
   within_limits,
 )
@@ -24,6 +25,7 @@ __all__ = [
   "kernel_launches",
   "no_copy_of",
   "no_spills",
+  "packed_in_registers",
   "uses_tensor_cores",
   "within_limits",
 ]

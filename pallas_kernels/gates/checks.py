@@ -1,5 +1,6 @@
 """The gates: each raises GateError, naming the kernel or the step that breaks it."""
 
+import re
 from collections.abc import Iterable
 
 from pallas_kernels.gates.deviceless import Kernel, Report
@@ -12,6 +13,8 @@ _CONTROL = frozenset({"kWhile", "kConditional", "kSequential", "kCommandBuffer"}
 _NO_ARRAY = frozenset(
   {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "constant"}
 )
+# Of PTX: asynchronous copies, multiplications of pairs of bfloat16, conversions of integers, stores to shared memory.
+_OF_A_LOOP = (r"cp\.async\.c", r"fma\.rn\.bf16x2$", r"cvt\.rn\.\w+\.[su]\d+$", r"st\.shared")
 _IN_PLACE = frozenset({"dynamic-update-slice", "scatter"})
 
 
@@ -46,6 +49,22 @@ def uses_tensor_cores(kernels: Iterable[Kernel]) -> None:
   for kernel in kernels:
     if not kernel.tensor_core:
       raise GateError(f"{kernel.name} ({kernel.arch}) holds neither mma.sync nor wgmma")
+
+
+def packed_in_registers(kernels: Iterable[Kernel]) -> None:
+  """Weights of few bits reach the products asynchronously, and become bfloat16 two at a time, in registers alone.
+
+  Zeros of groups may be converted one by one: there is one for at least 32 weights.
+  """
+  for kernel in kernels:
+    copies, pairs, singles, stores = (
+      sum(count for name, count in kernel.loop.items() if re.match(pattern, name)) for pattern in _OF_A_LOOP
+    )
+    wrong = ["no asynchronous copies"] * (not copies) + ["no multiplications of pairs"] * (not pairs)
+    wrong += [f"{singles} conversions of single integers"] * (8 * singles > pairs)
+    wrong += [f"{stores} stores to shared memory"] * (stores > 0)
+    if wrong:
+      raise GateError(f"{kernel.name} ({kernel.arch}): its loop over products holds {', '.join(wrong)}")
 
 
 def captured(report: Report) -> None:

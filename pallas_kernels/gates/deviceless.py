@@ -3,6 +3,7 @@
 Needs the extra `gates` (JAX's CUDA plugin and NVIDIA's ptxas), no driver.
 """
 
+import collections
 import dataclasses
 import importlib.util
 import re
@@ -25,6 +26,9 @@ _PTXAS = re.compile(
   r"Compiling entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.S
 )
 _TENSOR_CORE = re.compile(r"wgmma\.mma_async|mma\.sync")
+_LABEL = re.compile(r"^(\$\w+):$", re.M)
+# Also behind a predicate, and several in one line of inline assembly.
+_INSTRUCTION = re.compile(r"(?:^|[;{])\s*(?:@!?%\w+\s+)?([a-z][\w.:]*)(?=[\s;])", re.M)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class Kernel:
     shared_memory: dynamic bytes of a block.
     threads: of a block; 0 where XLA did not say.
     tensor_core: the kinds of matrix instructions it holds.
+    loop: PTX instructions of its loop over products, how many of each; empty where it has no such loop.
   """
 
   name: str
@@ -48,6 +53,7 @@ class Kernel:
   shared_memory: int
   threads: int
   tensor_core: tuple[str, ...]
+  loop: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def blocks_per_sm(self, target: Target) -> int:
     """How many blocks a multiprocessor holds at once, by registers, shared memory and threads."""
@@ -212,6 +218,20 @@ def _read_ptx(path: Path, geometry: Mapping[str, tuple[int, int]]) -> list[Kerne
         shared_memory=shared,
         threads=threads,
         tensor_core=tuple(sorted(set(_TENSOR_CORE.findall(ptx)))),
+        loop=_loop(ptx[ptx.index(f".entry {name}") :]),
       )
     )
   return kernels
+
+
+def _loop(ptx: str) -> Mapping[str, int]:
+  """Instructions of the loop that holds the most matrix instructions, of one kernel's text."""
+  body = ptx[: ptx.index("\n}\n")] if "\n}\n" in ptx else ptx
+  loops = [body[label.end() : last.end()] for label in _LABEL.finditer(body) for last in _branches(body, label)]
+  products = max(loops, key=lambda loop: len(_TENSOR_CORE.findall(loop)), default="")
+  return collections.Counter(_INSTRUCTION.findall(products)) if _TENSOR_CORE.search(products) else {}
+
+
+def _branches(body: str, label: re.Match[str]) -> list[re.Match[str]]:
+  """The last branch back to a label, if there is one."""
+  return list(re.compile(rf"\bbra(?:\.uni)?\s+{re.escape(label.group(1))};").finditer(body, label.end()))[-1:]

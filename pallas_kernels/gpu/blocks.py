@@ -11,8 +11,11 @@ from pallas_kernels.dispatch import traced_anew
 from pallas_kernels.gpu.block_sizes import Blocks, Question
 from pallas_kernels.gpu.triton_backend import pl
 from pallas_kernels.gpu.tuned_blocks import tuned
+from pallas_kernels.weights.form import Form
 
-__all__ = ["Blocks", "Question", "by_rule", "choose", "dividing_step", "questions", "trying"]
+__all__ = [
+  "Blocks", "Question", "by_rule", "choose", "dividing_step", "questions", "sizes_of_form", "tiled_step", "trying",
+]  # fmt: skip
 
 _tried: contextvars.ContextVar[Mapping[Question, Blocks]] = contextvars.ContextVar(
   "tried", default=MappingProxyType({})
@@ -72,3 +75,14 @@ def dividing_step(inner: int, most: int) -> int:
   """A power of two of at most `most` that divides `inner` if one can: masks would break the pipeline of loads."""
   dividing = inner & -inner
   return max(16, min(most, dividing if dividing >= 32 else pl.next_power_of_2(inner)))
+
+
+def sizes_of_form(form: Form | None, inner: int) -> tuple[int, ...]:
+  """What block sizes depend on, of a weight's form: none of a plain weight's, or bits of a number, and its group."""
+  return () if form is None else (form.bits, form.group or inner)
+
+
+def tiled_step(form: Form, inner: int, most: int) -> int:
+  """A step along the inputs of a weight in tiles: whole blocks, a power of two of them if one divides the inputs."""
+  blocks = form.inputs(inner) // form.block
+  return form.block * max(1, min(most // form.block, blocks & -blocks))

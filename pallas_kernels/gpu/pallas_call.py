@@ -18,6 +18,7 @@ def call(
   num_warps: int,
   num_stages: int = 2,
   input_output_aliases: Mapping[int, int] | None = None,
+  interpreted: Callable[..., None] | None = None,
 ) -> Any:
   """Runs `kernel` over `grid` on whole arrays, as refs, and returns what it writes.
 
@@ -30,14 +31,15 @@ def call(
     num_warps: warps of a program.
     num_stages: loads in flight in a loop over a product's inner axis.
     input_output_aliases: inputs whose memory a result takes over, by position.
+    interpreted: what is interpreted, where it is another function than `kernel`: instructions of a GPU have no
+      interpreter.
   """
   prepared = functools.partial(
     pl.pallas_call,
-    kernel,
     grid=grid,
     out_shape=out_shape,
     name=name,
     input_output_aliases=dict(input_output_aliases or {}),
   )
-  compiled = prepared(compiler_params=plgpu.CompilerParams(num_warps=num_warps, num_stages=num_stages))
-  return jax.lax.platform_dependent(*arrays, cuda=compiled, default=prepared(interpret=True))
+  compiled = prepared(kernel, compiler_params=plgpu.CompilerParams(num_warps=num_warps, num_stages=num_stages))
+  return jax.lax.platform_dependent(*arrays, cuda=compiled, default=prepared(interpreted or kernel, interpret=True))

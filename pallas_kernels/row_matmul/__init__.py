@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int32
 from pallas_kernels.cpu import unavailable
 from pallas_kernels.dispatch import CPU, GPU, Choice, Implementation, Op
 from pallas_kernels.gpu import triton_backend
+from pallas_kernels.gpu.weight_products import READ
 from pallas_kernels.row_matmul.arguments import RowArrays, RowOptions
 from pallas_kernels.row_matmul.cpu import cpu_objection, row_matmul_cpu
 from pallas_kernels.row_matmul.reference import row_matmul_reference
@@ -26,7 +27,7 @@ ROW_MATMUL = Op(
       (GPU,),
       objection,
       unavailable=triton_backend.unavailable,
-      takes=(),
+      takes=READ,
     ),
     Implementation(
       "cpu",

@@ -6,22 +6,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.gates.forms import Held
 from pallas_kernels.gates.shapes import ModelShape
 from pallas_kernels.row_matmul import row_matmul, row_matmuls
 
-Program = tuple[Callable[..., Any], tuple[jax.ShapeDtypeStruct, ...]]
+Program = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def programs(shape: ModelShape) -> dict[str, Program]:
-  """Norm and query, key, value; norm and router; output projection and residual: for 16 rows and for 64."""
+def programs(shape: ModelShape, held: Held | None = None) -> dict[str, Program]:
+  """Norm and query, key, value; norm and router; output projection and residual: for 16 rows and for 64.
+
+  Weights are bfloat16 where `held` is None. Routers always are, and have no program where it is not.
+  """
   width, heads, groups = shape.width, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
   made = {}
   for rows in (16, 64):
     x, scale = _bf16(rows, width), _bf16(width)
-    qkv = tuple(_bf16(columns, width) for columns in (heads, groups, groups))
+    weight = _bf16 if held is None else held.abstract
+    qkv = tuple(weight(columns, width) for columns in (heads, groups, groups))
     made[f"norm, query, key, value, T={rows}"] = (_normed_each, (x, *qkv, scale))
-    made[f"norm, router, T={rows}"] = (_normed, (x, _bf16(shape.experts, width), scale))
-    made[f"output, residual, T={rows}"] = (_added, (_bf16(rows, heads), _bf16(width, heads), x))
+    if held is None:
+      made[f"norm, router, T={rows}"] = (_normed, (x, _bf16(shape.experts, width), scale))
+    made[f"output, residual, T={rows}"] = (_added, (_bf16(rows, heads), weight(width, heads), x))
   return made
 
 

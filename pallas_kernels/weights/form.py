@@ -34,12 +34,16 @@ CODES: Mapping[str, Code] = MappingProxyType(
   }
 )
 """Whole numbers of 8 and of 4 bits; floats of 4 bits (MXFP4 and NVFP4 hold them) and of 8 (fp8, without infinities)."""
-LAYOUTS = ("rows", "interleaved")
+LAYOUTS = ("rows", "interleaved", "tiles")
 
 LANES = 16
-"""Outputs that lie interleaved."""
+"""Outputs that lie interleaved, or in one tile."""
 LINE = 64
 """Bytes of a line of interleaved outputs: one cache line."""
+WORD = 16
+"""Bits of a word of a tile."""
+RUN = 32
+"""Words of an output that lie together in a tile, and consecutive inputs that have the same bits of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,11 @@ class Form:
   - `interleaved`: outputs are filled up to a multiple of 16. values [..., out / 16, in / (4 B), 64] are lines of 16
     outputs by 4 B inputs: byte 4 o + i of a line belongs to output o. Its low half is input i, its high half input
     i + 4. scales [..., out / 16, G, 16]. CPUs read this one: a vector register holds the same inputs of 16 outputs.
+  - `tiles`: outputs are filled up to a multiple of 16, inputs to whole blocks too. A block of an output is 32 words of
+    16 bits, which hold 2 B numbers each, the lowest bits first: number k of word j is input 32 k + j of the block.
+    values [..., out / 16, blocks, 16, 32] in uint16; scales [..., out / 16, G, 16], with those of groups that only
+    fill up the last block. GPUs read this one: a program takes kilobytes that lie together, and numbers of the same
+    place in their words have neighbouring inputs, which share a scale.
 
   Zeros, where there are some, have the shape of scales; gains have that of scales where an output has one.
 
@@ -88,13 +97,29 @@ class Form:
     """Numbers that a byte holds."""
     return 8 // self.bits
 
+  @property
+  def in_word(self) -> int:
+    """Numbers that a word of a tile holds."""
+    return WORD // self.bits
+
+  @property
+  def block(self) -> int:
+    """Inputs of one block of a tile."""
+    return RUN * self.in_word
+
+  @property
+  def values_dtype(self) -> str:
+    """Name of the dtype of the stored values."""
+    return "uint16" if self.layout == "tiles" else "int8" if self.code == "int8" else "uint8"
+
   def groups(self, inner: int) -> int:
-    """Scales of one output of `inner` inputs."""
+    """Scales that one output of `inner` inputs needs."""
     return 1 if self.group is None else -(-inner // self.group)
 
   def inputs(self, inner: int) -> int:
     """Inputs that are stored for one output of `inner`."""
-    whole = self.group or (self.in_byte if self.layout == "rows" else LINE // LANES * self.in_byte)
+    whole = self.group or (LINE // LANES * self.in_byte if self.layout == "interleaved" else self.in_byte)
+    whole = math.lcm(self.group or 1, self.block) if self.layout == "tiles" else whole
     return math.ceil(inner / whole) * whole
 
   def values_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -103,6 +128,8 @@ class Form:
     stored = self.inputs(inner) // self.in_byte
     if self.layout == "rows":
       return (*stack, outs, stored)
+    if self.layout == "tiles":
+      return (*stack, -(-outs // LANES), self.inputs(inner) // self.block, LANES, RUN)
     return (*stack, -(-outs // LANES), stored * LANES // LINE, LINE)
 
   def scales_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -110,7 +137,7 @@ class Form:
     *stack, outs, inner = shape
     if self.layout == "rows":
       return (*stack, outs, self.groups(inner))
-    return (*stack, -(-outs // LANES), self.groups(inner), LANES)
+    return (*stack, -(-outs // LANES), self.groups(self.inputs(inner)), LANES)
 
 
 INT8 = Form(code="int8")

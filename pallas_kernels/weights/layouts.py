@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pallas_kernels.weights.form import CODES, LANES, LINE, Form
+from pallas_kernels.weights.form import CODES, LANES, LINE, RUN, Form
 
 
 def _of(array: Any) -> Any:
@@ -21,6 +21,8 @@ def unpacked(values: Any, form: Form, shape: tuple[int, ...]) -> Any:
   xp, (outs, inner) = _of(values), shape[-2:]
   if form.layout == "rows":
     numbers = values if form.in_byte == 1 else _stacked(xp, values, -1)
+  elif form.layout == "tiles":
+    numbers = _of_words(xp, values, form)
   else:
     numbers = values.reshape(*values.shape[:-1], LANES, LINE // LANES)
     # [.., blocks, lines, outputs, inputs of a half], and for two numbers in a byte an axis of halves before the last.
@@ -49,32 +51,54 @@ def meant(stored: Any, code: str, dtype: DTypeLike) -> Any:
 def packed(numbers: np.ndarray, form: Form) -> np.ndarray:
   """The stored values of numbers [..., out, in] of int8 or uint8."""
   *stack, outs, inner = numbers.shape
-  blocks = -(-outs // LANES) * LANES if form.layout == "interleaved" else outs
+  blocks = outs if form.layout == "rows" else -(-outs // LANES) * LANES
   zero = CODES[form.code].zero
   whole = filled(numbers, (*stack, blocks, form.inputs(inner)), zero)
   if form.layout == "rows":
     return whole if form.in_byte == 1 else whole[..., 0::2] | whole[..., 1::2] << 4
+  if form.layout == "tiles":
+    return _in_words(whole, form)
   lines = whole.reshape(*stack, blocks // LANES, LANES, -1, form.in_byte, LINE // LANES)
   lines = np.moveaxis(lines, -3, -4)
   halves = lines[..., 0, :] if form.in_byte == 1 else lines[..., 0, :] | lines[..., 1, :] << 4
   return np.ascontiguousarray(halves).reshape(form.values_shape(numbers.shape))
 
 
+def _of_words(xp: Any, words: Any, form: Form) -> Any:
+  """The numbers of words [..., tiles, blocks, 16, 32]: [..., 16 tiles, blocks, in a word, 32] in int8 or uint8."""
+  one = 2**form.bits - 1
+  numbers = xp.stack([words >> form.bits * place & one for place in range(form.in_word)], -2)
+  numbers = xp.moveaxis(numbers.astype(np.uint8), -3, -4)
+  numbers = numbers.reshape(*numbers.shape[:-5], numbers.shape[-5] * LANES, *numbers.shape[-3:])
+  return numbers.astype(np.int8) if form.code == "int8" else numbers
+
+
+def _in_words(numbers: np.ndarray, form: Form) -> np.ndarray:
+  """The words of numbers [..., out, in] of which outputs and inputs are whole tiles."""
+  *stack, outs, _ = numbers.shape
+  split = numbers.view(np.uint8).reshape(*stack, outs // LANES, LANES, -1, form.in_word, RUN)
+  words = np.zeros((*split.shape[:-2], RUN), np.uint16)
+  for place in range(form.in_word):
+    words |= split[..., place, :].astype(np.uint16) << np.uint16(form.bits * place)
+  return np.ascontiguousarray(np.moveaxis(words, -2, -3))
+
+
 def by_output(scales: Any, form: Form, outs: int) -> Any:
-  """Scales or zeros in the order of outputs: [..., out, groups]."""
+  """Scales or zeros in the order of outputs: [..., out, groups], with those of groups that only fill up a tile."""
   if form.layout == "rows":
     return scales
   moved = _of(scales).moveaxis(scales, -1, -2)
   return moved.reshape(*moved.shape[:-3], -1, moved.shape[-1])[..., :outs, :]
 
 
-def by_block(scales: np.ndarray, form: Form) -> np.ndarray:
-  """Scales or zeros [..., out, groups] in the order of `form`."""
+def by_block(scales: np.ndarray, form: Form, shape: tuple[int, ...]) -> np.ndarray:
+  """Scales or zeros [..., out, groups] of a weight of `shape`, in the order of `form`."""
   if form.layout == "rows":
     return scales
-  *stack, outs, groups = scales.shape
-  whole = filled(scales, (*stack, -(-outs // LANES) * LANES, groups), 0)
-  return np.ascontiguousarray(np.moveaxis(whole.reshape(*stack, -1, LANES, groups), -1, -2))
+  *stack, tiles, groups, _ = form.scales_shape(shape)
+  # A power of two has no 0 to fill up with, and its NaN would not be without effect.
+  whole = filled(scales, (*stack, tiles * LANES, groups), 1 if form.layout == "tiles" else 0)
+  return np.ascontiguousarray(np.moveaxis(whole.reshape(*stack, tiles, LANES, groups), -1, -2))
 
 
 def relaid(form: Form, layout: str) -> Form:

@@ -60,7 +60,7 @@ def _by_numpy(weight: Num[np.ndarray, "*stack O I"], form: Form) -> QuantizedWei
   rows = weight.reshape(-1, inner)
   rounded, scale_type = _ROUNDED[form.code]
   flat = relaid(form, "rows")
-  values = aligned_empty((len(rows), flat.inputs(inner) // form.in_byte), np.int8 if form.bits == 8 else np.uint8)
+  values = aligned_empty((len(rows), flat.inputs(inner) // form.in_byte), np.dtype(flat.values_dtype))
   scales = aligned_empty((len(rows), form.groups(inner)), scale_type)
   step = max(1, _BLOCK // max(1, inner))
   for start in range(0, len(rows), step):
@@ -86,6 +86,7 @@ def _natively(weight: Num[np.ndarray, "*stack O I"], form: Form) -> QuantizedWei
   narrow = weight.dtype == jnp.bfloat16
   if form.code != "int4" or (form.group or 2048) > 1024 or not (narrow or weight.dtype == np.float32):
     return None
+  wanted, form = form.layout, relaid(form, "rows" if form.layout == "tiles" else form.layout)
   shape, weight, ends = weight.shape, np.ascontiguousarray(weight), np.array(ENDS, np.float32)
   values, scales = (
     aligned_empty(sizes, dtype)
@@ -99,7 +100,7 @@ def _natively(weight: Num[np.ndarray, "*stack O I"], form: Form) -> QuantizedWei
     raise _not_finite(form)
   matrix, numbers = (shape[-2], shape[-1]), weight.dtype.name
   made = QuantizedWeight(values=values, scales=scales, form=form, matrix=matrix, numbers=numbers)
-  return None if done is None else made
+  return None if done is None else relayout(made, wanted)
 
 
 def _not_finite(form: Form) -> ValueError:
@@ -125,7 +126,7 @@ def abstract_quantized(
     return jax.ShapeDtypeStruct(form.scales_shape(shape), np.dtype(dtype))
 
   return QuantizedWeight(
-    values=jax.ShapeDtypeStruct(form.values_shape(shape), np.int8 if form.code == "int8" else np.uint8),
+    values=jax.ShapeDtypeStruct(form.values_shape(shape), np.dtype(form.values_dtype)),
     scales=leaf(form, _ROUNDED[form.code][1] if scales is None else scales),
     zeros=None if zeros is None else leaf(form, zeros),
     gains=leaf(dataclasses.replace(form, group=None), np.float32) if gains else None,
@@ -140,17 +141,21 @@ def relayout(weight: QuantizedWeight, layout: str) -> QuantizedWeight:
   if layout == weight.form.layout:
     return weight
   old, new, shape = weight.form, relaid(weight.form, layout), weight.shape
-  values = aligned_empty(new.values_shape(shape), weight.values.dtype)
+  values = aligned_empty(new.values_shape(shape), np.dtype(new.values_dtype))
   if (moved_natively := _interleaved_natively(weight, new, values)) is not None:
     return moved_natively
   # One of a stack at a time: unpacked, four bits are eight.
   for index in np.ndindex(*shape[:-2]):
     values[index] = packed(unpacked(weight.values[index], old, weight.matrix), new)
 
-  def moved(array: np.ndarray | None) -> np.ndarray | None:
-    return None if array is None else by_block(by_output(array, old, weight.matrix[0]), new)
+  def moved(array: np.ndarray | None, group: int | None) -> np.ndarray | None:
+    if array is None:
+      return None
+    outs, inner = weight.matrix
+    before, after = (dataclasses.replace(form, group=group) for form in (old, new))
+    return by_block(by_output(array, before, outs)[..., : before.groups(inner)], after, shape)
 
-  scales, zeros, gains = (moved(array) for array in (weight.scales, weight.zeros, weight.gains))
+  scales, zeros, gains = moved(weight.scales, old.group), moved(weight.zeros, old.group), moved(weight.gains, None)
   return dataclasses.replace(weight, values=values, scales=scales, zeros=zeros, gains=gains, form=new)
 
 

@@ -7,8 +7,10 @@ import pytest
 
 from benchmarks.kernels.decode_program import COMPILED, STATE, decode_program
 from lynx_jax.models.released import RELEASED
+from lynx_jax.placement import Role
 from lynx_jax.routing import Lynx, RoutingPolicy
 from pallas_kernels import gates
+from pallas_kernels.gates.forms import HELD
 from tests.goldens.kernels import same_as_recorded
 
 # The run-time shape checker takes arrays only, and the weights here are abstract.
@@ -17,6 +19,8 @@ MOST_LAUNCHES_A_LAYER = 12
 OWN = {
   "row_matmul", "append_heads", "decode_attention", "join_attention", "lynx_route", "expert_hidden", "expert_down",
 }  # fmt: skip
+
+EXPERTS = {"expert_hidden", "expert_down"}
 
 
 def compiled(name, policy, target, layers=None):
@@ -75,6 +79,23 @@ def test_every_family_is_one_graph_that_copies_nothing(name: str, changes: dict[
   gates.no_copy_of(report, min(leaf.size * 2 for leaf in jax.tree.leaves(args[STATE].cache)))
   # The kernels run, and not the plain JAX that stands in for them.
   assert any(launch.startswith("lynx_route") for launch in gates.kernel_launches(report))
+
+
+def test_experts_as_gpt_oss_holds_them_add_no_launch_and_no_copy():
+  config = RELEASED["gpt-oss-20b"] | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+  launches = []
+  for held in (None, {Role.EXPERT: HELD["MXFP4"]}):
+    fn, args = decode_program(config, Lynx(3, 2), held=held)
+    report = gates.compile_for(fn, args, "h100", donate_argnums=(STATE,))
+    gates.captured(report)
+    gates.no_copy_of(report, min(leaf.size * 2 for leaf in jax.tree.leaves(args[STATE].cache)))
+    launches.append([launch.split("__")[0] for launch in gates.kernel_launches(report)])
+    experts = [kernel for name, kernel in report.kernels.items() if name.split("__")[0] in EXPERTS]
+    gates.no_spills(experts)
+    if held:
+      gates.packed_in_registers(experts)
+  assert sum(launch in EXPERTS for launch in launches[0]) == 4
+  assert launches[0] == launches[1]
 
 
 @pytest.mark.slow

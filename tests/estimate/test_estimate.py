@@ -3,7 +3,15 @@
 import pytest
 
 from lynx_jax.estimate.published import checks, size_of
-from lynx_jax.estimate.roofline import BANDWIDTH_SHARE, GPUS, moe_layer_us, step_size, step_time
+from lynx_jax.estimate.roofline import (
+  BANDWIDTH_SHARE,
+  GPUS,
+  MXFP4_EXPERTS,
+  moe_layer_us,
+  saving_line,
+  step_size,
+  step_time,
+)
 from lynx_jax.models.families import spec_from_config
 from lynx_jax.models.released import RELEASED
 from lynx_jax.models.sizes import counts
@@ -45,6 +53,19 @@ def test_quantised_weights_are_read_as_the_bytes_that_they_are():
   times = [step_time(size, gpu, active=40, batch=8, context=512) for size in (whole, four)]
   assert times[1].experts == pytest.approx(times[0].experts * 4.5 / 16)
   assert times[1].cache == times[0].cache
+
+
+def test_experts_of_four_bits_save_the_bytes_that_they_do_not_read():
+  whole, packed = (step_size(spec_from_config(RELEASED["gpt-oss-20b"]), weights) for weights in (None, MXFP4_EXPERTS))
+  assert packed.other_bytes == whole.other_bytes
+  # 4 bits, and a byte for every 32 numbers; biases stay as they are.
+  numbers, biases = 3 * 2880 * 2880, 3 * 2880
+  assert packed.expert_bytes == numbers * 4.25 / 8 + 2 * biases
+  line = saving_line(packed, whole, GPUS["h100"], active=4, batch=1, context=128)
+  few, many = ((24 * 4 * one.expert_bytes + one.other_bytes) / 1e9 for one in (packed, whole))
+  assert f"{few:.2f} GB a step for {many:.2f} in bfloat16" in line
+  few, many = (float(part) for part in line.split("at most ")[1].rstrip(".").split(" tokens/s for "))
+  assert 1 < few / many < 16 / 4.25
 
 
 def test_many_rows_are_bound_by_arithmetic():

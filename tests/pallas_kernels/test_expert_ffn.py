@@ -15,7 +15,9 @@ from pallas_kernels.activations import ClampedSwiGLU
 from pallas_kernels.expert_ffn.arguments import ExpertArrays, ExpertOptions
 from pallas_kernels.expert_ffn.loop import expert_ffn_loop, tile_size
 from pallas_kernels.expert_ffn.tiles import most_tiles, tile_rows
+from pallas_kernels.gates.forms import HELD, Held
 from tests.pallas_kernels.hlo import arrays_made
+from tests.pallas_kernels.weights.holding import held
 
 IMPLEMENTATIONS = ("pallas", "cpu", "loop", "reference")
 # Rows, experts, experts a row, model width, expert width: odd sizes, E not a power of two, T across tile sizes.
@@ -41,8 +43,15 @@ def weights_of(experts, width, expert_width, dtype=np.float32, seed=0):
 INTERLEAVED = Form(code="int4", group=32, layout="interleaved")
 
 
-def held_in(weights, form=INT8):
+def held_in(weights, form: Form | Held = INT8):
+  if isinstance(form, Held):
+    return tuple(held(stack, form) for stack in weights)
   return tuple(jax.tree.map(jnp.asarray, quantize(np.asarray(stack), form)) for stack in weights)
+
+
+def taken(x, form):
+  """Rows as kernels for GPUs take them beside weights in tiles, in bfloat16; others as they are."""
+  return jnp.asarray(x, jnp.bfloat16) if isinstance(form, Held) else x
 
 
 def biases_of(experts, width, expert_width, dtype=np.float32):
@@ -186,8 +195,8 @@ class TestExpertFFN:
 
 
 # What the implementations add to the rounding of quantised weights, as a share of the largest result: nothing but
-# float32 sums where rows stay float32; natively, 16 bits of each row and of each row of hidden values, or 8 bits of
-# each 32 values.
+# float32 sums where rows stay float32; with rows of bfloat16 the rounding of hidden values and of the result; natively,
+# 16 bits of each row and of each row of hidden values, or 8 bits of each 32 values.
 QUANTISED_ERRORS = {
   ("cpu", INT8): 2**-12,
   ("cpu", INTERLEAVED): 2**-5,
@@ -195,16 +204,18 @@ QUANTISED_ERRORS = {
   ("reference", INT8): 2**-18,
   ("loop", INT4): 2**-18,
   ("reference", INTERLEAVED): 2**-18,
+  ("pallas", HELD["MXFP4"]): 2**-7,
 }
+NAMES = [f"{name}-{form.form.code if isinstance(form, Held) else form}" for name, form in QUANTISED_ERRORS]
 
 
-@pytest.mark.parametrize(("implementation", "form"), QUANTISED_ERRORS, ids=str)
+@pytest.mark.parametrize(("implementation", "form"), QUANTISED_ERRORS, ids=NAMES)
 class TestQuantisedExperts:
   @given(load=loads())
   @settings(max_examples=15)
   def test_equal_the_definition_on_the_weights_that_they_stand_for(self, implementation, form, load):
     x, ids, weights, valid, experts, more = load
-    experts = held_in(experts, form)
+    x, experts = taken(x, form), held_in(experts, form)
     y = run(x, ids, weights, *experts, valid=valid, **more, implementation=implementation)
     expected = by_numpy(x, ids, weights, *map(dequantize, experts), valid=valid, **more)
     np.testing.assert_allclose(
@@ -227,11 +238,14 @@ class TestQuantisedExperts:
     np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=tolerance * np.abs(expected).max())
 
   def test_experts_that_nobody_chose_may_hold_anything(self, implementation, form):
-    x, ids, share = np.ones((5, 8), np.float32), np.full((5, 1), 2, np.int32), np.ones((5, 1), np.float32)
+    x, ids = taken(np.ones((5, 8), np.float32), form), np.full((5, 1), 2, np.int32)
+    share = np.ones((5, 1), np.float32)
     experts = held_in(weights_of(6, 8, 16), form)
     unused = (jnp.arange(6) != 2).reshape(6, *(1,) * (experts[0].scales.ndim - 1))
     poisoned = [
-      dataclasses.replace(stack, scales=jnp.where(unused, jnp.nan, stack.scales).astype(stack.scales.dtype))
+      dataclasses.replace(
+        stack, scales=jnp.where(unused, jnp.nan, stack.scales.astype(jnp.float32)).astype(stack.scales.dtype)
+      )
       for stack in experts
     ]
     clean = run(x, ids, share, *experts, implementation=implementation)
@@ -241,14 +255,15 @@ class TestQuantisedExperts:
     gate_up, down = weights_of(4, 24, 40)
     experts = held_in((gate_up, down.at[:, 5].set(0)), form)
     ids = np.array([[0, 3], [1, 2]], np.int32)
-    y = run(np.ones((2, 24), np.float32), ids, np.ones((2, 2), np.float32), *experts, implementation=implementation)
+    x = taken(np.ones((2, 24), np.float32), form)
+    y = run(x, ids, np.ones((2, 2), np.float32), *experts, implementation=implementation)
     assert np.isfinite(y).all()
     np.testing.assert_array_equal(np.asarray(y)[:, 5], 0)
     assert np.all(np.asarray(y)[:, :5] != 0)
 
   def test_gradients_of_rows_are_those_of_the_weights_that_they_stand_for(self, implementation, form):
     random = np.random.default_rng(4)
-    x = jnp.asarray(random.normal(size=(6, 8)), jnp.float32)
+    x = taken(jnp.asarray(random.normal(size=(6, 8)), jnp.float32), form)
     ids = jnp.asarray(np.stack([random.permutation(4)[:2] for _ in range(6)]), jnp.int32)
     experts = held_in(weights_of(4, 8, 12), form)
 
@@ -258,18 +273,45 @@ class TestQuantisedExperts:
 
       return jax.grad(loss)(x)
 
-    wide = tuple(map(dequantize, experts))
+    # In bfloat16 the reference's own products, with weights as it rounds them.
+    wide = experts if isinstance(form, Held) else tuple(map(dequantize, experts))
     np.testing.assert_allclose(slopes(experts, implementation), slopes(wide, "reference"), rtol=1e-4, atol=1e-5)
 
 
-def test_int8_experts_are_not_for_the_gpu_kernels_and_fall_back_there():
-  experts = held_in(weights_of(4, 16, 32))
-  arguments = (jnp.ones((3, 16), jnp.bfloat16), jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)), *experts)
-  with pytest.raises(NotImplementedError, match="it takes no weights held as int8: it takes plain arrays"):
-    expert_ffn(*arguments, implementation="pallas")
-  lowered = jax.jit(expert_ffn).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
-  assert "stablehlo.while" in lowered
-  assert "custom_call" not in lowered
+# Inputs of several steps, the last of them not full, for every code and for tiles of few rows and of many.
+@pytest.mark.parametrize(
+  ("name", "rows"), [("int8", 9), ("int4, groups of 128, zeros", 70), ("MXFP4", 70), ("fp8, blocks of 128", 9)]
+)
+def test_experts_in_tiles_sum_over_all_steps(name, rows):
+  experts, top_k, width, expert_width = 2, 2, 300, 144
+  random = np.random.default_rng(6)
+  x = jnp.asarray(random.normal(size=(rows, width)), jnp.bfloat16)
+  ids = np.stack([random.permutation(experts) for _ in range(rows)]).astype(np.int32)
+  weights = random.random((rows, top_k)).astype(np.float32)
+  narrow = held_in(weights_of(experts, width, expert_width), HELD[name])
+  more = biases_of(experts, width, expert_width, jnp.bfloat16) | {"activation": CLAMPED}
+  y = run(x, ids, weights, *narrow, **more, implementation="pallas")
+  expected = by_numpy(x, ids, weights, *map(dequantize, narrow), valid=np.ones(rows, bool), **more)
+  np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=2**-7 * np.abs(expected).max())
+
+
+def test_forms_that_gpu_kernels_do_not_read_are_named_and_fall_back():
+  x, read = jnp.ones((3, 64), jnp.bfloat16), held_in(weights_of(4, 64, 32), HELD["int4, groups of 32"])
+  rows = (x, jnp.zeros((3, 1), jnp.int32), jnp.ones((3, 1)))
+  halves = held_in(weights_of(4, 64, 32), Form(code="int8", group=16, layout="tiles"))
+  cases = (
+    ((*rows, *held_in(weights_of(4, 64, 32))), r"int8 weights in the layout 'tiles' \(`relayout`\), not 'rows'"),
+    ((x.astype(jnp.float32), *rows[1:], *read), "int4 weights beside rows of bfloat16, not float32"),
+    ((*rows, *halves), "groups of a power of two of at least 32 inputs, not 16"),
+    ((*rows, read[0], dataclasses.replace(read[1], zeros=read[1].scales)), "whole zeros of int4 weights, not bfloat16"),
+    ((*rows, dataclasses.replace(read[0], scales=jnp.asarray(read[0].scales, jnp.int8)), read[1]), "not int8"),
+  )
+  for arguments, message in cases:
+    with pytest.raises(NotImplementedError, match=message):
+      run(*arguments, implementation="pallas")
+    lowered = jax.jit(expert_ffn).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.while" in lowered
+    assert "custom_call" not in lowered
 
 
 def test_int8_beside_floating_weights_is_an_error_natively_and_right_elsewhere():

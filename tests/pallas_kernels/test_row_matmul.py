@@ -1,6 +1,7 @@
 """One suite for every implementation of `row_matmul`."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import INT4, INT8, Form, dequantize, quantize, row_matmul, row_matmuls
+from pallas_kernels.gates.forms import HELD, Held
+from tests.pallas_kernels.weights.holding import held
 
 IMPLEMENTATIONS = ("pallas", "cpu", "reference")
 SIZES = ((1, 32, 16), (5, 48, 80), (2, 16, 6), (16, 64, 48), (33, 96, 32), (64, 32, 128))
@@ -108,12 +111,17 @@ def test_a_row_among_many_has_the_same_bits_as_alone_natively(weights, inner):
 INTERLEAVED = Form(code="int4", group=32, layout="interleaved")
 
 
-def held_in(weight, form=INT8):
+def held_in(weight, form: Form | Held = INT8):
+  if isinstance(form, Held):
+    return held(weight, form)
   return jax.tree.map(jnp.asarray, quantize(np.asarray(weight), form))
 
 
 def quantised_bound(x, weight, implementation, narrow, norm_scale, size):
   """By how much a product may differ from that of the numbers that the weight stands for."""
+  if implementation == "pallas":
+    # A normed row is rounded to 8 bits once, and numbers are not.
+    return (2**-8 if norm_scale is not None else 2**-20) * size
   if implementation == "reference":
     # A normed bfloat16 row is rounded to 8 bits once, as are weights in groups that meet bfloat16 rows.
     rounded = (norm_scale is not None) + (weight.form.group is not None)
@@ -129,17 +137,26 @@ def quantised_bound(x, weight, implementation, narrow, norm_scale, size):
   return bound
 
 
+QUANTISED = (
+  ("cpu", INT8),
+  ("cpu", INTERLEAVED),
+  ("reference", INT8),
+  ("reference", INT4),
+  ("pallas", HELD["int4, groups of 32"]),
+)
+
+
 @pytest.mark.parametrize(
   ("implementation", "form"),
-  [("cpu", INT8), ("cpu", INTERLEAVED), ("reference", INT8), ("reference", INT4)],
-  ids=str,
+  QUANTISED,
+  ids=[f"{name}-{form.form.code if isinstance(form, Held) else form}" for name, form in QUANTISED],
 )
 class TestQuantisedRowMatmul:
   @given(case=inputs(), narrow=st.booleans())
   @settings(max_examples=20)
   def test_equals_the_definition_on_the_weights_that_it_stands_for(self, implementation, form, case, narrow):
     x, weight, extras = case
-    if not narrow:
+    if not narrow and implementation != "pallas":
       x, extras = jax.tree.map(lambda array: array.astype(jnp.float32), (x, extras))
     weight = held_in(weight, form)
     y = run(x, weight, **extras, norm_eps=1e-3, dtype="float32", implementation=implementation)
@@ -169,14 +186,29 @@ class TestQuantisedRowMatmul:
     np.testing.assert_array_equal(np.asarray(y, np.float32)[:, 9], 0)
 
 
-def test_int8_weights_are_not_for_the_gpu_kernel_nor_natively_beside_others():
-  x, weight = jnp.ones((3, 16), jnp.bfloat16), jnp.ones((16, 16), jnp.bfloat16)
-  with pytest.raises(NotImplementedError, match="it takes no weights held as int8: it takes plain arrays"):
-    row_matmul(x, held_in(weight), implementation="pallas")
+# Inputs of several steps, the last of them not full, for every form and for few rows and many.
+@pytest.mark.parametrize(("name", "rows"), list(zip(HELD, itertools.cycle((33, 5)), strict=False)))
+def test_weights_in_tiles_sum_over_all_steps(name, rows):
+  random = np.random.default_rng(3)
+  x, weight = (jnp.asarray(random.normal(size=(count, 304)), jnp.bfloat16) for count in (rows, 40))
+  narrow = held_in(weight, HELD[name])
+  extras = {"norm_scale": jnp.asarray(random.normal(size=304), jnp.bfloat16), "bias": None, "residual_TO": None}
+  y = run(x, narrow, **extras, norm_eps=1e-3, dtype="float32", implementation="pallas")
+  expected, size = by_numpy(x, dequantize(narrow), **extras, eps=1e-3)
+  assert np.all(np.abs(np.asarray(y) - expected) <= 2**-8 * size)
+
+
+def test_weights_of_several_forms_are_named_and_go_to_the_reference():
+  x, weight = jnp.ones((3, 64), jnp.bfloat16), jnp.ones((16, 64), jnp.bfloat16)
+  narrow, tiles = held_in(weight), held_in(weight, HELD["int8"])
+  with pytest.raises(NotImplementedError, match=r"int8 weights in the layout 'tiles' \(`relayout`\), not 'rows'"):
+    row_matmul(x, narrow, implementation="pallas")
+  with pytest.raises(NotImplementedError, match=r"weights of one form, not of several \(int8 and plain arrays\)"):
+    row_matmuls(x, [tiles, weight], implementation="pallas")
   with pytest.raises(NotImplementedError, match="weights of several forms, int8 and plain arrays: one form for all"):
-    row_matmuls(x, [held_in(weight), weight], implementation="cpu")
-  for y in row_matmuls(x, [held_in(weight), weight]):
-    np.testing.assert_array_equal(np.asarray(y, np.float32), 16)
+    row_matmuls(x, [narrow, weight], implementation="cpu")
+  for y in row_matmuls(x, [narrow, tiles, weight]):
+    np.testing.assert_array_equal(np.asarray(y, np.float32), 64)
 
 
 def test_forms_that_native_code_does_not_read_are_named():

@@ -1,5 +1,7 @@
 """Every gate is shown to fail on a program made to break it, and to pass one that does not."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,7 +9,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels import gates
+from pallas_kernels.expert_ffn.gate_programs import programs
 from pallas_kernels.gates import deviceless
+from pallas_kernels.gates.forms import HELD
+from pallas_kernels.gates.shapes import MODEL_SHAPES
+from pallas_kernels.gpu.blocks import questions, trying
 
 # Weights larger than the partial sums into which XLA splits a product of few rows.
 ROWS, WIDTH, CAPACITY = 16, 2048, 2**18
@@ -68,6 +74,36 @@ def test_a_kernel_without_matrix_instructions_is_seen():
   call = kernel_call(sum_of_products, jax.ShapeDtypeStruct((ROWS,), jnp.float32))
   with pytest.raises(gates.GateError, match=r"sum_of_products .* neither mma\.sync nor wgmma"):
     gates.uses_tensor_cores(gates.compile_for(call, (X,)).kernels.values())
+
+
+def converted(x_ref, w_ref, y_ref):
+  """A product with bytes, each of which is converted by itself."""
+
+  def step(k, total):
+    x = x_ref[:, pl.ds(k * 64, 64)]
+    w = w_ref[pl.ds(0, 64), pl.ds(k * 64, 64)].astype(jnp.float32).astype(jnp.bfloat16)
+    return total + jnp.dot(x, w.T, preferred_element_type=jnp.float32)
+
+  y_ref[...] = jax.lax.fori_loop(0, WIDTH // 64, step, jnp.zeros((ROWS, 64), jnp.float32))
+
+
+@pytest.mark.parametrize("target", gates.TARGETS)
+def test_weights_that_are_converted_one_by_one_are_seen(target: str):
+  call = kernel_call(converted, jax.ShapeDtypeStruct((ROWS, 64), jnp.float32))
+  report = gates.compile_for(call, (X, jax.ShapeDtypeStruct((64, WIDTH), jnp.uint8)), target)
+  with pytest.raises(gates.GateError, match=r"no multiplications of pairs, \d+ conversions of single integers"):
+    gates.packed_in_registers(report.kernels.values())
+
+
+def test_a_kernel_that_needs_more_registers_than_there_are_for_its_blocks_is_seen():
+  fn, args = programs(MODEL_SHAPES["Qwen3-30B-A3B"], HELD["int4, groups of 32"])["decode, T=16"]
+  with questions() as asked:
+    jax.eval_shape(lambda *given: fn(*given), *args)
+  question = next(one for one in asked if one[0] == "expert_hidden")
+  with trying(question, dataclasses.replace(asked[question], columns=64, warps=1)):
+    report = gates.compile_for(lambda *given: fn(*given), args)
+  with pytest.raises(gates.GateError, match=r"expert_hidden .* spills \d+ bytes"):
+    gates.no_spills([report.kernels["expert_hidden"]])
 
 
 def test_a_kernel_that_fills_a_multiprocessor_is_seen():

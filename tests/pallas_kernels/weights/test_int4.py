@@ -106,12 +106,13 @@ def test_what_int4_can_hold_is_held_exactly(numbers, powers):
 @given(
   weight=weights(),
   form=st.sampled_from([INT4, Form(code="int4", group=128), Form(code="int8"), Form(code="int8", group=32)]),
+  layout=st.sampled_from(["interleaved", "tiles"]),
 )
-@settings(max_examples=12)
-def test_layouts_hold_the_same_numbers_and_go_back_bit_for_bit(weight, form):
+@settings(max_examples=24)
+def test_layouts_hold_the_same_numbers_and_go_back_bit_for_bit(weight, form, layout):
   held = quantize(weight, form)
-  moved = relayout(held, "interleaved")
-  assert moved.form == dataclasses.replace(form, layout="interleaved")
+  moved = relayout(held, layout)
+  assert moved.form == dataclasses.replace(form, layout=layout)
   assert moved.shape == weight.shape
   np.testing.assert_array_equal(numbers_of(moved), dequantize(held))
   again = relayout(moved, "rows")
@@ -125,7 +126,7 @@ def test_layouts_hold_the_same_numbers_and_go_back_bit_for_bit(weight, form):
   assert (expected.shape, expected.dtype, expected.form) == (moved.shape, moved.dtype, moved.form)
 
 
-@pytest.mark.parametrize("layout", ["rows", "interleaved"])
+@pytest.mark.parametrize("layout", ["rows", "interleaved", "tiles"])
 def test_zeros_of_their_own_move_each_group(layout):
   random = np.random.default_rng(0)
   form = Form(code="int4", group=64)
@@ -145,7 +146,7 @@ def test_zeros_of_their_own_move_each_group(layout):
 
 
 @pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
-@pytest.mark.parametrize("layout", ["rows", "interleaved"])
+@pytest.mark.parametrize("layout", ["rows", "interleaved", "tiles"])
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_native_code_makes_what_numpy_makes(layout, dtype):
   weight = np.random.default_rng(0).normal(size=(3, 37, 200)).astype(dtype)
@@ -182,7 +183,7 @@ def test_a_weight_that_is_not_finite_is_refused(wrong):
     ({"code": "int3"}, "Form.code is 'int3': expected one of int8, int4, e2m1, e4m3"),
     ({"code": "int4", "group": 40}, "Form.group is 40: expected a multiple of 16"),
     ({"code": "int4", "group": 8}, "Form.group is 8: expected a whole number of at least 16"),
-    ({"code": "int4", "layout": "columns"}, "Form.layout is 'columns': expected one of rows, interleaved"),
+    ({"code": "int4", "layout": "columns"}, "Form.layout is 'columns': expected one of rows, interleaved, tiles"),
   ],
 )
 def test_forms_that_do_not_exist_are_named(own_errors, wrong, message):

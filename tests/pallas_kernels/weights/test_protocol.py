@@ -17,18 +17,24 @@ QUANTISED = {
   "int8 in groups": Form(code="int8", group=64, layout="interleaved"),
   "int4": INT4,
   "int4 in groups of 64": Form(code="int4", group=64, layout="interleaved"),
+  "int8 in tiles": Form(code="int8", layout="tiles"),
+  "int4 in tiles": Form(code="int4", group=32, layout="tiles"),
 }
 FLOATS = {
   "e2m1": MXFP4,
   "e2m1 in groups of 16": Form(code="e2m1", group=16, layout="interleaved"),
   "e4m3": Form(code="e4m3"),
   "e4m3 in groups of 64": Form(code="e4m3", group=64),
+  "e2m1 in tiles": Form(code="e2m1", group=32, layout="tiles"),
+  "e4m3 in tiles": Form(code="e4m3", group=64, layout="tiles"),
 }
 SCALES = {
   "e2m1": jnp.float8_e8m0fnu,
   "e2m1 in groups of 16": jnp.float8_e4m3fn,
   "e4m3": jnp.float32,
   "e4m3 in groups of 64": jnp.float32,
+  "e2m1 in tiles": jnp.float8_e8m0fnu,
+  "e4m3 in tiles": jnp.float32,
 }
 
 
@@ -39,7 +45,7 @@ def held_floats(weight, name):
   scales = np.exp2(random.integers(-2, 3, (*weight.shape[:-1], form.groups(weight.shape[-1]))))
   return QuantizedWeight(
     values=packed(np.where(stored == 127, 0, stored), form),
-    scales=by_block(scales.astype(SCALES[name]), form),
+    scales=by_block(scales.astype(SCALES[name]), form, weight.shape),
     form=form,
     matrix=weight.shape[-2:],
     numbers=weight.dtype.name,
@@ -50,12 +56,13 @@ FORMS = {"plain": lambda weight: weight, "bfloat16 bits": bits_of}
 FORMS |= {name: functools.partial(quantize, form=form) for name, form in QUANTISED.items()}
 FORMS |= {name: functools.partial(held_floats, name=name) for name in FLOATS}
 QUANTISED |= FLOATS
-# Bytes of three weights [5, 70]: outputs are filled up to 16, inputs to whole groups or lines.
+# Bytes of three weights [5, 70]: outputs are filled up to 16, inputs to whole groups, lines or blocks.
 BYTES = {
   "plain": 2 * 1050, "bfloat16 bits": 2 * 1050, "int8": 1050 + 4 * 15,
   "int8 in groups": 3 * 16 * (128 + 4 * 2), "int4": 15 * (48 + 2 * 3), "int4 in groups of 64": 3 * 16 * (64 + 2 * 2),
   "e2m1": 15 * (48 + 3), "e2m1 in groups of 16": 3 * 16 * (40 + 5), "e4m3": 15 * (70 + 4),
-  "e4m3 in groups of 64": 15 * (128 + 4 * 2),
+  "e4m3 in groups of 64": 15 * (128 + 4 * 2), "int8 in tiles": 3 * 16 * (128 + 4),
+  "int4 in tiles": 3 * 16 * (64 + 2 * 4), "e2m1 in tiles": 3 * 16 * (64 + 4), "e4m3 in tiles": 3 * 16 * (128 + 4 * 2),
 }  # fmt: skip
 
 
@@ -83,6 +90,12 @@ def numbers_of(held):
       byte = values[(*at, o, i // form.in_byte)]
       high = i % form.in_byte
       scale = scales[(*at, o, i // (form.group or 1000))]
+    elif form.layout == "tiles":
+      block, place = divmod(i, 32 * 16 // form.bits)
+      word = int(values[(*at, o // 16, block, o % 16, place % 32)])
+      byte, high = word >> form.bits * (place // 32) & 2**form.bits - 1, 0
+      byte = np.uint8(byte).view(np.int8) if form.code == "int8" else byte
+      scale = scales[(*at, o // 16, i // (form.group or 1000), o % 16)]
     else:
       line, place = divmod(i, 4 * form.in_byte)
       high, byte = place // 4, values[(*at, o // 16, line, o % 16 * 4 + place % 4)]
