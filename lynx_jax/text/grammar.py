@@ -90,7 +90,7 @@ class Grammars:
     self._limits = llguidance.LLParserLimits(**_LIMITS)
     eos = 0 if tokenizer.eos_id is None else tokenizer.eos_id
     self._vocabulary = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=vocab, eos_token=eos)
-    self.lark = functools.lru_cache(maxsize=_CACHED)(self._lark)
+    self._compiled = functools.lru_cache(maxsize=_CACHED)(self._compile)
 
   def mark(self, text: str) -> str:
     """Writes a mark of a format in Lark's notation: as its token if that is a special one, which no text is made of."""
@@ -109,12 +109,15 @@ class Grammars:
     """One of several texts. Raises as `lark`."""
     return self.lark(choice_grammar(texts))
 
-  def _lark(self, text: str) -> Grammar:
+  def lark(self, text: str) -> Grammar:
     """The grammar of Lark's notation, or of several grammars as JSON, as llguidance has them.
 
     Raises:
       ValueError: it is too long, it cannot be read, or it is too complex.
     """
+    return self._compiled(text)
+
+  def _compile(self, text: str) -> Grammar:
     require(len(text) <= MOST_CHARACTERS, "a grammar", f"{len(text)} characters", f"at most {MOST_CHARACTERS}")
     matcher = self._lib.LLMatcher(self._vocabulary, text, log_level=0, limits=self._limits)
     if matcher.is_error():
