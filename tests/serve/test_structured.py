@@ -191,10 +191,10 @@ def test_unknown_keywords_are_left_out_where_less_is_promised(serving):
 
 def test_a_grammar_is_compiled_once(serving):
   made = serving.server._served.grammars()
-  before = made.lark.cache_info()
+  before = made._compiled.cache_info()
   for _ in range(3):
     complete(serving, "It is", extra_body={"guided_regex": "[xyz]{4}"})
-  after = made.lark.cache_info()
+  after = made._compiled.cache_info()
   assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)
 
 
