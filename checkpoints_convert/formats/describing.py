@@ -12,8 +12,9 @@ from checkpoints_convert.formats.fp8 import Float8
 from checkpoints_convert.formats.modelopt import ModelOpt
 from checkpoints_convert.formats.mxfp4 import MXFP4
 from checkpoints_convert.formats.packed import Format
+from checkpoints_convert.formats.settings import Settings, unsupported
+from checkpoints_convert.formats.word_settings import auto_round, awq, gptq
 
-Settings = Mapping[str, Any]
 _BLOCK = (128, 128)
 
 
@@ -60,13 +61,6 @@ def _of_modelopt(where: object) -> Settings | None:
     return None
   found = read_json(path).get("quantization")
   return {"quant_method": "modelopt", **(found if isinstance(found, Mapping) else {})}
-
-
-def unsupported(where: object, key: str, value: Any, supported: str) -> CheckpointError:
-  """The error for a setting of `quantization_config` whose value is not supported."""
-  return CheckpointError(
-    f"{where}: config.json sets quantization_config.{key} to {value!r}: not supported; supported: {supported}"
-  )
 
 
 def _mxfp4(settings: Settings, where: object) -> Format:
@@ -126,8 +120,11 @@ def _modelopt(settings: Settings, where: object) -> Format:
 
 _FORMATS: Mapping[Any, Callable[[Settings, object], Format]] = MappingProxyType(
   {
+    "auto-round": auto_round,
+    "awq": awq,
     "compressed-tensors": _compressed_tensors,
     "fp8": _fp8,
+    "gptq": gptq,
     "modelopt": _modelopt,
     "modelopt_fp4": _modelopt,
     "mxfp4": _mxfp4,
