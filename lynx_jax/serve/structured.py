@@ -15,7 +15,7 @@ from lynx_jax.text.lark import choice_grammar, json_grammar, regex_grammar
 from lynx_jax.text.turn_grammar import turn_grammar
 
 _MOST_REGEX = 2**13
-"""Characters of a regular expression. An automaton of 25 kB took a second to be refused; 8 kB take a third."""
+"""Characters of a regular expression. An automaton of 30 kB took a second of a thread to be refused."""
 
 
 class Form(NamedTuple):
