@@ -106,6 +106,15 @@ class Checkpoint(abc.ABC):
   def held(self) -> Held:
     """The parameters that the files hold quantised in a form that can be kept, by path, as shapes and dtypes."""
 
+  @property
+  @abc.abstractmethod
+  def format(self) -> Format | None:
+    """The format that the settings beside the weights describe, None where they describe none."""
+
+  def keeps_all(self, kept: Collection[str]) -> bool:
+    """Whether everything that the files hold quantised is in the parameters `kept`."""
+    return True
+
   def is_exact(self, path: str) -> bool:
     """Whether what `held` keeps of a parameter means the numbers of the files to the last bit."""
     return True
@@ -148,7 +157,7 @@ class HubCheckpoint(Checkpoint):
   ):
     """`where` is what messages name, by default the directory."""
     super().__init__(directory, config, schema)
-    self._reader, where = reader, where or directory
+    self._reader, self._form, where = reader, form, where or directory
     self._tensors = Tensors(reader, form)
     _check_size(schema.shapes, self._tensors.shapes, where)
     self.table = schema.rules(self._tensors.shapes)
@@ -175,6 +184,17 @@ class HubCheckpoint(Checkpoint):
   def rules(self) -> dict[str, str]:
     """The family's rules, in words."""
     return {describe(rule.target): describe(rule.source) for rule in only_rules(self.table)}
+
+  @property
+  def format(self) -> Format | None:
+    """That of the files."""
+    return self._form
+
+  def keeps_all(self, kept: Collection[str]) -> bool:
+    """Whether every quantised tensor goes into parameters of `kept` alone."""
+    whole = [rule for rule in only_rules(self.table) if {*names(rule.target)} <= {*kept}]
+    carried = {name for rule in whole for name in names(rule.source)}
+    return {*self._tensors.packed} & {*self._weights} <= carried
 
   @property
   def held(self) -> Held:
@@ -252,6 +272,11 @@ class ConvertedCheckpoint(Checkpoint):
   def rules(self) -> dict[str, str]:
     """None: parameters are stored as they are."""
     return {}
+
+  @property
+  def format(self) -> Format | None:
+    """That of the source, whose settings config.json keeps where all that it held quantised still is."""
+    return format_of(self.config, self.directory)
 
   @property
   def held(self) -> Held:

@@ -47,7 +47,8 @@ def convert(
     to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.
     force: replace a model directory that is at `destination` already.
     forms: the parameters to quantise, by path, each with its form in the layout `rows`; with `orbax` only.
-    kept: the parameters, of `source.held`, that are written quantised as they are, bit for bit; with `orbax` only.
+    kept: the parameters, of `source.held`, that are written quantised as they are, bit for bit; with `hf` only where
+      that is all that the source holds quantised, and in a format that is written.
     report: called with a stage's name, and how much of it is done: (stage, done, total), in bytes.
 
   Raises:
@@ -61,17 +62,23 @@ def convert(
   destination = Path(destination)
   if source.directory.resolve().is_relative_to(destination.resolve()):
     raise CheckpointError(f"{destination} holds the source {source.directory}: give another destination")
-  if (forms or kept) and to != "orbax":
-    raise ValueError(f"to is {to!r}: quantised weights are written with 'orbax' only: choose that")
-  parameters = stored(source.lazily(chosen, kept), forms or {})
+  packed = bool(kept) and source.keeps_all(kept)
+  packing = source.format if packed else None
+  if to != "orbax" and (forms or (kept and packing is None)):
+    raise ValueError(
+      f"to is {to!r}: such quantised weights are written with 'orbax' only: choose that, or plain numbers with "
+      "weights='float'"
+    )
+  parameters = source.lazily(chosen, kept)
+  parameters = stored(parameters, forms or {}) if to == "orbax" else parameters
   size = parameters.nbytes(parameters.shapes)
   with staged(destination, force=force) as directory, _room(destination, directory, size):
     wrote = _counter(report, "converting", size)
     if to == "orbax":
       orbax_files.write(directory, parameters, wrote)
     else:
-      write_safetensors(directory, source.schema.rules({}), parameters, wrote=wrote)
-    write_config(directory, source.config, chosen, packed=bool(kept))
+      write_safetensors(directory, source.schema.rules({}), parameters, wrote=wrote, packing=packing)
+    write_config(directory, source.config, chosen, packed=packed)
     files = [*source.described_by(), *source.write_companions(directory), *source.files()]
     write_record(directory, _record(source, chosen, to, files, report))
 

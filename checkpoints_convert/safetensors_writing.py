@@ -7,21 +7,27 @@ that the library would write.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from checkpoints_convert.dtypes import CODES
+from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import write_json
+from checkpoints_convert.formats.packed import Format
+from checkpoints_convert.packed_rules import Piece, carry_packed, packed_targets
 from checkpoints_convert.parameters import Parameters, groups
-from checkpoints_convert.rules import Rule, RuleTable, Shapes, carry, names, only_rules, source_shapes
+from checkpoints_convert.rules import Rule, RuleTable, Shape, carry, names, only_rules, source_shapes
 from checkpoints_convert.safetensors_files import INDEX, SINGLE
 
 SHARD_BYTES = 4 << 30
 """Bytes that a file holds at most, unless one rule's tensors are more."""
 
 Wrote = Callable[[int], None]
+Stored: TypeAlias = Mapping[str, tuple[Shape, np.dtype]]
+"""Shape and dtype of tensors by name."""
 
 
 def write_safetensors(
@@ -30,50 +36,89 @@ def write_safetensors(
   parameters: Parameters,
   shard_bytes: int = SHARD_BYTES,
   wrote: Wrote = lambda count: None,
+  packing: Format | None = None,
 ) -> None:
   """Writes parameters, under their names in a checkpoint, to one file, or to shards and an index.
 
-  The parameters of one tensor must have one dtype. `wrote` is called with the bytes of each tensor once it is written.
+  The parameters of one tensor must have one dtype. Those that are quantised are written in the format `packing`;
+  CheckpointError where it cannot hold them. `wrote` is called with the bytes of each tensor once it is written.
   """
-  shapes = source_shapes(table, parameters.shapes)
-  shards = list(groups(only_rules(table), lambda rule: parameters.nbytes(names(rule.target)), shard_bytes))
+  source_shapes(table, parameters.shapes)
+  stored = {rule: _stored(rule, parameters, packing) for rule in only_rules(table)}
+  shards = list(groups(stored, lambda rule: parameters.nbytes(names(rule.target)), shard_bytes))
   files: dict[str, str] = {}
   for number, rules in enumerate(shards, 1):
     file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-    dtypes = {name: parameters.dtypes[next(names(rule.target))] for rule in rules for name in names(rule.source)}
-    _write_file(directory / file, rules, shapes, dtypes, parameters, wrote)
-    files |= dict.fromkeys(dtypes, file)
+    tensors = {name: kind for rule in rules for name, kind in stored[rule].items()}
+    _write_file(directory / file, rules, tensors, parameters, packing, wrote)
+    files |= dict.fromkeys(tensors, file)
   if len(shards) > 1:
     total = parameters.nbytes(parameters.shapes)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
     write_json(directory / INDEX, index)
 
 
+def _pieces(rule: Rule, parameters: Parameters) -> dict[str, Piece]:
+  """The rule's tensors as shapes and dtypes where they are quantised, nothing where they are plain."""
+  held = {path: Piece(parameters.held[path]) for path in names(rule.target) if path in parameters.held}
+  if not held:
+    return {}
+  tensors = [*names(rule.source)]
+  found = packed_targets(rule.inverse, rule.source_shapes(parameters.shapes), held)
+  if found.keys() != {*tensors}:
+    raise CheckpointError(
+      f"{tensors[0]}: what it is made of is quantised in several ways: convert with weights='float'"
+    )
+  return found
+
+
+def _stored(rule: Rule, parameters: Parameters, packing: Format | None) -> Stored:
+  """Shape and dtype of every tensor that is written for the rule."""
+  pieces = _pieces(rule, parameters)
+  if pieces and packing is not None:
+    return {part: kind for name, piece in pieces.items() for part, kind in packing.written_shapes(name, piece).items()}
+  dtype = parameters.dtypes[next(names(rule.target))]
+  return {name: (shape, dtype) for name, shape in rule.source_shapes(parameters.shapes).items()}
+
+
+def _tensors(
+  rule: Rule, parameters: Parameters, packing: Format | None, held: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Every tensor that is written for the rule, given its parameters."""
+  pieces = _pieces(rule, parameters)
+  if pieces and packing is not None:
+    for name, piece in carry_packed(rule.inverse, pieces, lambda path: Piece(held[path])):
+      yield from packing.written(name, piece).items()
+    return
+  shapes = rule.source_shapes(parameters.shapes)
+  yield from carry(rule.inverse, shapes, held.__getitem__, parameters.dtypes[next(names(rule.target))])
+
+
 def _write_file(
-  path: Path, rules: list[Rule], shapes: Shapes, dtypes: Mapping[str, np.dtype], parameters: Parameters, wrote: Wrote
+  path: Path, rules: list[Rule], tensors: Stored, parameters: Parameters, packing: Format | None, wrote: Wrote
 ) -> None:
-  header, offsets = _header(shapes, dtypes)
+  header, offsets = _header(tensors)
   with path.open("wb") as file:
     file.write(header)
     for group in groups(rules, lambda rule: parameters.nbytes(names(rule.target))):
       held = dict(parameters.read([name for rule in group for name in names(rule.target)]))
       for rule in group:
-        dtype = parameters.dtypes[next(names(rule.target))]
-        for name, tensor in carry(rule.inverse, shapes, held.__getitem__, dtype):
+        for name, tensor in _tensors(rule, parameters, packing, held):
           file.seek(offsets[name])
-          file.write(tensor.view(np.uint8).data)
+          file.write(np.ascontiguousarray(tensor).view(np.uint8).data)
           wrote(tensor.nbytes)
 
 
-def _header(shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> tuple[bytes, dict[str, int]]:
+def _header(tensors: Stored) -> tuple[bytes, dict[str, int]]:
   """A file's first bytes, and the offset of every tensor in it."""
   # transformers refuses files that do not say "pt", whatever wrote them.
   entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
   starts: dict[str, int] = {}
   end = 0
-  for name in sorted(dtypes, key=lambda name: (-dtypes[name].itemsize, name)):
-    starts[name], end = end, end + math.prod(shapes[name]) * dtypes[name].itemsize
-    entries[name] = {"dtype": CODES[dtypes[name]], "shape": shapes[name], "data_offsets": (starts[name], end)}
+  for name in sorted(tensors, key=lambda name: (-tensors[name][1].itemsize, name)):
+    shape, dtype = tensors[name]
+    starts[name], end = end, end + math.prod(shape) * dtype.itemsize
+    entries[name] = {"dtype": CODES[dtype], "shape": shape, "data_offsets": (starts[name], end)}
   text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
   text += b" " * (-len(text) % 8)
   return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + start for name, start in starts.items()}

@@ -11,7 +11,9 @@ import ml_dtypes
 import numpy as np
 
 from checkpoints_convert.dtypes import E8M0, FLOATS, FP8, STORED
+from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats.packed import Format, Packed
+from checkpoints_convert.packed_rules import Piece
 from checkpoints_convert.reader import Reader
 from checkpoints_convert.rules import Shape
 from pallas_kernels import Form, QuantizedWeight, abstract_quantized
@@ -74,6 +76,28 @@ class Float8(Format):
     if scales in ((), (1,), (*lead, 1, 1)) or (lead and scales == (*lead,)):
       return rows, columns
     return (1, columns) if scales in ((*lead, rows), (*lead, rows, 1)) else None
+
+  def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
+    """The matrix and the scales of its blocks."""
+    weight, swapped = piece
+    whole = weight.shape
+    if self.block is None or swapped or weight.form != form_of_blocks(self.block, whole):
+      raise CheckpointError(
+        f"{name}: fp8 is written in blocks, and these weights are {weight.form.name}: convert with 'orbax', or to "
+        "plain numbers with weights='float'"
+      )
+    scales = _blocks(self.block, whole), np.dtype(weight.scales.dtype)
+    return {name: (whole, STORED[FP8]), name + _SUFFIXES[0]: scales}
+
+  def written(self, name: str, piece: Piece) -> dict[str, np.ndarray]:
+    """The matrix and the scales of its blocks; CheckpointError where scales differ within one."""
+    assert self.block is not None
+    weight = piece.weight
+    rows, columns = weight.matrix
+    scales = weight.scales[..., :: self.block[0], :]
+    if (np.repeat(scales, self.block[0], axis=-2)[..., :rows, :] != weight.scales).any():
+      raise CheckpointError(f"{name}: scales differ within blocks of {self.block}: convert with weights='float'")
+    return {name: weight.values[..., :columns].view(STORED[FP8]), name + _SUFFIXES[0]: scales}
 
 
 def form_of_blocks(block: tuple[int, int], shape: Shape) -> Form | None:

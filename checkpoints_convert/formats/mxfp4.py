@@ -11,8 +11,11 @@ from collections.abc import Iterator, Mapping
 import ml_dtypes
 import numpy as np
 
+from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats.packed import Format, Packed
+from checkpoints_convert.packed_rules import Piece
 from checkpoints_convert.reader import Reader
+from checkpoints_convert.rules import Shape
 from pallas_kernels import QuantizedWeight, abstract_quantized
 from pallas_kernels.weights.form import MXFP4 as FORM
 
@@ -52,6 +55,21 @@ class MXFP4(Format):
         read=functools.partial(_read, reader, values, scales),
       )
     return found
+
+  def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
+    """Blocks and scales; the tensor must have inputs before outputs."""
+    weight, swapped = piece
+    if weight.form != FORM or weight.scales.dtype != EXPONENTS or not swapped:
+      raise CheckpointError(f"{name}: mxfp4 files hold no {weight.form.name} weights: convert with weights='float'")
+    *lead, size = weight.values.shape
+    blocks = (*lead, size // _GROUP_BYTES, _GROUP_BYTES)
+    byte = np.dtype(np.uint8)
+    return {name + _VALUES: (blocks, byte), name + _SCALES: (tuple(weight.scales.shape), byte)}
+
+  def written(self, name: str, piece: Piece) -> dict[str, np.ndarray]:
+    """Blocks and scales."""
+    weight, (blocks, _) = piece.weight, self.written_shapes(name, piece)[name + _VALUES]
+    return {name + _VALUES: weight.values.reshape(blocks), name + _SCALES: weight.scales.view(np.uint8)}
 
 
 def _bases(reader: Reader) -> Iterator[str]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.packed_rules import Piece
 from checkpoints_convert.reader import Reader
 from checkpoints_convert.rules import Shape
 from pallas_kernels import QuantizedWeight
@@ -79,6 +80,20 @@ class Format(abc.ABC):
     Reads no more than headers and tensors of a few numbers. Tensors that are no part of any are the model's own, as
     they are. Raises CheckpointError where parts are missing, or types or shapes do not fit (`misfit`).
     """
+
+  def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
+    """Shapes and dtypes of the tensors that `written` makes, given the piece's own.
+
+    Raises CheckpointError where the format is only read, or cannot hold the piece.
+    """
+    raise CheckpointError(
+      f"{name}: weights of {self.name} are read and not written: convert with 'orbax', or to plain numbers with "
+      "weights='float'"
+    )
+
+  def written(self, name: str, piece: Piece) -> dict[str, np.ndarray]:
+    """The files' tensors in place of the model's tensor `name`, by name: the inverse of `Packed.read`, bit for bit."""
+    raise NotImplementedError(self.name)
 
   def misfit(self, reader: Reader, what: str) -> CheckpointError:
     """The error for tensors that are not what the settings say."""

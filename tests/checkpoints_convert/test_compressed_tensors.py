@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import lynx_jax
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats import format_of
+from lynx_jax.models.checkpoints import convert
 from lynx_jax.models.sizes import bytes_of
 from pallas_kernels import QuantizedWeight
 from pallas_kernels.weights.widening import widened
@@ -167,6 +168,8 @@ def test_a_checkpoint_runs_at_its_size_as_its_numbers_do(kinds: tuple[str, ...],
   ours, plain = (lynx_jax.load(path, dtype="float32", weights=how) for how in (None, "float"))
   held = packed(ours)
   assert {name.rpartition(".")[2] for name in held} == {"query", "key", "value", "output", "gate_up", "down"}
+  with pytest.raises(CheckpointError, match="weights of compressed-tensors are read and not written: convert with"):
+    convert(path, tmp_path / "out", to="hf")
   files = load_file(path / "model.safetensors")
   stored = sum(tensor.nbytes for name, tensor in files.items() if ".weight_" in name or f"{name}_scale" in files)
   assert sum(map(bytes_of, held.values())) < 1.1 * stored
@@ -186,6 +189,8 @@ def test_a_parameter_whose_pieces_are_packed_in_two_ways_is_dequantised(tmp_path
   held = packed(lynx_jax.load(path))
   assert "layers.0.ffn.down" in held
   assert "layers.0.ffn.gate_up" not in held
+  with pytest.raises(ValueError, match="to is 'hf': such quantised weights are written with 'orbax' only"):
+    convert(path, tmp_path / "out", to="hf")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Weights that files hold quantised stay so: what is kept, how many bytes it takes, and what logits it gives."""
 
 import functools
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as torch_file
 
 import lynx_jax
 from lynx_jax.models.checkpoints import convert
@@ -81,6 +84,16 @@ def test_converting_keeps_the_bytes(kind: str, folder: Path, tmp_path: Path):
     assert jax.tree.structure(expected.decoder) == jax.tree.structure(found.decoder)
     for first, second in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
       assert np.asarray(first).tobytes() == np.asarray(second).tobytes()
+  convert(tmp_path / "out", tmp_path / "back", to="hf")
+  theirs, back = (torch_file(where / "model.safetensors") for where in (path, tmp_path / "back"))
+  assert theirs.keys() == back.keys()
+  for name, tensor in theirs.items():
+    # Selection biases are float32 in a model of any dtype.
+    tensor = tensor.float() if name.endswith("e_score_correction_bias") else tensor
+    assert (back[name].shape, back[name].dtype) == (tensor.shape, tensor.dtype), name
+    assert torch.equal(back[name].view(torch.uint8), tensor.view(torch.uint8)), name
+  settings = [json.loads((where / "config.json").read_text()) for where in (path, tmp_path / "back")]
+  assert settings[0]["quantization_config"] == settings[1]["quantization_config"]
   convert(path, tmp_path / "plain", weights="float")
   assert not packed(lynx_jax.load(tmp_path / "plain"))
   assert "quantization_config" not in (tmp_path / "plain" / "config.json").read_text()
