@@ -137,8 +137,10 @@ def _products(
   """x[row] @ weight[expert, column + part * columns].T for each part, in float32."""
   # Rows and columns past the last read the last again. Their results are not stored.
   row_in = jnp.minimum(row, given.x.shape[0] - 1)
-  # Triton sees what lies together where nothing is clamped.
-  column_in = column if columns % blocks.columns == 0 else jnp.minimum(column, columns - 1)
+  # Where nothing is clamped Triton sees what lies together. Words of tiles gain by it; plain weights are then loaded
+  # otherwise, and registers spill (OLMoE's `expert_down`, H100).
+  whole = form_of(given.weight) is not None and columns % blocks.columns == 0
+  column_in = column if whole else jnp.minimum(column, columns - 1)
   outs = [column_in + part * columns for part in range(parts)]
   load = functools.partial(load_rows, given.x, row_in, blocks=blocks)
   weight, count = given.weight, row.shape[0]

@@ -9,7 +9,7 @@ bfloat16, and go the same asynchronous way from memory to the registers of a pro
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +35,11 @@ Kept: TypeAlias = Any
 
 def form_objection(weight: Weight, rows_dtype: Any) -> str | None:
   """Says why kernels cannot multiply rows of that dtype by a quantised weight, or None; None for all other weights."""
-  if not isinstance(weight, QuantizedWeight):
+  form = form_of(weight)
+  if form is None:
     return None
-  form, scales, zeros = weight.form, weight.scales.dtype, weight.zeros
+  weight = cast(QuantizedWeight, weight)
+  scales, zeros = weight.scales.dtype, weight.zeros
   if rows_dtype != jnp.bfloat16:
     return f"it takes {form.code} weights beside rows of bfloat16, not {rows_dtype.name}"
   if form.layout != "tiles":
@@ -56,9 +58,9 @@ def form_objection(weight: Weight, rows_dtype: Any) -> str | None:
 
 def readable(weight: Weight) -> Weight:
   """The weight with powers of two as their bits, as which kernels load them; nothing is copied."""
-  if isinstance(weight, QuantizedWeight) and weight.scales.dtype == jnp.float8_e8m0fnu:
-    return dataclasses.replace(weight, scales=jax.lax.bitcast_convert_type(weight.scales, jnp.uint8))
-  return weight
+  if form_of(weight) is None or (held := cast(QuantizedWeight, weight)).scales.dtype != jnp.float8_e8m0fnu:
+    return weight
+  return dataclasses.replace(held, scales=jax.lax.bitcast_convert_type(held.scales, jnp.uint8))
 
 
 def load_rows(x_ref: Any, row: jax.Array, at: jax.Array, *, blocks: Blocks) -> jax.Array:

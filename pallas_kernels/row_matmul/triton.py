@@ -110,8 +110,9 @@ def _block(
   row, column = jnp.arange(row_block), block * blocks.columns + jnp.arange(blocks.columns)
   # Rows and columns past the last read the last again. Their results are not stored.
   row_in = jnp.minimum(row, rows - 1)
-  # Triton sees what lies together where nothing is clamped.
-  column_in = column if columns % blocks.columns == 0 else jnp.minimum(column, columns - 1)
+  # Where nothing is clamped Triton sees what lies together, which words of tiles gain by.
+  whole = form_of(weight) is not None and columns % blocks.columns == 0
+  column_in = column if whole else jnp.minimum(column, columns - 1)
   load = functools.partial(load_rows, x_ref, row_in, blocks=blocks)
   no_squares = jnp.zeros((row_block, row_block), jnp.float32)
 

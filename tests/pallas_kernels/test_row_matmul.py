@@ -215,7 +215,7 @@ def test_forms_that_native_code_does_not_read_are_named():
   x, weight = jnp.ones((3, 64)), jnp.ones((16, 64))
   read = held_in(weight, INTERLEAVED)
   for form, message in (
-    (held_in(weight, INT4), "expected int8 as .*, or int4 in groups, interleaved"),
+    (held_in(weight, INT4), "expected int8 as .*, or int4 in groups of 32 or a multiple of it, interleaved"),
     (dataclasses.replace(read, zeros=read.scales), "weights with zeros of their own"),
     (dataclasses.replace(read, scales=read.scales.astype(jnp.float32)), "scales of float32: bfloat16 or float16"),
   ):
