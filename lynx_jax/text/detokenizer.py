@@ -1,7 +1,8 @@
-"""The text of one row while it grows: whole characters only, cut at stop strings."""
+"""The text of one output while it grows, token by token: whole characters only."""
 
-from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+import codecs
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 INCOMPLETE = "\ufffd"
 """What bytes that are no whole character decode to."""
@@ -22,6 +23,16 @@ class Decoder(Protocol):
 
 
 @runtime_checkable
+class ByteDecoder(Decoder, Protocol):
+  """A decoder that may know the bytes of each token, whatever stands beside it."""
+
+  @property
+  def text_bytes(self) -> Mapping[int, bytes] | None:
+    """The bytes that each token adds to a text; None if they depend on other tokens."""
+    ...
+
+
+@runtime_checkable
 class SpecialDecoder(Decoder, Protocol):
   """A decoder that can show special tokens."""
 
@@ -30,82 +41,75 @@ class SpecialDecoder(Decoder, Protocol):
     ...
 
 
-class TextRow:
-  """Tokens and text of one row.
+@runtime_checkable
+class TextStream(Protocol):
+  """The text of one output."""
 
-  Text is decoded in a window over the newest tokens, so the cost of a token does not grow with the row. The window
-  starts at a token before the undecoded ones, because a decoder may treat the first token of a text in its own way.
-  It moves on only where later tokens cannot change the text: not after an incomplete character, and not inside a run
-  of byte tokens, which a decoder reads as one piece. `tokenizers.decoders.DecodeStream` moves on inside such runs,
-  and then raises or differs from `decode` (measured with random ids of a SentencePiece tokenizer: in half of the rows).
+  def feed(self, token: int, last: bool) -> str:
+    """Adds the next token; returns the text that is new and that no later token can change.
 
-  Attributes:
-    token_ids: every token decoded so far.
-    text: the text so far, before a stop string.
-    finish_reason: None while the row runs.
+    `last` says that no token follows: then all text comes out, what is no whole character as U+FFFD.
+    """
+    ...
+
+
+def text_stream(decoder: Decoder) -> TextStream:
+  """The stream of an output that has not begun."""
+  known = decoder.text_bytes if isinstance(decoder, ByteDecoder) else None
+  return WindowStream(decoder) if known is None else ByteStream(known)
+
+
+class ByteStream:
+  """Text of tokens that stand for bytes each, such as those of byte-level BPE: a token costs a look into a table."""
+
+  def __init__(self, text_bytes: Mapping[int, bytes]):
+    self._bytes = text_bytes
+    self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+  def feed(self, token: int, last: bool) -> str:
+    """As `TextStream` has it."""
+    return self._decode(self._bytes[token], last)
+
+
+class WindowStream:
+  """Text of any tokens, decoded in a window over the newest, so that the cost of a token does not grow.
+
+  The window starts at a token before the undecoded ones, because a decoder may treat the first token of a text in its
+  own way. It moves on only where later tokens cannot change the text: not after an incomplete character, and not inside
+  a run of byte tokens, which a decoder reads as one piece. `tokenizers.decoders.DecodeStream` moves on inside such
+  runs, and then raises or differs from `decode` (measured with random ids of a SentencePiece tokenizer: in half of the
+  outputs).
   """
 
-  def __init__(self, tokenizer: Decoder | None, stops: Sequence[str] = ()):
-    self.token_ids: list[int] = []
-    self.text = ""
-    self.finish_reason: Literal["stop", "length"] | None = None
-    self._tokenizer = tokenizer
-    self._stops = tuple(stops)
-    self._taken = 0
-    # The window is token_ids[_start:]. It begins with tokens that are settled, whose text is `_prefix`.
+  def __init__(self, decoder: Decoder):
+    self._decoder = decoder
+    self._ids: list[int] = []
+    # The window is _ids[_start:]. It begins with tokens that are settled, whose text is `_prefix`.
     self._start = 0
-    self._settled_ids = 0
-    self._prefix = ""
-    # Characters of `text` up to the settled tokens, and up to where later tokens can change it.
     self._settled = 0
-    self._certain = 0
+    self._prefix = ""
+    # Characters that were given, of the window after the settled ones and of all text.
+    self._given = 0
+    self._all_given = 0
 
-  def extend(self, token_ids: Sequence[int], finish_reason: Literal["stop", "length"] | None) -> None:
-    """Adds tokens, and ends the row if it ended or its text now holds a stop string."""
-    self.token_ids.extend(token_ids)
-    self.finish_reason = finish_reason
-    if self._tokenizer is None:
-      return
-    searched = self._settled
-    self._decode(self._tokenizer)
-    if not self._stops:
-      return
-    starts = ((stop, max(0, searched - len(stop) + 1)) for stop in self._stops)
-    found = [at for stop, start in starts if (at := self.text.find(stop, start)) >= 0]
-    if found:
-      self.text, self.finish_reason = self.text[: min(found)], "stop"
-
-  def take(self) -> str:
-    """Text not taken before; holds back what later tokens may still change."""
-    end = len(self.text)
-    if self.finish_reason is None:
-      end = self._certain
-      if self._stops:
-        end -= max(_overlap(self.text, end, stop) for stop in self._stops)
-    piece = self.text[self._taken : end]
-    self._taken = max(self._taken, end)
-    return piece
-
-  def _decode(self, tokenizer: Decoder) -> None:
-    """Brings `text` up to date, and moves the window on where it can."""
-    window = tokenizer.decode(self.token_ids[self._start :])
+  def feed(self, token: int, last: bool) -> str:
+    """As `TextStream` has it."""
+    self._ids.append(token)
+    window = self._decoder.decode(self._ids[self._start :])
     if not window.startswith(self._prefix):
       # This decoder changes text further back than the window reaches: decode everything, settle nothing.
-      self.text = self.text[: self._certain] + tokenizer.decode(self.token_ids)[self._certain :]
-      return
+      return self._decoder.decode(self._ids)[self._all_given :] if last else ""
     new = window[len(self._prefix) :]
-    self.text = self.text[: self._settled] + new
-    if self.token_ids[-1:] and self.token_ids[-1] in tokenizer.open_ids:
-      return
+    if last:
+      return new[self._given :]
+    if token in self._decoder.open_ids:
+      return ""
     whole = new.rstrip(INCOMPLETE)
-    self._certain = max(self._certain, self._settled + len(whole))
-    if not new or len(whole) < len(new) or self.finish_reason is not None:
-      return
-    self._settled = len(self.text)
-    self._start, self._settled_ids = self._settled_ids, len(self.token_ids)
-    self._prefix = tokenizer.decode(self.token_ids[self._start :])
-
-
-def _overlap(text: str, end: int, stop: str) -> int:
-  """Characters before `end` in `text` with which `stop` begins."""
-  return max((size for size in range(1, len(stop)) if text.endswith(stop[:size], 0, end)), default=0)
+    piece = whole[self._given :]
+    self._all_given += len(piece)
+    if not new or len(whole) < len(new):
+      self._given = max(self._given, len(whole))
+      return piece
+    self._start, self._settled = self._settled, len(self._ids)
+    self._prefix, self._given = self._decoder.decode(self._ids[self._start :]), 0
+    return piece

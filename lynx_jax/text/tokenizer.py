@@ -147,7 +147,19 @@ class Tokenizer:
 
   def showing(self, special: frozenset[int]) -> "ShowingTokenizer":
     """A decoder whose text shows these special tokens by their names, and leaves out all others."""
-    return ShowingTokenizer(self.open_ids, self._backend, self.special_ids - special)
+    hidden = self.special_ids - special
+    return ShowingTokenizer(self.open_ids, self._backend, hidden, self._text_bytes(hidden))
+
+  @functools.cached_property
+  def text_bytes(self) -> Mapping[int, bytes] | None:
+    """The bytes that each token adds to what `decode` gives; None if they depend on other tokens.
+
+    They are the token's own where the decoder is byte-level BPE's and nothing else.
+    """
+    return self._text_bytes(self.special_ids)
+
+  def _text_bytes(self, hidden: frozenset[int]) -> "_TextBytes | None":
+    return _TextBytes(self._backend, hidden) if self._decoder_kind == "ByteLevel" else None
 
   @functools.cached_property
   def special_ids(self) -> frozenset[int]:
@@ -189,6 +201,10 @@ class Tokenizer:
     decoder = self._backend.decoder
     return "" if decoder is None else decoder.__getstate__().decode()
 
+  @functools.cached_property
+  def _decoder_kind(self) -> str:
+    return json.loads(self._decoder_state)["type"] if self._decoder_state else ""
+
   def apply_chat(
     self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
   ) -> str:
@@ -214,16 +230,33 @@ class Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class ShowingTokenizer:
-  """A decoder of a tokenizer's tokens that leaves out `hidden_ids` alone; `open_ids` as those of `Tokenizer`."""
+  """A decoder of a tokenizer's tokens that leaves out `hidden_ids` alone; other fields as those of `Tokenizer`."""
 
   open_ids: frozenset[int]
   _backend: tokenizers.Tokenizer
   hidden_ids: frozenset[int]
+  text_bytes: Mapping[int, bytes] | None = dataclasses.field(compare=False)
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
     shown = [int(token) for token in ids if int(token) not in self.hidden_ids]
     return self._backend.decode(shown, skip_special_tokens=False)
+
+
+class _TextBytes(dict[int, bytes]):
+  """The bytes of byte-level BPE's tokens, each looked up once; hidden tokens and ids of no token have none."""
+
+  def __init__(self, backend: tokenizers.Tokenizer, hidden: frozenset[int]):
+    super().__init__()
+    self._form_of, self._hidden = backend.id_to_token, hidden
+
+  def __missing__(self, token: int) -> bytes:
+    form = "" if token in self._hidden else self._form_of(token) or ""
+    # An added token may hold characters that stand for no byte: then all of it is text.
+    whole = all(character in _BYTE_OF for character in form)
+    found = bytes(_BYTE_OF[character] for character in form) if whole else form.encode()
+    self[token] = found
+    return found
 
 
 def tokenizer_files(metadata: Mapping[str, Any], file: Path) -> dict[str, str]:

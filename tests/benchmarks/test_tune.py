@@ -30,9 +30,9 @@ def test_every_product_of_a_step_is_tuned_once():
   lines = []
   found = tune([TINY_SHAPE, TINY_SHAPE], rows=4, most=2, progress=lines.append)
   assert {kernel for kernel, _ in found} == {"row_matmul", "expert_hidden", "expert_down"}
-  # Query, key and value; the router; after attention; the head.
+  # Query, key and value; the router; after attention, also with 4 bits in groups of 32; the head.
   assert {sizes for kernel, sizes in found if kernel == "row_matmul"} == {
-    (16, 128, 64), (16, 8, 64), (16, 64, 64), (16, 256, 64),
+    (16, 128, 64), (16, 8, 64), (16, 64, 64), (16, 64, 64, 4, 32), (16, 256, 64),
   }  # fmt: skip
   assert all(0 < fast <= slow for _, fast, slow in found.values())
   assert sum("us by rule" in line for line in lines) == len(found)

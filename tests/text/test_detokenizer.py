@@ -1,6 +1,7 @@
-"""A row's text while it grows: pieces join to what `decode` gives, characters are whole, stop strings are exact."""
+"""The text of an output while it grows: pieces join to what `decode` gives, and characters are whole."""
 
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lynx_jax
-from lynx_jax.text.detokenizer import TextRow
+from lynx_jax.text.detokenizer import ByteStream, WindowStream, text_stream
 from lynx_jax.text.tokenizer import Tokenizer
 from tests.text import test_chat, test_tokenizer
 
@@ -46,15 +47,9 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
   return tokenizer_of(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def grown(tokenizer, ids, stops=(), sizes=(1,)):
-  """A row that got `ids` in portions of `sizes`, by turns, and its pieces."""
-  row, pieces, at, turn = TextRow(tokenizer, stops), [], 0, 0
-  while at < len(ids) and row.finish_reason is None:
-    portion = ids[at : at + sizes[turn % len(sizes)]]
-    at, turn = at + len(portion), turn + 1
-    row.extend(portion, "length" if at == len(ids) else None)
-    pieces.append(row.take())
-  return row, pieces
+def grown(stream, ids):
+  """The pieces of a stream that gets `ids`."""
+  return [stream.feed(token, last=at == len(ids)) for at, token in enumerate(ids, 1)]
 
 
 def ids_of(data, tokenizer, size=40):
@@ -66,58 +61,54 @@ def ids_of(data, tokenizer, size=40):
   return [token for part in parts for token in part]
 
 
-@given(data=st.data(), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3))
+@given(data=st.data())
 @settings(max_examples=60)
-def test_pieces_join_to_what_decode_gives(tokenizer, data, sizes):
+def test_pieces_join_to_what_decode_gives(tokenizer, data):
   ids = ids_of(data, tokenizer)
-  row, pieces = grown(tokenizer, ids, sizes=sizes)
-  assert "".join(pieces) == row.text == tokenizer.decode(ids)
+  assert "".join(grown(text_stream(tokenizer), ids)) == tokenizer.decode(ids)
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_a_window_gives_what_decode_gives_for_every_tokenizer(tokenizer, data):
+  ids = ids_of(data, tokenizer)
+  assert "".join(grown(WindowStream(tokenizer), ids)) == tokenizer.decode(ids)
 
 
 @given(data=st.data())
 @settings(max_examples=40)
-def test_a_row_ends_at_the_first_token_whose_text_holds_a_stop_string(tokenizer, data):
+def test_special_tokens_can_be_shown(tokenizer, data):
+  specials = sorted(tokenizer.special_ids)
+  decoder = tokenizer.showing(data.draw(st.sets(st.sampled_from(specials)).map(frozenset)) if specials else frozenset())
   ids = ids_of(data, tokenizer)
-  text = tokenizer.decode(ids)
-  at = data.draw(st.integers(0, max(len(text) - 1, 0)))
-  stop = text[at : at + data.draw(st.integers(1, 5))] or "x"
-  row, pieces = grown(tokenizer, ids, (stop,))
-  ends = (size for size in range(1, len(ids) + 1) if stop in tokenizer.decode(ids[:size]))
-  size = next(ends, len(ids))
-  expected = tokenizer.decode(ids[:size])
-  assert row.token_ids == ids[:size]
-  assert "".join(pieces) == row.text == expected.split(stop)[0]
-  if ids:
-    assert row.finish_reason == ("stop" if stop in expected else "length")
+  ids += data.draw(st.lists(st.sampled_from(specials), max_size=3)) if specials else []
+  assert "".join(grown(text_stream(decoder), ids)) == decoder.decode(ids)
 
 
-@given(st.text(st.characters(exclude_characters="\ufffd"), min_size=1), st.integers(1, 5))
-def test_pieces_hold_whole_characters(text, size):
-  row, pieces = grown(Bytes(), list(text.encode()), sizes=(size,))
-  assert "".join(pieces) == text == row.text
-  assert "\ufffd" not in "".join(pieces)
+def test_byte_level_tokens_are_looked_up_and_others_are_not(tokenizer):
+  kind = json.loads(tokenizer.to_json())["decoder"]["type"]
+  assert isinstance(text_stream(tokenizer), ByteStream if kind == "ByteLevel" else WindowStream)
 
 
-@given(
-  st.text("abc", min_size=1, max_size=30),
-  st.lists(st.text("abc", min_size=1, max_size=4), min_size=1),
-  st.integers(1, 5),
-)
-def test_text_ends_before_the_first_stop_string_and_nothing_of_it_is_handed_out(text, stops, size):
-  row, pieces = grown(Bytes(), list(text.encode()), tuple(stops), (size,))
-  ends = [text.find(stop) for stop in stops if stop in text]
-  assert "".join(pieces) == row.text
-  if size == 1:
-    # Token by token, the row ends with the first stop string to be whole.
-    whole = min((text.find(stop) + len(stop) for stop in stops if stop in text), default=len(text))
-    seen = text[:whole]
-    assert row.text == seen[: min((seen.find(stop) for stop in stops if stop in seen), default=len(seen))]
-  assert row.finish_reason == ("stop" if ends else "length")
+@given(ids=st.lists(st.integers(0, 255), max_size=12))
+def test_bytes_that_are_no_characters_come_out_as_decode_has_them(ids):
+  table = {byte: bytes([byte]) for byte in range(256)}
+  expected = Bytes().decode(ids)
+  assert "".join(grown(ByteStream(table), ids)) == "".join(grown(WindowStream(Bytes()), ids)) == expected
 
 
-def test_a_token_costs_the_same_at_the_end_of_a_long_row():
+@given(st.text(st.characters(exclude_characters="\ufffd"), min_size=1))
+def test_pieces_hold_whole_characters(text):
+  ids = list(text.encode())
+  for stream in (WindowStream(Bytes()), ByteStream({byte: bytes([byte]) for byte in range(256)})):
+    pieces = grown(stream, ids)
+    assert "".join(pieces) == text
+    assert "\ufffd" not in "".join(pieces)
+
+
+def test_a_token_costs_the_same_at_the_end_of_a_long_output():
   tokenizer = Bytes()
   ids = list(("Zürich, naïve café. " * 100).encode())
-  row, _ = grown(tokenizer, ids)
-  assert row.text == tokenizer.decode(ids)
+  pieces = grown(WindowStream(tokenizer), ids)
+  assert "".join(pieces) == Bytes().decode(ids)
   assert tokenizer.decoded < 12 * len(ids)

@@ -1,5 +1,6 @@
 """How many tokens of prompts a step computes, beside the rows that decode."""
 
+import bisect
 import dataclasses
 
 from lynx_jax.engine.host.load import StepTimes
@@ -58,9 +59,8 @@ class Chunking:
 
 def smallest_program(programs: Programs, rows: int, chunk_tokens: int) -> Program:
   """The smallest program that holds so many decode rows and tokens of chunks."""
-  if chunk_tokens:
-    return Program("mixed", next(size for size in programs.mixed if size >= rows + chunk_tokens))
-  return Program("decode", next(size for size in programs.decode if size >= rows))
+  kind, sizes = ("mixed", programs.mixed) if chunk_tokens else ("decode", programs.decode)
+  return Program(kind, sizes[bisect.bisect_left(sizes, rows + chunk_tokens)])
 
 
 def chunk_length(missing: int, room: int, canonical: int | None) -> int:

@@ -4,7 +4,7 @@ import collections
 import functools
 from collections.abc import Callable, Sequence, Set
 
-from lynx_jax.text.detokenizer import Decoder, SpecialDecoder, TextRow
+from lynx_jax.text.detokenizer import Decoder, SpecialDecoder, text_stream
 from pallas_kernels.checks import require
 
 
@@ -40,7 +40,7 @@ class StopStrings:
     return held
 
 
-class TextStream:
+class OutputText:
   """Text of a request, token by token: whole characters only, nothing of a stop string."""
 
   def __init__(self, decoder: Decoder, stops: Sequence[str] = (), special: Set[int] = frozenset()):
@@ -59,7 +59,7 @@ class TextStream:
       require(able, "text_ids", sorted(special), "none, as this decoder of tokens cannot show special ones")
       assert isinstance(decoder, SpecialDecoder)
       decoder = decoder.showing(frozenset(special))
-    self._row = TextRow(decoder)
+    self._stream = text_stream(decoder)
     self._stops = StopStrings(stops) if stops else None
 
   def feed(self, token: int, last: bool) -> tuple[str, bool]:
@@ -68,8 +68,7 @@ class TextStream:
     Text is searched once later tokens cannot change it. So the token that returns True is the last one of the output,
     and it must not be fed another. `last` says that no token follows: then all text comes out.
     """
-    self._row.extend((token,), "length" if last else None)
-    text = self._row.take()
+    text = self._stream.feed(token, last)
     if self._stops is None:
       return text, False
     text, stopped = self._stops.feed(text)

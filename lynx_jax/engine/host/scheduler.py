@@ -10,7 +10,7 @@ import collections
 from lynx_jax.engine.host.admission import Admission
 from lynx_jax.engine.host.block_pool import BlockPool
 from lynx_jax.engine.host.chunking import Chunking, chunk_length, smallest_program
-from lynx_jax.engine.host.detokenize import TextStream
+from lynx_jax.engine.host.detokenize import OutputText
 from lynx_jax.engine.host.limits import Limits
 from lynx_jax.engine.host.load import StepTimes
 from lynx_jax.engine.host.order import FirstCome, Order, WaitingQueue, rank
@@ -71,9 +71,13 @@ class Scheduler:
     self._by_id: dict[str, Sequence] = {}
     self._by_number: dict[int, Sequence] = {}
     self._in_flight: collections.deque[tuple[StepPlan, int]] = collections.deque()
+    # The last prompt that a step left unfinished; it is so still while it prefills.
+    self._partial: Sequence | None = None
     self._chunked = False
     self._submitted = self._planned = self._preemptions = self._recomputed = 0
     self._prompt_tokens = self._cached_tokens = 0
+    # Requests here whose draws are told more than a sampling; most steps have none, and look at no row for it.
+    self._particular = 0
 
   def submit(self, request: Request) -> None:
     """Lets a request wait for its turn.
@@ -98,8 +102,9 @@ class Scheduler:
     adaptive, vocab = bool(self.limits.policy), self.limits.vocab
     sequence = new_sequence(request, number, place, self.limits.eos_ids, adaptive=adaptive, vocab=vocab)
     if self._decoder is not None:
-      sequence.text = TextStream(self._decoder, request.stop_strings, request.text_ids)
+      sequence.text = OutputText(self._decoder, request.stop_strings, request.text_ids)
     self._by_id[request.id] = self._by_number[number] = sequence
+    self._particular += sequence.is_particular
     self._queue.add(sequence)
 
   def abort(self, request_id: str) -> Piece | None:
@@ -116,10 +121,13 @@ class Scheduler:
     rows, chunks = self._in_turns() if self._turns else self._mixed()
     if not rows and not chunks:
       return None
+    program = self._program(len(rows), sum(len(chunk.tokens) for chunk in chunks))
+    adjusted, masked = (), ()
+    if self._particular:
+      adjusted, masked = adjusted_draws(rows, chunks, self._by_number), masked_draws(rows, chunks, self._by_number)
     plan = StepPlan(
-      number=self._planned, program=self._program(len(rows), sum(len(chunk.tokens) for chunk in chunks)),
-      rows=tuple(rows), chunks=tuple(chunks), limit=limit,
-      adjusted=adjusted_draws(rows, chunks, self._by_number), masked=masked_draws(rows, chunks, self._by_number),
+      number=self._planned, program=program, rows=tuple(rows), chunks=tuple(chunks), limit=limit, adjusted=adjusted,
+      masked=masked,
     )  # fmt: skip
     self._planned += 1
     self._in_flight.append((plan, self.weights))
@@ -135,13 +143,15 @@ class Scheduler:
     for row in plan.rows:
       sequence = self._by_number.get(row.settings.sequence)
       if sequence is not None:
-        self._note_routing(sequence, row.position, row.slot, result)
+        if sequence.settings.return_routing:
+          _add_new(sequence.routing, row.position, result.routing[row.slot])
         pieces.append(self._take(sequence, row.slot, result, weights))
     for chunk in plan.chunks:
       sequence = self._by_number.get(chunk.settings.sequence)
       if sequence is None:
         continue
-      self._note_routing(sequence, chunk.start, chunk.slot, result)
+      if sequence.settings.return_routing:
+        _add_new(sequence.routing, chunk.start, result.routing[chunk.slot])
       if chunk.targets:
         _add_new(sequence.prompt_logprobs, chunk.start, result.prompt_logprobs[chunk.slot])
       if chunk.draws:
@@ -234,9 +244,9 @@ class Scheduler:
 
   def _rows(self) -> list[DecodeRow]:
     """A row for each sequence that can draw, the oldest first; makes room for it by preempting the youngest."""
-    rows = []
+    rows, decoding = [], State.DECODING
     for sequence in self._running:
-      if sequence.state is not State.DECODING or not sequence.wants_token or not self._make_room(sequence):
+      if sequence.state is not decoding or not sequence.wants_token or not self._make_room(sequence):
         continue
       settings, position = sequence.settings, sequence.done
       rows.append(DecodeRow(sequence.slot, position, sequence.drawn, sequence.table, settings))
@@ -261,7 +271,7 @@ class Scheduler:
     At most one prompt is left unfinished by a step. If it is longer than a step, half of each step is for shorter
     ones that need no other.
     """
-    partial = next((sequence for sequence in self._running if sequence.state is State.PREFILLING), None)
+    partial = self._partial if self._partial and self._partial.state is State.PREFILLING else None
     wanted = (partial.missing if partial else 0) + (self._queue.wanted(self.paused) if admit else 0)
     if not wanted:
       return []
@@ -327,6 +337,8 @@ class Scheduler:
     if whole:
       sequence.state = State.DECODING
       sequence.pending += draws
+    else:
+      self._partial = sequence
     return chunk
 
   def _take(self, sequence: Sequence, slot: int, result: StepResult, weights: int) -> Piece:
@@ -340,28 +352,26 @@ class Scheduler:
     first = len(sequence.tokens) == len(sequence.request.prompt)
     if not sequence.weights or sequence.weights[-1] != weights:
       sequence.weights.append(weights)
-    taken = sequence.take(token, stopped=not result.alive[slot] or token in sequence.settings.stop_ids)
-    reason = taken.reason
+    stopped = not result.alive[slot] or token in sequence.settings.stop_ids
+    reason, text, message, fault = sequence.take(token, stopped=stopped)
     # A row that drew a stop token was dead in the next step, which may be in flight: that token was never written.
-    self._publish(sequence, len(sequence.tokens) - (reason is not None))
+    known = len(sequence.tokens) - (reason is not None)
+    if known >= (len(sequence.keys) + 1) * self.limits.block_size:
+      self._publish(sequence, known)
     return Piece(
       sequence.request.id,
       (token,),
-      taken.text,
+      text,
       () if sequence.settings.logprobs is None else (result.logprob[slot],),
       (result.top[slot],) if slot in result.top else (),
       tuple(sequence.prompt_logprobs) if first else (),
-      None if reason is None else self._finish(sequence, reason, taken.message, taken.fault).finished,
+      None if reason is None else self._finish(sequence, reason, message, fault).finished,
     )
 
   def _publish(self, sequence: Sequence, known: int | None = None) -> None:
     """Publishes what is written and known; of canonical chunks only, where the bits of rows are other bits."""
     written = sequence.done if known is None else min(sequence.done, known)
     self._cache.publish(sequence, written if self._canonical is None else min(written, len(sequence.request.prompt)))
-
-  def _note_routing(self, sequence: Sequence, start: int, slot: int, result: StepResult) -> None:
-    if sequence.settings.return_routing:
-      _add_new(sequence.routing, start, result.routing[slot])
 
   def _preempt(self, sequence: Sequence) -> None:
     """Takes slot and blocks from a running sequence; it waits at its old place, to be computed again."""
@@ -380,6 +390,7 @@ class Scheduler:
     else:
       self._running.leave(sequence, State.FINISHED)
     del self._by_id[sequence.request.id], self._by_number[sequence.number]
+    self._particular -= sequence.is_particular
     return Piece(sequence.request.id, finished=sequence.finished(reason, message, fault))
 
 

@@ -3,11 +3,10 @@
 import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from lynx_jax.engine.host.adjustments import AdjustedDraw, adjusted_draw
 from lynx_jax.engine.host.constraint import Constrained, ConstraintError, MaskedDraw
-from lynx_jax.engine.host.detokenize import TextStream
+from lynx_jax.engine.host.detokenize import OutputText
 from lynx_jax.engine.host.request import WEIGHTS, Fault, Finished, FinishReason, Request, TopLogprobs
 from lynx_jax.engine.host.step_plan import Chunk, DecodeRow, RowSettings
 
@@ -72,7 +71,7 @@ class Sequence:
   overtaken: int = 0
   preemptions: int = 0
   cached_tokens: int | None = None
-  text: TextStream | None = None
+  text: OutputText | None = None
   weights: list[int] = dataclasses.field(default_factory=list)
   prompt_logprobs: list[tuple[float, TopLogprobs]] = dataclasses.field(default_factory=list)
   routing: list[object] = dataclasses.field(default_factory=list)
@@ -84,6 +83,11 @@ class Sequence:
   def drawn(self) -> int:
     """Tokens drawn by all dispatched steps."""
     return len(self.tokens) + self.pending - len(self.request.prompt)
+
+  @property
+  def is_particular(self) -> bool:
+    """Whether its draws are told more than a sampling: what their logits change, or what they may take."""
+    return self.settings.constrained or self.settings.adjustments is not None
 
   @property
   def missing(self) -> int:
@@ -100,25 +104,32 @@ class Sequence:
     """Whether the next step may draw for it, by its own limit, and by its constraint, which must know all before."""
     return self.drawn < self.request.max_new_tokens and not (self.constrained and self.pending)
 
-  def take(self, token: int, *, stopped: bool) -> "Taken":
-    """Adds the next token that was drawn; `stopped` says that it is a stop token."""
+  def take(self, token: int, *, stopped: bool) -> tuple[FinishReason | None, str, str, Fault | None]:
+    """Adds the next token that was drawn; `stopped` says that it is a stop token.
+
+    Returns: how the sequence ends with it, None if it goes on; the text that it adds; what went wrong, and of which
+    kind that was.
+    """
     self.tokens.append(token)
-    drawn = self.drawn - self.pending
-    taken = Taken("stop" if stopped else "length" if drawn == self.request.max_new_tokens else None)
+    drawn = len(self.tokens) - len(self.request.prompt)
+    reason: FinishReason | None = "stop" if stopped else "length" if drawn == self.request.max_new_tokens else None
+    text, message, fault = "", "", None
     if self.constrained is not None and not stopped:
       try:
-        taken = Taken("stop") if self.constrained.advance(token, drawn) else taken
+        if self.constrained.advance(token, drawn):
+          reason = "stop"
       except ConstraintError as error:
         # After the last token it decides nothing any more.
-        taken = taken if taken.reason else Taken("error", message=str(error), fault="constraint")
-    if self.text is None:
-      return taken
-    try:
-      text, stopped = self.text.feed(token, last=taken.reason is not None)
-    except Exception as error:  # a tokenizer can raise whatever it likes, and ends its own request only
-      return Taken("error", message=f"the tokenizer cannot decode token {token}: {error}", fault="tokenizer")
-    # Spelled out: `_replace` takes a microsecond, and this runs for every token.
-    return Taken("stop", text) if stopped else Taken(taken.reason, text, taken.message, taken.fault)
+        if reason is None:
+          reason, message, fault = "error", str(error), "constraint"
+    if self.text is not None:
+      try:
+        text, ended = self.text.feed(token, reason is not None)
+      except Exception as error:  # a tokenizer can raise whatever it likes, and ends its own request only
+        return "error", "", f"the tokenizer cannot decode token {token}: {error}", "tokenizer"
+      if ended:
+        reason, message, fault = "stop", "", None
+    return reason, text, message, fault
 
   def finished(self, reason: FinishReason, message: str = "", fault: Fault | None = None) -> Finished:
     """What the caller is told of its end."""
@@ -133,22 +144,6 @@ class Sequence:
       weights=tuple(self.weights),
       routing=tuple(self.routing),
     )
-
-
-class Taken(NamedTuple):
-  """What a drawn token means for its sequence.
-
-  Attributes:
-    reason: how the sequence ends with it; None if it goes on.
-    text: that it adds.
-    message: what went wrong.
-    fault: of which kind that was.
-  """
-
-  reason: FinishReason | None
-  text: str = ""
-  message: str = ""
-  fault: Fault | None = None
 
 
 def new_sequence(

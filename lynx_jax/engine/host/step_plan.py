@@ -12,7 +12,7 @@ from lynx_jax.engine.host.adjustments import AdjustedDraw, Adjustments
 from lynx_jax.engine.host.constraint import MaskedDraw
 from lynx_jax.engine.host.request import TopLogprobs
 from lynx_jax.engine.host.sampling import Sampling
-from pallas_kernels.checks import field_of, require, whole_fields, whole_number
+from pallas_kernels.checks import field_of, refusal, require, whole_fields, whole_number
 
 BLOCK_SIZE = 32
 """Positions of a block of the paged cache."""
@@ -159,15 +159,18 @@ class StepPlan:
   masked: tuple[MaskedDraw, ...] = ()
 
   def __post_init__(self) -> None:
-    whole_fields(self, "number", least=0)
+    if type(self.number) is not int or self.number < 0:
+      whole_fields(self, "number", least=0)
     used = self.tokens
-    require(used >= 1, field_of(self, "rows"), self.rows, "at least one row or chunk")
-    require(used <= self.program.size, field_of(self, "program"), self.program, f"room for {used} tokens")
+    # A scheduler makes thousands a second, so what messages need is put together for those that are wrong alone.
+    if not 1 <= used <= self.program.size:
+      require(used >= 1, field_of(self, "rows"), self.rows, "at least one row or chunk")
+      raise refusal(field_of(self, "program"), self.program, f"room for {used} tokens")
 
   @property
   def tokens(self) -> int:
     """Tokens that the step computes, padding left out."""
-    return len(self.rows) + sum(len(chunk.tokens) for chunk in self.chunks)
+    return len(self.rows) + sum([len(chunk.tokens) for chunk in self.chunks])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

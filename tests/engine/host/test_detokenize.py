@@ -5,7 +5,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from lynx_jax.engine.host.detokenize import StopStrings, TextStream
+from lynx_jax.engine.host.detokenize import OutputText, StopStrings
 from tests.text.test_detokenizer import Bytes, tokenizer_of
 
 PIECES = st.lists(st.text("abc", max_size=4), max_size=12)
@@ -38,7 +38,7 @@ def test_stop_strings_are_found_however_text_is_cut(pieces: list[str], stops: li
   assert released + automaton.rest() == whole
 
 
-def feed_all(stream: TextStream, ids: list[int]) -> tuple[list[str], int]:
+def feed_all(stream: OutputText, ids: list[int]) -> tuple[list[str], int]:
   """The pieces of a request's text, and how many of its tokens were fed."""
   pieces = []
   for index, token in enumerate(ids):
@@ -53,7 +53,7 @@ def feed_all(stream: TextStream, ids: list[int]) -> tuple[list[str], int]:
 @settings(max_examples=100)
 def test_bytes_join_to_whole_characters_before_the_stop_string(text: str, stops: list[str]):
   ids = list(f"{text}é{text}abc".encode())
-  pieces, fed = feed_all(TextStream(Bytes(), stops), ids)
+  pieces, fed = feed_all(OutputText(Bytes(), stops), ids)
   expected = first_stop(bytes(ids).decode(), stops)
   assert "".join(pieces) == (bytes(ids).decode() if expected is None else expected)
   assert not any("\ufffd" in piece for piece in pieces) or "\ufffd" in text
@@ -66,8 +66,8 @@ def test_bytes_join_to_whole_characters_before_the_stop_string(text: str, stops:
 def test_pieces_of_a_trained_tokenizer_join_to_what_it_decodes(tmp_path: Path):
   tokenizer = tokenizer_of("embedded", tmp_path)
   ids = tokenizer.encode("Once upon a time, a naïve 猫 went — to sea. 🙂 The end.")
-  pieces, _ = feed_all(TextStream(tokenizer), ids)
+  pieces, _ = feed_all(OutputText(tokenizer), ids)
   assert "".join(pieces) == tokenizer.decode(ids)
-  pieces, fed = feed_all(TextStream(tokenizer, ("to sea",)), ids)
+  pieces, fed = feed_all(OutputText(tokenizer, ("to sea",)), ids)
   assert "".join(pieces) == tokenizer.decode(ids).partition("to sea")[0]
   assert fed < len(ids)

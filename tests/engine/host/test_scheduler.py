@@ -8,7 +8,7 @@ import random
 import pytest
 
 from lynx_jax.engine.host.admission import Admission
-from lynx_jax.engine.host.detokenize import TextStream
+from lynx_jax.engine.host.detokenize import OutputText
 from lynx_jax.engine.host.order import MOST_OVERTAKEN, PLACES, PrefixFirst
 from lynx_jax.engine.host.request import Overloaded, Request
 from lynx_jax.engine.host.step_plan import Program, Programs, StepResult
@@ -230,7 +230,7 @@ def test_a_tokenizer_that_fails_ends_its_own_request_only():
   loop = EngineLoop(small_limits(policy=""))
   for name in "ab":
     loop.submit(request(name, **NONE_STOP))
-  loop.scheduler._by_id["a"].text = TextStream(Broken())
+  loop.scheduler._by_id["a"].text = OutputText(Broken())
   while loop.plan():
     for piece in loop.scheduler.commit(loop.results.popleft()):
       if piece.request_id == "a":
