@@ -17,6 +17,7 @@ def checkpoint(tmp_path_factory):
   return out
 
 
+@pytest.mark.slow
 def test_both_compute_the_same_logits(checkpoint, tmp_path, capsys):
   sizes = ["--batch", "3", "--prompt-length", "5", "--steps", "3", "--repeats", "2"]
   policies = ["--policy", "topk", "--policy", "lynx:alpha=1,beta=2"]

@@ -38,6 +38,7 @@ def test_use_over_a_data_set_and_in_a_step(batches, tmp_path):
   assert is_png(tmp_path / "use.png")
 
 
+@pytest.mark.slow
 def test_sure_tokens_cost_more_to_move(batches, tmp_path):
   rows = confidence.measure_confidence(small_params(), batches)
   assert {row["group"] for row in rows} == {"sure", "unsure"}

@@ -35,6 +35,7 @@ def test_the_interval_holds_the_ratio_and_widens_with_noise():
   assert loud.high - loud.low > 10 * (quiet.high - quiet.low)
 
 
+@pytest.mark.slow
 def test_one_checkout_against_itself_runs_and_reports_each_batch(model: Path):
   rows = list(in_turns(ROOT, ROOT, model, [1, 2], steps=2, blocks=2))
   assert [row.batch for row in rows] == [1, 2]

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from benchmarks import int8_step_time
 from lynx_jax.testing import random_checkpoint
 
 
+@pytest.mark.slow
 def test_both_forms_are_timed(tmp_path, capsys):
   assert random_checkpoint.main([str(tmp_path / "model"), "--tiny", "olmoe"]) == 0
   sizes = ["--batch", "3", "--steps", "2", "--repeats", "2", "--json", str(tmp_path / "rows.json")]

@@ -38,6 +38,7 @@ def test_every_product_of_a_step_is_tuned_once():
   assert sum("us by rule" in line for line in lines) == len(found)
 
 
+@pytest.mark.slow
 def test_without_time_the_rules_cut_alone_is_measured():
   lines = []
   found = tune([TINY_SHAPE], rows=4, most=3, seconds=0.0, progress=lines.append)
@@ -45,6 +46,7 @@ def test_without_time_the_rules_cut_alone_is_measured():
   assert all(fast == slow for _, fast, slow in found.values())
 
 
+@pytest.mark.slow
 def test_cuts_are_compared_with_the_rules_and_not_with_the_tables(monkeypatch):
   question = ("row_matmul", (16, 64, 64))
   monkeypatch.setattr(blocks, "tuned", lambda device_kind: {question: OTHER})

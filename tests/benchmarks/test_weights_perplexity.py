@@ -12,6 +12,7 @@ from benchmarks.claims import weights_perplexity
 from tests.families.cases import QWEN3_MOE, checkpoint, random_tokens
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_two_models_logits():
   whole, narrow = (lynx_jax.load(checkpoint(QWEN3_MOE[3]), weights=weights) for weights in (None, "int8"))
   rows = random_tokens(QWEN3_MOE[3], rows=18, length=12).astype(np.int32)
@@ -31,6 +32,7 @@ def test_costs_are_those_of_the_two_models_logits():
   assert (itself.increase.value, itself.divergence.value, itself.agreement.value) == (0, 0, 1)
 
 
+@pytest.mark.slow
 def test_the_command_compares_the_embedded_models_weights(tmp_path, capsys):
   (tmp_path / "a.txt").write_text("The man is standing in front of a camera and talking to the people. " * 6)
   flags = ["--text", str(tmp_path / "a.txt"), "--rows", "4", "--length", "16", "--json", str(tmp_path / "found.json")]

@@ -267,7 +267,10 @@ def test_files_are_written_as_the_safetensors_library_writes_them(tmp_path: Path
   assert (tmp_path / "out" / "model.safetensors").stat().st_mode == (tmp_path / "out" / "config.json").stat().st_mode
 
 
-@pytest.mark.parametrize("loader", ["to_orbax", "to_safetensors", "to_orbax_and_back"])
+ORBAX = [pytest.param(loader, marks=pytest.mark.slow) for loader in ("to_orbax", "to_orbax_and_back")]
+
+
+@pytest.mark.parametrize("loader", ["to_safetensors", *ORBAX])
 def test_a_conversion_never_holds_the_model(tmp_path: Path, loader: str, monkeypatch: pytest.MonkeyPatch):
   arguments = ["--layers", "8", "--experts", "16", "--vocab", "500", "--width", "768", "--shard-mb", "200"]
   assert random_checkpoint.main([str(tmp_path / "model"), *arguments]) == 0

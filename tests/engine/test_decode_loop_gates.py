@@ -21,6 +21,8 @@ OWN = {
 }  # fmt: skip
 
 EXPERTS = {"expert_hidden", "expert_down"}
+# One model is compiled in every run of the tests.
+MODELS = [pytest.param(name, marks=() if name == "OLMoE-1B-7B" else pytest.mark.slow) for name in COMPILED]
 
 
 def compiled(name, policy, target, layers=None):
@@ -41,7 +43,7 @@ def short_loop(name: str, policy: RoutingPolicy | None, target: str, layers: int
   return gates.kernel_launches(report)
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_layer_is_few_launches_and_lynx_adds_none(name: str):
   launches = {
     (policy, layers): short_loop(name, policy, "h100", layers)
@@ -54,7 +56,7 @@ def test_a_layer_is_few_launches_and_lynx_adds_none(name: str):
   assert {launch.split("__")[0] for launch in launches[None, 2]} >= OWN - {"join_attention"}
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", MODELS)
 def test_an_a100_runs_the_same_kernels(name: str):
   assert {launch.split("__")[0] for launch in short_loop(name, Lynx(3, 2), "a100", 2)} >= OWN - {"join_attention"}
 
@@ -64,12 +66,12 @@ def test_an_a100_runs_the_same_kernels(name: str):
   ("name", "changes"),
   [
     ("DeepSeek-V3", {"num_hidden_layers": 2, "first_k_dense_replace": 1}),
-    ("Qwen2-57B-A14B", {"num_hidden_layers": 1}),
+    pytest.param("Qwen2-57B-A14B", {"num_hidden_layers": 1}, marks=pytest.mark.slow),
     ("gpt-oss-20b", {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}),
-    ("granite-3.1-3b-a800m-base", {"num_hidden_layers": 1}),
-    ("Phi-3.5-MoE-instruct", {"num_hidden_layers": 1}),
-    ("dbrx-instruct", {"n_layers": 1}),
-    ("Llama-4-Scout-17B-16E", {"num_hidden_layers": 4}),
+    pytest.param("granite-3.1-3b-a800m-base", {"num_hidden_layers": 1}, marks=pytest.mark.slow),
+    pytest.param("Phi-3.5-MoE-instruct", {"num_hidden_layers": 1}, marks=pytest.mark.slow),
+    pytest.param("dbrx-instruct", {"n_layers": 1}, marks=pytest.mark.slow),
+    pytest.param("Llama-4-Scout-17B-16E", {"num_hidden_layers": 4}, marks=pytest.mark.slow),
   ],
 )
 def test_every_family_is_one_graph_that_copies_nothing(name: str, changes: dict[str, Any]):
@@ -81,6 +83,7 @@ def test_every_family_is_one_graph_that_copies_nothing(name: str, changes: dict[
   assert any(launch.startswith("lynx_route") for launch in gates.kernel_launches(report))
 
 
+@pytest.mark.slow
 def test_experts_as_gpt_oss_holds_them_add_no_launch_and_no_copy():
   config = RELEASED["gpt-oss-20b"] | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
   launches = []

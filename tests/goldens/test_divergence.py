@@ -9,6 +9,7 @@ from tests.goldens import divergence, stored
 RELATIVE = 1e-3
 
 
+@pytest.mark.slow
 def test_policies_cost_what_was_recorded():
   found, recorded = divergence.record(), stored.read("divergence")
   assert found.keys() == recorded.keys()

@@ -4,8 +4,12 @@ import pytest
 
 from tests.goldens import stored, texts
 
+# One kind of attention each; tests of the families judge every one by its logits.
+OFTEN = {"olmoe", "gpt_oss", "deepseek_v3", "embedded"}
+MODELS = [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in texts.MODELS]
 
-@pytest.mark.parametrize("model", texts.MODELS)
+
+@pytest.mark.parametrize("model", MODELS)
 def test_greedy_texts_are_those_recorded(model: str):
   found, recorded = texts.record(model), stored.read("texts")[model]
   for policy, now in found.items():

@@ -27,8 +27,10 @@ READING = {"chunk_attention", "expert_hidden", "expert_down"}
   ("name", "shape", "target", "kernels"),
   [
     ("Qwen3-30B-A3B", DECODE, "a100", DECODING | {"append_heads", "decode_attention"}),
-    ("Qwen3-30B-A3B", MIXED, "h100", READING | {"append_heads", "decode_attention"}),
-    ("DeepSeek-V2-Lite", DECODE, "h100", DECODING | {"latent_attention"}),
+    pytest.param(
+      "Qwen3-30B-A3B", MIXED, "h100", READING | {"append_heads", "decode_attention"}, marks=pytest.mark.slow
+    ),
+    pytest.param("DeepSeek-V2-Lite", DECODE, "h100", DECODING | {"latent_attention"}, marks=pytest.mark.slow),
   ],
 )
 def test_a_step_is_one_graph_that_copies_no_cache(name: str, shape: StepShape, target: str, kernels: set[str]):
