@@ -1,7 +1,7 @@
 # Everything here works on a fresh machine with Python 3.11+ and a network to the package index.
 #   make demo    create the environment, generate with the embedded model
 #   make serve   create the environment, serve the embedded model: a page, and OpenAI's endpoints (SERVE="PATH --policy auto")
-#   make test    create the environment, run the whole suite
+#   make test    create the environment, run the tests; `make test-all` runs those marked `slow` too
 #   make check   ruff, pyright, import contracts
 #   make docs    build the documentation into docs/_build/html
 #   make bench   measure this machine's CPU: RESULTS=docs/results MACHINE=NAME keeps the tables
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo serve browser test docs docs-links bench gpu check lint tidy format types imports hooks train moefy clean
+.PHONY: demo serve browser test test-all docs docs-links bench gpu check lint tidy format types imports hooks train moefy clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -27,6 +27,9 @@ browser:
 	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || echo "no Chromium: tests of the page are skipped"
 
 test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 SPHINX := $(BIN)/python -m sphinx -W --keep-going
