@@ -24,19 +24,18 @@ def loaded(case: Case):
   return lynx_jax.load(checkpoint(case))
 
 
-def first_and_last() -> list[Case]:
-  """Two cases a family: greedy text, below, judges decoding of the others.
+def cases_of_text() -> list:
+  """Greedy text of a family's plain case, and of LongRoPE's, whose angles depend on how a row came to its length.
 
-  LongRoPE's angles depend on how a row came to its length, so text judges that case, too.
+  Text of the other cases takes longer, and says little that the steps' logits do not.
   """
-  by_family: dict[str, list[Case]] = {}
-  for case in CASES:
-    if str(case) != "phimoe-long":
-      by_family.setdefault(case.family, []).append(case)
-  return [case for cases in by_family.values() for case in (cases[0], cases[-1])]
+  often = [case.name == "plain" or str(case) == "phimoe-long" for case in CASES]
+  return [
+    pytest.param(case, marks=() if now else pytest.mark.slow) for case, now in zip(CASES, often, strict=True)
+  ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", first_and_last(), ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if str(case) != "phimoe-long"], ids=str)
 def test_cached_steps_give_the_logits_of_transformers(case: Case):
   params = loaded(case)
   tokens = random_tokens(case, rows=2, length=PROMPT + STEPS)
@@ -48,7 +47,7 @@ def test_cached_steps_give_the_logits_of_transformers(case: Case):
     assert np.abs(logits - theirs[:, step]).max() < TOLERANCE * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", cases_of_text(), ids=str)
 def test_greedy_text_of_an_unequal_batch_is_that_of_transformers(case: Case):
   prompts = [random_tokens(case, rows=1, length=length)[0].tolist() for length in (1, 16, 6)]
   ours = lynx_jax.generate(loaded(case), prompts, max_new_tokens=NEW)
