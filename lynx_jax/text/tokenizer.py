@@ -154,9 +154,10 @@ class Tokenizer:
   def text_bytes(self) -> Mapping[int, bytes] | None:
     """The bytes that each token adds to what `decode` gives; None if they depend on other tokens.
 
-    They are the token's own where the decoder is byte-level BPE's and nothing else.
+    They are the token's own where the decoder is byte-level BPE's and nothing else. A subclass that decodes in its own
+    way has none.
     """
-    return self._text_bytes(self.special_ids)
+    return self._text_bytes(self.special_ids) if type(self).decode is Tokenizer.decode else None
 
   def _text_bytes(self, hidden: frozenset[int]) -> "_TextBytes | None":
     return _TextBytes(self._backend, hidden) if self._decoder_kind == "ByteLevel" else None

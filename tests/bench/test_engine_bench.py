@@ -115,6 +115,7 @@ def test_a_fixed_batch_waits_for_its_last_request():
   assert 0 < static.first_token["3"] < static.first_token["4"] < 20
 
 
+@pytest.mark.slow
 def test_more_rows_share_the_memory_of_a_fixed_batch():
   timed = LOAD.timed_requests(VOCAB)
   memory = static_cache_bytes(small_params(), timed, rows=2)

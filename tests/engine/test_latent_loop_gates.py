@@ -7,6 +7,7 @@ from benchmarks.kernels.decode_program import STATE, decode_program
 from lynx_jax.routing import Lynx
 from pallas_kernels import gates
 from tests.families.test_deepseek_v2 import LITE
+from tests.pallas_kernels.gates.targets import TARGETS
 
 # The run-time shape checker takes arrays only, and the weights here are abstract.
 pytestmark = pytest.mark.usefixtures("own_errors")
@@ -30,7 +31,7 @@ def test_a_dense_layer_and_one_of_experts_are_one_graph_that_copies_no_cache():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_all_27_layers_are_one_graph_that_copies_nothing(target: str):
   # The weights are 31 GB, the cache 0.5 GB; what sampling needs for 16 rows of 102,400 scores is most of this.
   assert compiled(target, 27).temporary_bytes < 64e6

@@ -24,7 +24,12 @@ def run(*arguments):
   return done.stdout
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+# An example of each kind of attention is run every time.
+OFTEN = {"deepseek_v3", "gpt_oss", "olmoe"}
+EXAMPLES = [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in sorted(FAMILIES)]
+
+
+@pytest.mark.parametrize("family", EXAMPLES)
 def test_each_family_has_its_three_files_and_its_example_says_what_was_saved(family):
   for path in (f"lynx_jax/models/families/{family}.py", f"tests/families/test_{family}.py"):
     assert (ROOT / path).is_file()

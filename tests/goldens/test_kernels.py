@@ -12,10 +12,8 @@ MODEL = "OLMoE-1B-7B"
 
 
 # Rules of the routing kernel that no decode loop of tests/engine runs, and one that is plain JAX.
-POLICIES = ["auto", *(pytest.param(policy, marks=pytest.mark.slow) for policy in ("oea:k0=2", "xshare:budget=32,k0=1"))]
-
-
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["auto", "oea:k0=2", "xshare:budget=32,k0=1"])
 @pytest.mark.usefixtures("own_errors")
 def test_a_layer_is_as_many_kernels_as_recorded(policy: str):
   fn, args = decode_program(RELEASED[MODEL] | {"num_hidden_layers": 1}, lynx_jax.parse_policy(policy))

@@ -48,7 +48,7 @@ def test_readers_are_those_of_each_row(kinds, seed, compared, data):
   np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("policy", [None, Auto(share=0.4)])
+@pytest.mark.parametrize("policy", [pytest.param(None, marks=pytest.mark.slow), Auto(share=0.4)])
 def test_the_log_says_who_read_what(policy):
   sizes = EngineSettings(slots=4, context=64, mixed=(32,), policy=policy, stats=True, readers=True)
   core = EngineCore(small_params(), sizes)

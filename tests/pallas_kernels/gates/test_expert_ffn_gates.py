@@ -6,9 +6,10 @@ from pallas_kernels import gates
 from pallas_kernels.expert_ffn.gate_programs import programs
 from pallas_kernels.gates.forms import HELD
 from pallas_kernels.gates.shapes import MODEL_SHAPES
+from tests.pallas_kernels.gates.targets import TARGETS
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("model", MODEL_SHAPES)
 def test_experts_keep_every_gate(model: str, target: str):
   shape = MODEL_SHAPES[model]
@@ -28,7 +29,7 @@ def test_experts_keep_every_gate(model: str, target: str):
 
 
 # Forms and sizes of released checkpoints: gpt-oss has biases and widths that no block of 128 inputs divides.
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
   ("held", "model", "program"),
   [

@@ -14,6 +14,7 @@ from pallas_kernels.gates import deviceless
 from pallas_kernels.gates.forms import HELD
 from pallas_kernels.gates.shapes import MODEL_SHAPES
 from pallas_kernels.gpu.blocks import questions, trying
+from tests.pallas_kernels.gates.targets import TARGETS
 
 # Weights larger than the partial sums into which XLA splits a product of few rows.
 ROWS, WIDTH, CAPACITY = 16, 2048, 2**18
@@ -52,7 +53,7 @@ def spilling(x_ref, y_ref):
 GOOD = kernel_call(product, jax.ShapeDtypeStruct((ROWS, 64), jnp.float32))
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_plain_product_passes(target: str):
   report = gates.compile_for(GOOD, (X, WEIGHTS), target)
   kernels = report.kernels.values()
@@ -63,7 +64,7 @@ def test_a_plain_product_passes(target: str):
   assert gates.kernel_launches(report) == ["product"]
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_kernel_that_spills_is_seen(target: str):
   call = kernel_call(spilling, jax.ShapeDtypeStruct((ROWS, 32), jnp.float32), warps=1)
   with pytest.raises(gates.GateError, match=r"spilling \(sm_\w+\) spills \d+ bytes"):
@@ -87,7 +88,7 @@ def converted(x_ref, w_ref, y_ref):
   y_ref[...] = jax.lax.fori_loop(0, WIDTH // 64, step, jnp.zeros((ROWS, 64), jnp.float32))
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_weights_that_are_converted_one_by_one_are_seen(target: str):
   call = kernel_call(converted, jax.ShapeDtypeStruct((ROWS, 64), jnp.float32))
   report = gates.compile_for(call, (X, jax.ShapeDtypeStruct((64, WIDTH), jnp.uint8)), target)

@@ -5,11 +5,12 @@ import pytest
 from pallas_kernels import gates
 from pallas_kernels.append_latents import gate_programs as appending
 from pallas_kernels.latent_attention.gate_programs import HEADS, programs
+from tests.pallas_kernels.gates.targets import TARGETS
 
 pytestmark = pytest.mark.usefixtures("own_errors")
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("model", HEADS)
 def test_latents_are_read_in_one_launch_or_two_on_tensor_cores(model: str, target: str):
   for name, (fn, args) in programs(HEADS[model]).items():
@@ -21,7 +22,7 @@ def test_latents_are_read_in_one_launch_or_two_on_tensor_cores(model: str, targe
     gates.no_copy_of(report, args[1].size * 2)
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_latents_are_written_in_place_in_one_launch(target: str):
   for name, (fn, args) in appending.programs().items():
     report = gates.compile_for(fn, args, target, donate_argnums=appending.CACHES)

@@ -8,9 +8,10 @@ from pallas_kernels import gates
 from pallas_kernels.gates.forms import HELD
 from pallas_kernels.gates.shapes import MODEL_SHAPES
 from pallas_kernels.row_matmul.gate_programs import programs
+from tests.pallas_kernels.gates.targets import TARGETS
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("model", MODEL_SHAPES)
 def test_a_product_is_one_launch_on_tensor_cores_without_spills(model: str, target: str):
   for name, (fn, args) in programs(MODEL_SHAPES[model]).items():
@@ -23,7 +24,7 @@ def test_a_product_is_one_launch_on_tensor_cores_without_spills(model: str, targ
     gates.no_copy_of(report, args[1].size * 2)
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("rows", [16, 64])
 def test_float16_rows_that_are_normed_first_spill_nothing_either(rows: int, target: str):
   fn, args = programs(MODEL_SHAPES["Qwen3-30B-A3B"])[f"norm, query, key, value, T={rows}"]
@@ -34,7 +35,7 @@ def test_float16_rows_that_are_normed_first_spill_nothing_either(rows: int, targ
   gates.within_limits(report, report.kernels.values(), blocks_per_sm=2 if rows == 16 else 1)
 
 
-@pytest.mark.parametrize("target", gates.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
   ("held", "program"),
   [
