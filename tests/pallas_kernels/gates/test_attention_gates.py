@@ -6,7 +6,7 @@ from pallas_kernels import gates
 from pallas_kernels.append_heads import gate_programs as appending
 from pallas_kernels.decode_attention import gate_programs as attending
 from pallas_kernels.gates.shapes import MODEL_SHAPES
-from tests.pallas_kernels.gates.targets import TARGETS
+from tests.pallas_kernels.gates.targets import TARGETS, models
 
 # Models with the same heads are one program: DeepSeek-V2-Lite, expanded, and OLMoE-1B-7B.
 DISTINCT = {
@@ -16,7 +16,7 @@ DISTINCT = {
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model", DISTINCT)
+@pytest.mark.parametrize("model", models(DISTINCT))
 def test_attention_is_one_launch_or_two_on_tensor_cores(model: str, target: str):
   for name, (fn, args) in attending.programs(MODEL_SHAPES[model]).items():
     report = gates.compile_for(fn, args, target)
@@ -28,7 +28,7 @@ def test_attention_is_one_launch_or_two_on_tensor_cores(model: str, target: str)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model", DISTINCT)
+@pytest.mark.parametrize("model", models(DISTINCT))
 def test_the_cache_is_written_in_place_in_one_launch(model: str, target: str):
   for name, (fn, args) in appending.programs(MODEL_SHAPES[model]).items():
     report = gates.compile_for(fn, args, target, donate_argnums=appending.CACHES)

@@ -5,7 +5,7 @@ import pytest
 from pallas_kernels import gates
 from pallas_kernels.chunk_attention.gate_programs import LATENT_HEADS, latent_program, programs
 from pallas_kernels.gates.shapes import MODEL_SHAPES
-from tests.pallas_kernels.gates.targets import TARGETS
+from tests.pallas_kernels.gates.targets import TARGETS, models
 
 pytestmark = pytest.mark.usefixtures("own_errors")
 
@@ -30,13 +30,13 @@ def check(program, target: str, blocks_per_sm: int) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model", DISTINCT)
+@pytest.mark.parametrize("model", models(DISTINCT))
 def test_chunks_are_attended_in_one_launch_on_tensor_cores(model: str, target: str):
   for program in programs(MODEL_SHAPES[model]).values():
     check(program, target, blocks_per_sm=2)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model", LATENT_HEADS)
+@pytest.mark.parametrize("model", models(LATENT_HEADS))
 def test_latents_are_attended_in_one_launch_on_tensor_cores(model: str, target: str):
   check(latent_program(LATENT_HEADS[model]), target, blocks_per_sm=1)

@@ -5,13 +5,13 @@ import pytest
 from pallas_kernels import gates
 from pallas_kernels.append_latents import gate_programs as appending
 from pallas_kernels.latent_attention.gate_programs import HEADS, programs
-from tests.pallas_kernels.gates.targets import TARGETS
+from tests.pallas_kernels.gates.targets import TARGETS, models
 
 pytestmark = pytest.mark.usefixtures("own_errors")
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model", HEADS)
+@pytest.mark.parametrize("model", models(HEADS))
 def test_latents_are_read_in_one_launch_or_two_on_tensor_cores(model: str, target: str):
   for name, (fn, args) in programs(HEADS[model]).items():
     report = gates.compile_for(fn, args, target)

@@ -14,20 +14,20 @@ from pallas_kernels.lynx_route.gate_programs import (
   programs_with_terms,
   routing,
 )
-from tests.pallas_kernels.gates.targets import TARGETS
+from tests.pallas_kernels.gates.targets import TARGETS, models
 
 # Models that route alike are one program: Qwen2-57B-A14B and OLMoE-1B-7B.
 DISTINCT = {(shape.experts, shape.top_k, shape.renormalize): model for model, shape in MODEL_SHAPES.items()}.values()
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model", DISTINCT)
+@pytest.mark.parametrize("model", models(DISTINCT))
 def test_every_policy_is_one_launch_without_spills(model: str, target: str):
   check(programs(MODEL_SHAPES[model]), target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model", DISTINCT)
+@pytest.mark.parametrize("model", models(DISTINCT))
 def test_own_rows_weights_costs_and_limits_are_one_launch_without_spills(model: str, target: str):
   check(programs_with_terms(MODEL_SHAPES[model]), target)
 
@@ -35,7 +35,7 @@ def test_own_rows_weights_costs_and_limits_are_one_launch_without_spills(model: 
 @pytest.mark.parametrize(
   ("target", "policies"), [pytest.param("a100", ("lynx",), marks=pytest.mark.slow), ("h100", ("lynx", "topk"))]
 )
-@pytest.mark.parametrize("model", ROUTERS)
+@pytest.mark.parametrize("model", models(ROUTERS))
 def test_every_router_is_one_launch_without_spills(model: str, target: str, policies: tuple[str, ...]):
   check(programs_of_router(model, policies), target)
 

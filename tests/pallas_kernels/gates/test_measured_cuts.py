@@ -47,6 +47,7 @@ def experts_by_question():
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("kernel", "device"), sorted({(question[0], device) for device in devices() for question in tuned(device)})
 )

@@ -8,11 +8,11 @@ from pallas_kernels import gates
 from pallas_kernels.gates.forms import HELD
 from pallas_kernels.gates.shapes import MODEL_SHAPES
 from pallas_kernels.row_matmul.gate_programs import programs
-from tests.pallas_kernels.gates.targets import TARGETS
+from tests.pallas_kernels.gates.targets import TARGETS, models
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model", MODEL_SHAPES)
+@pytest.mark.parametrize("model", models(MODEL_SHAPES))
 def test_a_product_is_one_launch_on_tensor_cores_without_spills(model: str, target: str):
   for name, (fn, args) in programs(MODEL_SHAPES[model]).items():
     report = gates.compile_for(fn, args, target)
