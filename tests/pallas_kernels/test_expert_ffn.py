@@ -211,7 +211,7 @@ NAMES = [f"{name}-{form.form.code if isinstance(form, Held) else form}" for name
 @pytest.mark.parametrize(("implementation", "form"), QUANTISED_ERRORS, ids=NAMES)
 class TestQuantisedExperts:
   @given(load=loads())
-  @settings(max_examples=15)
+  @settings(max_examples=6)
   def test_equal_the_definition_on_the_weights_that_they_stand_for(self, implementation, form, load):
     x, ids, weights, valid, experts, more = load
     x, experts = taken(x, form), held_in(experts, form)

@@ -25,6 +25,7 @@ needs_library = pytest.mark.skipif(unavailable() is not None, reason=str(unavail
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_random_shapes_run_clean_under_sanitizers(tmp_path, sanitizer):
   flags = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1", build.EMULATED_TILES)
