@@ -55,7 +55,16 @@ def test_equals_plain_jax_and_groups_the_rows(implementation, case, names, data)
   check(implementation, case, logits, valid, **drawn(random, rows, experts, names))
 
 
-@every_case
+# The others equal plain JAX, as the test above has it.
+@pytest.mark.parametrize(
+  ("implementation", "case", "names"),
+  [
+    pytest.param(name, case, names, marks=() if name == "reference" else pytest.mark.slow)
+    for case, names in CASES
+    for name in implementations_of(case[3], names)
+  ],
+  ids=lambda value: f"{value[:3]}-{value[3]}".replace(" ", "") if isinstance(value, tuple) else value,
+)
 def test_equals_the_slow_statement(implementation, case, names):
   rows, experts = case[:2]
   for seed in range(5):

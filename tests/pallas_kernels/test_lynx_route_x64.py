@@ -23,19 +23,24 @@ TERMS = {
   ("policy", "router", "terms"),
   [
     (TopK(), Router("sparsemixer", renormalize=False), {}),
-    (Lynx(3, 2), DEEPSEEK, {}),
+    pytest.param(Lynx(3, 2), DEEPSEEK, {}, marks=pytest.mark.slow),
     (Lynx(3, 2), DEEPSEEK, TERMS),
-    (OEA(1), Router(), {}),
-    (MassFloor(0.7), Router(), {}),
-    (Auto(), Router(), {}),
+    pytest.param(OEA(1), Router(), {}, marks=pytest.mark.slow),
+    pytest.param(MassFloor(0.7), Router(), {}, marks=pytest.mark.slow),
+    pytest.param(Auto(), Router(), {}, marks=pytest.mark.slow),
     (Auto(), Router(), TERMS),
-    (CountVote(4), Router(), {}),
   ],
   ids=repr,
 )
 def test_it_gives_the_same_as_without(implementation, policy, router, terms):
-  if isinstance(policy, CountVote):
-    implementation = None
+  same_with_and_without(implementation, policy, router, terms)
+
+
+def test_a_policy_that_only_plain_jax_has_gives_the_same_as_without():
+  same_with_and_without(None, CountVote(4), Router(), {})
+
+
+def same_with_and_without(implementation, policy, router, terms):
   logits = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
   bias = np.linspace(-0.2, 0.2, 8, dtype=np.float32) if router.scoring == "sigmoid" else None
 
