@@ -31,7 +31,7 @@ def compiled(implementation, clip, over):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 class TestAppendHeads:
   @given(data=st.data())
-  @settings(max_examples=20)
+  @settings(max_examples=10)
   def test_equals_the_definition_and_writes_one_position_a_row(self, implementation, dtype, data):
     rows, heads, groups, width, capacity = data.draw(st.sampled_from(SIZES))
     random = np.random.default_rng(data.draw(st.integers(0, 2**16)))

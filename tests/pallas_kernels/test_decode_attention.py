@@ -58,7 +58,7 @@ def compiled(implementation, window, chunk, scale):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 class TestDecodeAttention:
   @given(data=st.data())
-  @settings(max_examples=25)
+  @settings(max_examples=12)
   def test_equals_the_definition(self, implementation, dtype, data):
     rows, heads, groups, width, capacity = data.draw(st.sampled_from(SIZES))
     random = np.random.default_rng(data.draw(st.integers(0, 2**16)))

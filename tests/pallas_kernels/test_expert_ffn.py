@@ -99,7 +99,7 @@ def loads(draw):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 class TestExpertFFN:
   @given(load=loads())
-  @settings(max_examples=25)
+  @settings(max_examples=14)
   def test_equals_the_definition(self, implementation, load):
     x, ids, weights, valid, experts, more = load
     y = run(x, ids, weights, *experts, valid=valid, **more, implementation=implementation)

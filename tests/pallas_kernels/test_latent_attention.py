@@ -50,7 +50,7 @@ def compiled(implementation, value_width):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 class TestLatentAttention:
   @given(data=st.data())
-  @settings(max_examples=15)
+  @settings(max_examples=8)
   def test_equals_the_definition(self, implementation, dtype, data):
     rows, heads, rank, rope, capacity = data.draw(st.sampled_from(SIZES))
     random = np.random.default_rng(data.draw(st.integers(0, 2**16)))

@@ -46,7 +46,7 @@ class TestPromptHeads:
     clip=st.sampled_from([None, 0.5]),
     magnitude=st.sampled_from([1.0, 1.25]),
   )
-  @settings(max_examples=20)
+  @settings(max_examples=10)
   def test_equals_the_definition(self, implementation, dtype, size, seed, norms, clip, magnitude):
     rows, length, _, _, width = size
     projected, angles, scales = drawn(np.random.default_rng(seed), size, dtype, norms)

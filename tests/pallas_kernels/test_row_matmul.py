@@ -53,7 +53,7 @@ def by_numpy(x, weight, norm_scale, bias, residual_TO, eps):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 class TestRowMatmul:
   @given(case=inputs())
-  @settings(max_examples=20)
+  @settings(max_examples=10)
   def test_equals_the_definition(self, implementation, case):
     x, weight, extras = case
     y = run(x, weight, **extras, norm_eps=1e-3, dtype="float32", implementation=implementation)
@@ -153,7 +153,7 @@ QUANTISED = (
 )
 class TestQuantisedRowMatmul:
   @given(case=inputs(), narrow=st.booleans())
-  @settings(max_examples=20)
+  @settings(max_examples=6)
   def test_equals_the_definition_on_the_weights_that_it_stands_for(self, implementation, form, case, narrow):
     x, weight, extras = case
     if not narrow and implementation != "pallas":
