@@ -4,7 +4,7 @@ The engine asks it on the host and gives the device one bit a token. A row whose
 takes part in a step only once that token is known; the other rows do not wait for it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -70,9 +70,16 @@ class Constrained:
   """
 
   def __init__(
-    self, constraint: Constraint, vocab: int, *, eos_ids: Iterable[int], stop_ids: Iterable[int], least: int
+    self,
+    constraint: Constraint,
+    vocab: int,
+    *,
+    eos_ids: Iterable[int],
+    stop_ids: Iterable[int],
+    least: int,
+    output: Sequence[int] = (),
   ):
-    """At the beginning of an output.
+    """After the first tokens of an output.
 
     Args:
       constraint: what the output must be.
@@ -80,17 +87,21 @@ class Constrained:
       eos_ids: the model's own stop tokens.
       stop_ids: all stop tokens of the request.
       least: tokens before which no stop token may come.
+      output: the tokens that are there.
 
     Raises:
-      ConstraintError: it fails, or it allows no token.
+      ConstraintError: it fails, one of these tokens may not come, or it allows none after them.
     """
     self._least = least
     self._eos, self._stops = _words(eos_ids, vocab), _words(stop_ids, vocab)
     self._tokens = _all_words(vocab) & ~self._eos
     self._words = b""
     self._state = _told("start", constraint.start)
-    if self._look(0):
-      raise ConstraintError("the constraint allows no token at all")
+    for token in output:
+      self._advance(token)
+    if self._look(len(output)):
+      where = f"after the {len(output)} tokens of output_so_far" if output else "at all"
+      raise ConstraintError(f"the constraint allows no token {where}")
 
   def advance(self, token: int, drawn: int) -> bool:
     """Notes a token, the `drawn`-th; returns whether the output is complete: nothing may follow but its end.
@@ -98,12 +109,15 @@ class Constrained:
     Raises:
       ConstraintError: the token may not come, the constraint fails, or it allows nothing where the output may not end.
     """
-    _told("advance", lambda: self._state.advance(token))
+    self._advance(token)
     return self._look(drawn)
 
   def draw(self, slot: int) -> MaskedDraw:
     """What the next draw may take."""
     return MaskedDraw(slot, self._words)
+
+  def _advance(self, token: int) -> None:
+    _told("advance", lambda: self._state.advance(token))
 
   def _look(self, drawn: int) -> bool:
     """Asks what the draw after `drawn` tokens may take."""

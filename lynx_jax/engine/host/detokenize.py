@@ -62,6 +62,12 @@ class OutputText:
     self._stream = text_stream(decoder)
     self._stops = StopStrings(stops) if stops else None
 
+  def skip(self, tokens: Sequence[int]) -> None:
+    """Adds tokens whose text somebody has already. Raises ValueError if a stop string is complete in them."""
+    for index, token in enumerate(tokens):
+      _, ended = self.feed(token, False)
+      require(not ended, "output_so_far", f"complete after {index + 1} tokens", "an output that no stop string ends")
+
   def feed(self, token: int, last: bool) -> tuple[str, bool]:
     """Adds the next token; returns the new text, and whether a stop string is complete.
 

@@ -63,11 +63,15 @@ class Limits:
     most = self.context - request.max_new_tokens
     remedy = f"prompt and new tokens must fit the context of {self.context}; shorten one of them"
     require(len(prompt) <= most, f"prompt length of {name}", len(prompt), f"at most {most} tokens", remedy)
+    stops = request.stop_token_ids | (frozenset() if request.ignore_eos else self.eos_ids)
+    found = sorted(stops.intersection(request.output_so_far))
+    require(not found, f"output_so_far of {name}", found, "no stop token", "an output that has ended does not go on")
     blocks = -(-(len(prompt) + max(request.max_new_tokens - 1, 0)) // self.block_size)
     remedy = "ask for fewer tokens, or give the cache more memory"
     require(blocks <= self.blocks, f"cache of {name}", blocks, f"at most {self.blocks} blocks", remedy)
     if self.vocab is not None:
-      require(max(prompt) < self.vocab, f"a token of {name}", max(prompt), f"a token id below {self.vocab}")
+      largest = max(*prompt, *request.output_so_far, 0)
+      require(largest < self.vocab, f"a token of {name}", largest, f"a token id below {self.vocab}")
       biased = max((token for token, _ in request.adjustments.logit_bias), default=0)
       require(biased < self.vocab, f"logit_bias of {name}", biased, f"token ids below {self.vocab}")
     require(

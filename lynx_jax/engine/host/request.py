@@ -32,6 +32,9 @@ class Request:
     id: the caller's name for it; no two live requests have the same.
     prompt: token ids, at least one.
     max_new_tokens: how many tokens to draw at most; 0 only scores the prompt.
+    output_so_far: the output's first tokens, which another engine drew before it was lost; `max_new_tokens` counts them
+      too. The output goes on as if this engine had drawn them: random numbers, penalties, `min_tokens`, the constraint,
+      stop strings and text follow on. Pieces begin after them.
     sampling: how tokens are drawn.
     stop_token_ids: tokens that end the output, besides the model's own; the one that was drawn is part of it.
     stop_strings: strings that end the output; they are not part of its text.
@@ -52,6 +55,7 @@ class Request:
   id: str
   prompt: tuple[int, ...]
   max_new_tokens: int = 64
+  output_so_far: tuple[int, ...] = ()
   sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
   stop_token_ids: frozenset[int] = frozenset()
   stop_strings: tuple[str, ...] = ()
@@ -72,6 +76,7 @@ class Request:
     _token_ids(self, "prompt", tuple)
     require(bool(self.prompt), field_of(self, "prompt"), self.prompt, "at least one token id")
     whole_fields(self, "max_new_tokens", least=0, remedy="0 only scores the prompt")
+    self._check_output_so_far()
     _token_ids(self, "stop_token_ids", frozenset)
     _token_ids(self, "text_ids", frozenset)
     self._check_stop_strings()
@@ -90,6 +95,18 @@ class Request:
     if self.deterministic:
       remedy = "a policy's choice depends on the batch; ask for quality='exact'"
       require(self.quality == "exact", field_of(self, "quality"), self.quality, "'exact' if deterministic", remedy)
+
+  def _check_output_so_far(self) -> None:
+    _token_ids(self, "output_so_far", tuple)
+    if not self.output_so_far:
+      return
+    where, known = field_of(self, "output_so_far"), len(self.output_so_far)
+    remedy = "an output that is whole does not go on"
+    expected = f"fewer tokens than max_new_tokens, {self.max_new_tokens}"
+    require(known < self.max_new_tokens, where, f"{known} tokens", expected, remedy)
+    remedy = "they came with the first of these tokens"
+    require(self.prompt_logprobs is None, field_of(self, "prompt_logprobs"), self.prompt_logprobs,
+            "None beside output_so_far", remedy)  # fmt: skip
 
   def _check_stop_strings(self) -> None:
     where, given = field_of(self, "stop_strings"), self.stop_strings

@@ -103,6 +103,7 @@ class Scheduler:
     sequence = new_sequence(request, number, place, self.limits.eos_ids, adaptive=adaptive, vocab=vocab)
     if self._decoder is not None:
       sequence.text = OutputText(self._decoder, request.stop_strings, request.text_ids)
+      sequence.text.skip(request.output_so_far)
     self._by_id[request.id] = self._by_number[number] = sequence
     self._particular += sequence.is_particular
     self._queue.add(sequence)
@@ -320,8 +321,9 @@ class Scheduler:
     self._queue.admit(sequence)
     self._running.enter(sequence, hit)
     if sequence.cached_tokens is None:
-      sequence.cached_tokens = sequence.done
-      self._cached_tokens += sequence.done
+      # Of the prompt: what another engine has drawn may be there too.
+      sequence.cached_tokens = min(sequence.done, len(sequence.request.prompt))
+      self._cached_tokens += sequence.cached_tokens
       self._prompt_tokens += len(sequence.request.prompt)
 
   def _chunk(self, sequence: Sequence, length: int) -> Chunk:

@@ -32,7 +32,7 @@ class Sequence:
     number: of the sequence; no two have the same.
     rank: place in the queue, the smallest first. It never changes, so who came first stays first after a preemption.
     settings: what the device is told of all its rows.
-    tokens: the prompt, and what was drawn as far as the host knows.
+    tokens: the prompt, and what was drawn, here or before, as far as the host knows.
     state: where it is.
     slot: its place in arrays by slot, -1 while it holds none.
     table: its blocks in order of positions.
@@ -184,14 +184,14 @@ def new_sequence(
   )
   counts = request.adjustments.counts_tokens
   decides = counts or bool(request.stop_strings)
-  sequence = Sequence(
-    request, number, rank, settings, list(request.prompt), counts_tokens=counts, text_decides=decides
-  )  # fmt: skip
+  tokens = [*request.prompt, *request.output_so_far]
+  sequence = Sequence(request, number, rank, settings, tokens, counts_tokens=counts, text_decides=decides)
   if request.constraint is not None:
     assert vocab is not None
     sequence.constrained = Constrained(
-      request.constraint, vocab, eos_ids=eos_ids, stop_ids=settings.stop_ids, least=request.adjustments.min_tokens
-    )
+      request.constraint, vocab, eos_ids=eos_ids, stop_ids=settings.stop_ids, least=request.adjustments.min_tokens,
+      output=request.output_so_far,
+    )  # fmt: skip
   return sequence
 
 

@@ -165,15 +165,17 @@ class EngineLoop:
     assert finished is not None
     tokens = [token for piece in pieces for token in piece.token_ids]
     text = "".join(piece.text for piece in pieces)
+    before = len(request.output_so_far)
+    tokens = [*request.output_so_far, *tokens]
     self.whole.append((*request.prompt, *tokens))
     expected, whole, reason = alone(request, self.limits.eos_ids)
     if finished.reason == "abort":
       assert tokens == expected[: len(tokens)]
-      assert whole.startswith(text)
+      assert whole.startswith(text) or before
       return
     assert (tokens, finished.reason) == (expected, reason)
-    assert text == whole or (reason == "error" and whole.startswith(text))
-    logprobs = [] if request.logprobs is None else [-float(token) for token in tokens]
+    assert text == whole or (reason == "error" and whole.startswith(text)) or (before and whole.endswith(text))
+    logprobs = [] if request.logprobs is None else [-float(token) for token in tokens[before:]]
     assert [value for piece in pieces for value in piece.logprobs] == logprobs
     assert finished.output_tokens == len(tokens)
     if request.prompt_logprobs is not None and (tokens or not request.max_new_tokens):
