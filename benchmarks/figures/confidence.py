@@ -15,25 +15,29 @@ from lynx_jax.evals.decoding import Texts, own_hidden, route_by_step, whole_rows
 from lynx_jax.evals.faithful import compare_scores
 from lynx_jax.models.decoder import run_causal
 from lynx_jax.models.params import Params
-from lynx_jax.routing import CountVote, Router, RoutingPolicy, TiledRouting, lynx_route
+from lynx_jax.routing import OEA, CountVote, Router, RoutingPolicy, TiledRouting, lynx_route
 
 GROUPS = ("sure", "unsure")
 
 
 def measure_confidence(params: Params, batches: Sequence[Int32[np.ndarray, "B L"]]) -> list[dict[str, Any]]:
-  """Measures divergence and agreement when only half of each step's tokens, by top gate, move into a set of experts."""
+  """Measures divergence and agreement when only half of each step's tokens, by top gate, move into a set of experts.
+
+  The sets are of two kinds. One holds every token's best experts, so a token keeps what it is surest of. The other is
+  chosen by counting votes, and may leave out a token's best expert.
+  """
   moe = params.spec.moe_specs[0]
   sizes = sorted({max(moe.top_k, round(moe.experts * share)) for share in (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)})
+  sets = [("own", own, OEA(own)) for own in range(1, moe.top_k)] + [("votes", size, CountVote(size)) for size in sizes]
   rows = []
-  for size in sizes:
+  for kind, keep, policy in sets:
     for group in GROUPS:
       sums = sum(
-        np.array(_costs(params, jnp.asarray(tokens), policy=CountVote(size), sure=group == "sure"))
-        for tokens in batches
+        np.array(_costs(params, jnp.asarray(tokens), policy=policy, sure=group == "sure")) for tokens in batches
       )
       tokens, divergence, agreement = np.asarray(sums).tolist()
       rows.append({
-        "keep": size, "group": group, "divergence": divergence / tokens, "agreement": agreement / tokens,
+        "set": kind, "keep": keep, "group": group, "divergence": divergence / tokens, "agreement": agreement / tokens,
       })  # fmt: skip
   return rows
 
@@ -71,17 +75,19 @@ def _route_half(
 
 
 def draw_confidence(rows: list[dict[str, Any]], path: Path) -> None:
-  """Divergence and agreement of both halves against the size of the set."""
+  """Divergence of both halves: where the set holds every token's best experts, and where votes choose it."""
   with drawn(path, panels=2) as panels:
-    for axes, name, label in (
-      (panels[0], "divergence", "KL from the model's own routing, nats"),
-      (panels[1], "agreement", "same most likely token"),
+    for axes, kind, label in (
+      (panels[0], "own", "best experts of every token that the set holds"),
+      (panels[1], "votes", "experts kept, chosen by votes"),
     ):
       for group, colour in zip(GROUPS, ("tab:red", "tab:blue"), strict=True):
-        of = [row for row in rows if row["group"] == group]
+        of = [row for row in rows if (row["set"], row["group"]) == (kind, group)]
         axes.plot(
-          [row["keep"] for row in of], [row[name] for row in of], "o-", color=colour, label=f"{group} half moved"
-        )
-      axes.set(xlabel="experts kept", ylabel=label)
+          [row["keep"] for row in of], [row["divergence"] for row in of], "o-", color=colour,
+          label=f"{group} half moved",
+        )  # fmt: skip
+      axes.set(xlabel=label, ylabel="KL from the model's own routing, nats")
+      axes.set_yscale("log")
       axes.legend()
-    panels[0].set_yscale("log")
+    panels[0].set_xticks(sorted({row["keep"] for row in rows if row["set"] == "own"}))

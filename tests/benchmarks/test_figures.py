@@ -1,5 +1,6 @@
 """Figures of a small random model: what is measured holds together, and every picture is drawn."""
 
+import itertools
 import json
 
 import numpy as np
@@ -39,11 +40,18 @@ def test_use_over_a_data_set_and_in_a_step(batches, tmp_path):
 
 
 @pytest.mark.slow
-def test_sure_tokens_cost_more_to_move(batches, tmp_path):
-  rows = confidence.measure_confidence(small_params(), batches)
-  assert {row["group"] for row in rows} == {"sure", "unsure"}
-  sure, unsure = (sum(row["divergence"] for row in rows if row["group"] == group) for group in ("sure", "unsure"))
-  assert sure > unsure > 0
+def test_both_halves_are_moved_into_both_kinds_of_sets(batches, tmp_path):
+  params = small_params()
+  rows = confidence.measure_confidence(params, batches)
+  top_k = params.spec.moe_specs[0].top_k
+  assert {(row["set"], row["group"]) for row in rows} == set(itertools.product(("own", "votes"), confidence.GROUPS))
+  assert {row["keep"] for row in rows if row["set"] == "own"} == set(range(1, top_k))
+  for kind in ("own", "votes"):
+    for group in confidence.GROUPS:
+      # The larger the set, the less is lost.
+      costs = [row["divergence"] for row in rows if (row["set"], row["group"]) == (kind, group)]
+      assert costs[0] >= costs[-1] >= 0
+      assert costs[0] > 0
   confidence.draw_confidence(rows, tmp_path / "confidence.png")
   assert is_png(tmp_path / "confidence.png")
 
