@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lynx_jax.engine.host.request import Request
+from lynx_jax.engine.host.request import Overloaded, Request
 from lynx_jax.engine.host.step_plan import BLOCK_SIZE, Programs
 from pallas_kernels.checks import field_of, require, whole_fields
 
@@ -83,3 +83,11 @@ class Limits:
     remedy = "start the engine with canonical chunks"
     possible = self.canonical_chunk is not None or not request.deterministic
     require(possible, f"deterministic of {name}", request.deterministic, "False in this engine", remedy)
+
+  def check_queue(self, request: Request, *, waiting: int, tokens: int) -> None:
+    """Raises Overloaded if a request may not join so many that wait, with so many tokens in their prompts."""
+    most, most_tokens = self.most_waiting, self.most_waiting_tokens
+    if most is not None and waiting >= most:
+      raise Overloaded(f"request {request.id!r} finds {most} requests waiting, the most allowed: try again later")
+    if most_tokens is not None and waiting and tokens + len(request.prompt) > most_tokens:
+      raise Overloaded(f"request {request.id!r} would make more than {most_tokens} tokens wait: try again later")

@@ -91,11 +91,7 @@ class Scheduler:
     self.limits.check(request, text=self._decoder is not None)
     if self.draining:
       raise Overloaded(f"request {request.id!r} comes while the engine drains: send it to another")
-    most, most_tokens = self.limits.most_waiting, self.limits.most_waiting_tokens
-    if most is not None and len(self._queue) >= most:
-      raise Overloaded(f"request {request.id!r} finds {most} requests waiting, the most allowed: try again later")
-    if most_tokens is not None and self._queue and self._queue.tokens + len(request.prompt) > most_tokens:
-      raise Overloaded(f"request {request.id!r} would make more than {most_tokens} tokens wait: try again later")
+    self.limits.check_queue(request, waiting=len(self._queue), tokens=self._queue.tokens)
     number = self._submitted
     self._submitted += 1
     place = rank(number, request.priority)
