@@ -51,7 +51,6 @@ bench: $(VENV)/.installed-test
 	test -d $(BENCHED) || $(BIN)/python -m lynx_jax.testing.random_checkpoint $(BENCHED)
 	$(BIN)/python -m benchmarks.decode_speed $(BENCHED) $(KEEP)
 	for batch in 4 8 16; do $(BIN)/python -m benchmarks.decode_speed $(BENCHED) --batch $$batch --steps 16 --repeats 15 $(POLICIES) --name policies_$$batch $(KEEP) || exit 1; done
-	$(BIN)/python -m benchmarks.int8_step_time $(BENCHED) $(KEEP)
 	$(BIN)/python -m benchmarks.decode_speed $(BENCHED) --batch 1,4,8,16 --weights bf16,int8,int4 --name weights $(KEEP)
 	$(BIN)/python -m benchmarks.against_transformers $(BENCHED) --batch 8,16,32 --repeats 3 $(KEEP)
 	$(BIN)/python -m benchmarks.kernels.product_bandwidth $(KEEP)

@@ -1,6 +1,6 @@
 """Result pages of the documentation: one a machine and date, written by the benchmarks and never by hand.
 
-    python -m benchmarks.int8_step_time .work/905m --results docs/results --machine zen5    # adds or replaces one table
+    python -m benchmarks.decode_speed .work/905m --results docs/results --machine zen5      # adds or replaces one table
     python -m benchmarks.results docs/results              # renders every page and the index from their JSON files
     python -m benchmarks.results docs/results --check      # only says which pages are not what their JSON file gives
 

@@ -18,6 +18,7 @@ from checkpoints_convert.dtypes import FLOATS, check_float, common_dtype
 from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats import Format, Tensors, format_of, quantization_settings
 from checkpoints_convert.packed_rules import Held, Piece, carry_packed, packed_targets
+from checkpoints_convert.packing import aloud
 from checkpoints_convert.parameters import Parameters
 from checkpoints_convert.pytorch_files import PyTorchReader, weight_files
 from checkpoints_convert.quantised import held_in, stored_arrays, together
@@ -52,6 +53,7 @@ class Schema:
     family: what conversion.json records as the model's family.
     shapes: the shape of every parameter, by path, such as `layers.0.attention.query`.
     float32: the parameters that are float32 in a model of any dtype.
+    looked_up: the parameters whose rows are looked up, which formats of quantised weights have in plain numbers.
     rules: the rule table for a checkpoint, given the shapes of the tensors that it holds, since the same model may be
       written under several spellings. No shapes at all ask for the spelling of files that are to be written.
   """
@@ -60,6 +62,7 @@ class Schema:
   shapes: Shapes
   float32: frozenset[str]
   rules: Callable[[Shapes], RuleTable]
+  looked_up: frozenset[str] = frozenset()
 
   def dtype_of(self, path: str, dtype: np.dtype) -> np.dtype:
     """The dtype of parameter `path` in a model of `dtype`."""
@@ -114,6 +117,14 @@ class Checkpoint(abc.ABC):
   def keeps_all(self, kept: Collection[str]) -> bool:
     """Whether everything that the files hold quantised is in the parameters `kept`."""
     return True
+
+  def unheld(self) -> dict[str, str]:
+    """The files' quantised tensors that no parameter can hold as they are, each with the reason."""
+    return {}
+
+  def changes(self, kept: Collection[str]) -> list[str]:
+    """What is said aloud of quantised weights that are not held as the files have them, where those of `kept` are."""
+    return [f"{self.directory}: {line}" for line in aloud(self.unheld(), "held as plain numbers")]
 
   def is_exact(self, path: str) -> bool:
     """Whether what `held` keeps of a parameter means the numbers of the files to the last bit."""
@@ -195,6 +206,19 @@ class HubCheckpoint(Checkpoint):
     whole = [rule for rule in only_rules(self.table) if {*names(rule.target)} <= {*kept}]
     carried = {name for rule in whole for name in names(rule.source)}
     return {*self._tensors.packed} & {*self._weights} <= carried
+
+  def unheld(self) -> dict[str, str]:
+    """The matrices that no form holds, or no rule carries as they are."""
+    found: dict[str, str] = {}
+    for rule in only_rules(self.table) if self._tensors.packed else ():
+      packed = {name: self._tensors.packed[name] for name in names(rule.source) if name in self._tensors.packed}
+      if {*names(rule.target)} <= self.held.keys():
+        continue
+      for name, one in packed.items():
+        if len(one.shape) > 1:
+          several = "it belongs to tensors that are quantised in other ways, or is quantised across their inputs"
+          found[name] = one.why if one.held is None else several
+    return found
 
   @property
   def held(self) -> Held:

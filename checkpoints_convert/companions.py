@@ -27,18 +27,21 @@ COMPANIONS = (
 RECORD = "conversion.json"
 
 
-def write_config(directory: Path, config: Mapping[str, Any], dtype: np.dtype, *, packed: bool = False) -> None:
+def write_config(
+  directory: Path, config: Mapping[str, Any], dtype: np.dtype, *, settings: Mapping[str, Any] | None = None
+) -> None:
   """Writes config.json with the dtype that the weights now have.
 
-  What it says of quantised weights is left out unless they are still `packed`.
+  It says `settings` of quantised weights: None leaves what `config` says, and nothing in it takes that out.
   """
   names = [name for name in ("dtype", "torch_dtype") if name in config] or ["dtype"]
-  kept = dict(config) if packed else _unquantised(config)
-  write_json(directory / "config.json", {**kept, **dict.fromkeys(names, dtype.name)})
+  kept = dict(config) if settings is None else _unquantised(config)
+  quantised = {"quantization_config": settings} if settings else {}
+  write_json(directory / "config.json", {**kept, **dict.fromkeys(names, dtype.name), **quantised})
 
 
 def _unquantised(config: Mapping[str, Any]) -> dict[str, Any]:
-  kept = {name: value for name, value in config.items() if name != "quantization_config"}
+  kept = {name: value for name, value in config.items() if name not in ("quantization_config", "compression_config")}
   inner = kept.get("text_config")
   return {**kept, "text_config": _unquantised(inner)} if isinstance(inner, Mapping) else kept
 

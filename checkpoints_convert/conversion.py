@@ -2,9 +2,10 @@
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from checkpoints_convert.checkpoint import Checkpoint
 from checkpoints_convert.companions import fingerprint, write_config, write_record
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.quantised import Forms, stored
-from checkpoints_convert.safetensors_writing import write_safetensors
+from checkpoints_convert.packing import aloud, packing_of
+from checkpoints_convert.quantised import Forms, quantised, stored
+from checkpoints_convert.safetensors_writing import stored_bytes, write_safetensors
 from checkpoints_convert.staging import staged
 
 FORMATS = ("orbax", "hf")
 
 Report = Callable[[str, int, int], None]
+
+_LOG = logging.getLogger(__name__)
 
 
 def convert(
@@ -40,15 +44,17 @@ def convert(
 
   Parameters are read, written and let go in groups, so that memory holds no more than the largest few.
 
+  With `hf`, quantised parameters are written in the source's format, where that is one that is written, and otherwise
+  in that of the compressed-tensors package. What no format holds is written as plain numbers, and a warning is logged.
+
   Args:
     source: an open checkpoint.
     destination: the directory to make; its conversion.json records the source's checksums and the rules.
     dtype: bfloat16, float16 or float32; None keeps the source's, bit for bit.
     to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.
     force: replace a model directory that is at `destination` already.
-    forms: the parameters to quantise, by path, each with its form in the layout `rows`; with `orbax` only.
-    kept: the parameters, of `source.held`, that are written quantised as they are, bit for bit; with `hf` only where
-      that is all that the source holds quantised, and in a format that is written.
+    forms: the parameters to quantise, by path, each with its form in the layout `rows`.
+    kept: the parameters, of `source.held`, that are written quantised as they are, bit for bit.
     report: called with a stage's name, and how much of it is done: (stage, done, total), in bytes.
 
   Raises:
@@ -62,23 +68,28 @@ def convert(
   destination = Path(destination)
   if source.directory.resolve().is_relative_to(destination.resolve()):
     raise CheckpointError(f"{destination} holds the source {source.directory}: give another destination")
-  packed = bool(kept) and source.keeps_all(kept)
-  packing = source.format if packed else None
-  if to != "orbax" and (forms or (kept and packing is None)):
-    raise ValueError(
-      f"to is {to!r}: such quantised weights are written with 'orbax' only: choose that, or plain numbers with "
-      "weights='float'"
-    )
-  parameters = source.lazily(chosen, kept)
-  parameters = stored(parameters, forms or {}) if to == "orbax" else parameters
-  size = parameters.nbytes(parameters.shapes)
+  # With these, what config.json says of the source's weights is true of those that are written.
+  same = bool(kept) and source.keeps_all(kept)
+  parameters = quantised(source.lazily(chosen, kept), forms or {})
+  table = source.schema.rules({}) if to == "hf" else ()
+  settings: Mapping[str, Any] | None = None if same else {}
+  if to == "orbax":
+    parameters = stored(parameters)
+    packing, size = None, parameters.nbytes(parameters.shapes)
+  else:
+    native = source.format if same and not forms else None
+    packing = packing_of(table, parameters, native, looked_up=source.schema.looked_up)
+    size = stored_bytes(table, parameters, packing)
+    settings = {} if packing is None else packing.settings
+    for line in aloud({} if packing is None else packing.plain, "written as plain numbers"):
+      _LOG.warning("%s", line)
   with staged(destination, force=force) as directory, _room(destination, directory, size):
     wrote = _counter(report, "converting", size)
     if to == "orbax":
       orbax_files.write(directory, parameters, wrote)
     else:
-      write_safetensors(directory, source.schema.rules({}), parameters, wrote=wrote, packing=packing)
-    write_config(directory, source.config, chosen, packed=packed)
+      write_safetensors(directory, table, parameters, wrote=wrote, packing=packing)
+    write_config(directory, source.config, chosen, settings=settings)
     files = [*source.described_by(), *source.write_companions(directory), *source.files()]
     write_record(directory, _record(source, chosen, to, files, report))
 

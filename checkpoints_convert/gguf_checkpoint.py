@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ from checkpoints_convert.dtypes import FLOATS
 from checkpoints_convert.files import write_text
 from checkpoints_convert.formats.gguf import EXACT, GGUF
 from checkpoints_convert.gguf_files import GGUFReader
+from checkpoints_convert.gguf_types import BY_NAME
+from checkpoints_convert.packed_rules import nbytes
 from checkpoints_convert.rules import names, only_rules
 
 Texts = Mapping[str, str]
 """Files by name."""
+
+_AS_IT_IS = "held as it is"
 
 
 class GGUFCheckpoint(HubCheckpoint):
@@ -39,6 +43,27 @@ class GGUFCheckpoint(HubCheckpoint):
     for name, code in self._weights.items():
       numbers[code] += math.prod(self._tensors.shapes[name])
     return FLOATS[numbers.most_common(1)[0][0]]
+
+  def changes(self, kept: Collection[str]) -> list[str]:
+    """A line about all types, where one is held in more bits than in the file, or with rounded scales."""
+    found: dict[str, str] = {}
+    for rule in only_rules(self.table):
+      for name in names(rule.source) if {*names(rule.target)} <= {*kept} else ():
+        found.setdefault(self.reader.dtypes[name], name)
+    told = {code: self._held_as(code, name) for code, name in sorted(found.items())}
+    changed = any(how != _AS_IT_IS for how in told.values())
+    types = "; ".join(f"{code} {how}" for code, how in told.items())
+    return [*super().changes(kept), *([f"{self.reader.path}: {types}"] if changed else [])]
+
+  def _held_as(self, code: str, name: str) -> str:
+    """How the tensor `name`, of the type `code`, is held, with bits a number."""
+    kind, held = BY_NAME[code], self._tensors.packed[name].held
+    assert held is not None, name
+    there, here = 8 * kind.nbytes / kind.numbers, 8 * nbytes(held) / math.prod(held.shape)
+    if code in EXACT and here <= there:
+      return _AS_IT_IS
+    exact = "exactly" if code in EXACT else "with scales rounded to float16"
+    return f"held {exact} as {held.form.name}, in {here:.3g} bits a number for the file's {there:.3g}"
 
   def is_exact(self, path: str) -> bool:
     """Whether scales need no rounding."""

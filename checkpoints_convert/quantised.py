@@ -52,7 +52,7 @@ def held_in(stored: Mapping[str, np.dtype], shapes: Shapes) -> dict[str, Quantiz
 
 
 def made_of(shapes: Shapes, forms: Forms) -> dict[str, QuantizedWeight]:
-  """What `stored` makes of the parameters in `forms`, as shapes and dtypes."""
+  """What `quantised` makes of the parameters in `forms`, as shapes and dtypes."""
   return {path: abstract_quantized(shapes[path], form, np.float32) for path, form in forms.items()}
 
 
@@ -72,9 +72,22 @@ def stored_arrays(
   return sizes, types
 
 
-def stored(parameters: Parameters, forms: Forms) -> Parameters:
-  """The stored arrays of parameters; those in `forms`, which are floats, are quantised when they are read."""
+def quantised(parameters: Parameters, forms: Forms) -> Parameters:
+  """The parameters, of which those in `forms`, which are floats, are quantised when they are read."""
+  if not forms:
+    return parameters
+
+  def read(paths: Collection[str]) -> Iterator[tuple[str, Any]]:
+    for path, array in parameters.read(paths):
+      yield path, quantize(array, forms[path]) if path in forms else array
+
   held = {**parameters.held, **made_of(parameters.shapes, forms)}
+  return dataclasses.replace(parameters, read=read, held=held)
+
+
+def stored(parameters: Parameters) -> Parameters:
+  """The stored arrays of parameters."""
+  held = parameters.held
   sizes, types = stored_arrays(parameters.shapes, parameters.dtypes, held)
   owner = {name: path for path, one in held.items() for name in stored_names(path, one)}
 
@@ -84,10 +97,9 @@ def stored(parameters: Parameters, forms: Forms) -> Parameters:
       if path not in held:
         yield path, array
         continue
-      weight = quantize(array, forms[path]) if path in forms else array
       for name, leaf in stored_names(path, held[path]).items():
         if name in wanted:
-          yield name, getattr(weight, leaf)
+          yield name, getattr(array, leaf)
 
   return Parameters(shapes=sizes, dtypes=types, read=read)
 

@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from checkpoints_convert.dtypes import CODES
-from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.files import write_json
-from checkpoints_convert.formats.packed import Format
-from checkpoints_convert.packed_rules import Piece, carry_packed, packed_targets
+from checkpoints_convert.packed_rules import Piece, carry_packed
+from checkpoints_convert.packing import Packing
 from checkpoints_convert.parameters import Parameters, groups
 from checkpoints_convert.rules import Rule, RuleTable, Shape, carry, names, only_rules, source_shapes
 from checkpoints_convert.safetensors_files import INDEX, SINGLE
+from pallas_kernels.weights.widening import widened
 
 SHARD_BYTES = 4 << 30
 """Bytes that a file holds at most, unless one rule's tensors are more."""
@@ -36,16 +36,15 @@ def write_safetensors(
   parameters: Parameters,
   shard_bytes: int = SHARD_BYTES,
   wrote: Wrote = lambda count: None,
-  packing: Format | None = None,
+  packing: Packing | None = None,
 ) -> None:
   """Writes parameters, under their names in a checkpoint, to one file, or to shards and an index.
 
-  The parameters of one tensor must have one dtype. Those that are quantised are written in the format `packing`;
-  CheckpointError where it cannot hold them. `wrote` is called with the bytes of each tensor once it is written.
+  The parameters of one tensor must have one dtype. Those that are quantised are written as `packing` says, and as plain
+  numbers where it does not name them. `wrote` is called with the bytes of each tensor once it is written.
   """
-  source_shapes(table, parameters.shapes)
-  stored = {rule: _stored(rule, parameters, packing) for rule in only_rules(table)}
-  shards = list(groups(stored, lambda rule: parameters.nbytes(names(rule.target)), shard_bytes))
+  stored = stored_tensors(table, parameters, packing)
+  shards = list(groups(stored, lambda rule: _nbytes(stored[rule]), shard_bytes))
   files: dict[str, str] = {}
   for number, rules in enumerate(shards, 1):
     file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -53,49 +52,52 @@ def write_safetensors(
     _write_file(directory / file, rules, tensors, parameters, packing, wrote)
     files |= dict.fromkeys(tensors, file)
   if len(shards) > 1:
-    total = parameters.nbytes(parameters.shapes)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
+    index = {"metadata": {"total_size": sum(map(_nbytes, stored.values()))}, "weight_map": dict(sorted(files.items()))}
     write_json(directory / INDEX, index)
 
 
-def _pieces(rule: Rule, parameters: Parameters) -> dict[str, Piece]:
-  """The rule's tensors as shapes and dtypes where they are quantised, nothing where they are plain."""
-  held = {path: Piece(parameters.held[path]) for path in names(rule.target) if path in parameters.held}
-  if not held:
-    return {}
-  tensors = [*names(rule.source)]
-  found = packed_targets(rule.inverse, rule.source_shapes(parameters.shapes), held)
-  if found.keys() != {*tensors}:
-    raise CheckpointError(
-      f"{tensors[0]}: what it is made of is quantised in several ways: convert with weights='float'"
-    )
-  return found
+def stored_tensors(table: RuleTable, parameters: Parameters, packing: Packing | None = None) -> dict[Rule, Stored]:
+  """The tensors that `write_safetensors` writes for each rule."""
+  source_shapes(table, parameters.shapes)
+  return {rule: _stored(rule, parameters, packing) for rule in only_rules(table)}
 
 
-def _stored(rule: Rule, parameters: Parameters, packing: Format | None) -> Stored:
+def stored_bytes(table: RuleTable, parameters: Parameters, packing: Packing | None = None) -> int:
+  """Bytes of all tensors that `write_safetensors` writes."""
+  return sum(map(_nbytes, stored_tensors(table, parameters, packing).values()))
+
+
+def _nbytes(tensors: Stored) -> int:
+  return sum(math.prod(shape) * dtype.itemsize for shape, dtype in tensors.values())
+
+
+def _stored(rule: Rule, parameters: Parameters, packing: Packing | None) -> Stored:
   """Shape and dtype of every tensor that is written for the rule."""
-  pieces = _pieces(rule, parameters)
-  if pieces and packing is not None:
-    return {part: kind for name, piece in pieces.items() for part, kind in packing.written_shapes(name, piece).items()}
+  if packing is not None and rule in packing.pieces:
+    pieces, form = packing.pieces[rule], packing.format
+    return {part: kind for name, piece in pieces.items() for part, kind in form.written_shapes(name, piece).items()}
   dtype = parameters.dtypes[next(names(rule.target))]
   return {name: (shape, dtype) for name, shape in rule.source_shapes(parameters.shapes).items()}
 
 
 def _tensors(
-  rule: Rule, parameters: Parameters, packing: Format | None, held: Mapping[str, Any]
+  rule: Rule, parameters: Parameters, packing: Packing | None, held: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Every tensor that is written for the rule, given its parameters."""
-  pieces = _pieces(rule, parameters)
-  if pieces and packing is not None:
-    for name, piece in carry_packed(rule.inverse, pieces, lambda path: Piece(held[path])):
-      yield from packing.written(name, piece).items()
+  if packing is not None and rule in packing.pieces:
+    for name, piece in carry_packed(rule.inverse, packing.pieces[rule], lambda path: Piece(held[path])):
+      yield from packing.format.written(name, piece).items()
     return
-  shapes = rule.source_shapes(parameters.shapes)
-  yield from carry(rule.inverse, shapes, held.__getitem__, parameters.dtypes[next(names(rule.target))])
+  shapes, dtype = rule.source_shapes(parameters.shapes), parameters.dtypes[next(names(rule.target))]
+
+  def numbers(path: str) -> np.ndarray:
+    return widened(held[path], dtype) if path in parameters.held else held[path]
+
+  yield from carry(rule.inverse, shapes, numbers, dtype)
 
 
 def _write_file(
-  path: Path, rules: list[Rule], tensors: Stored, parameters: Parameters, packing: Format | None, wrote: Wrote
+  path: Path, rules: list[Rule], tensors: Stored, parameters: Parameters, packing: Packing | None, wrote: Wrote
 ) -> None:
   header, offsets = _header(tensors)
   with path.open("wb") as file:

@@ -85,7 +85,8 @@ def _read(where: str | Path | None) -> tuple[DecoderSpec, np.dtype, str, Held]:
       dtype, kinds, packed = checkpoint.dtype, checkpoint.stored_as, checkpoint.held
   else:
     config = read_config(directory)
-    spec, dtype, packed = spec_from_config(config), _config_dtype(config), {}
+    spec, dtype = spec_from_config(config), _config_dtype(config)
+    packed = models.expected_held(spec, config, directory)
     method = (quantization_settings(config, directory) or {}).get("quant_method")
     kinds = [method] if method else []
   return spec, dtype, f", stored as {' and '.join(kinds)}" if kinds else "", packed

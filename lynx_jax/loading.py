@@ -1,5 +1,6 @@
 """`load`: a checkpoint directory, or the embedded model, as one pytree."""
 
+import logging
 import os
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,8 @@ from lynx_jax.text.tokenizer import Tokenizer
 from pallas_kernels import QuantizedWeight, Weight
 from pallas_kernels.checks import require
 
+_LOG = logging.getLogger(__name__)
+
 
 def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weights: str | None = None) -> Params:
   """Loads weights, spec and tokenizer onto the default device.
@@ -26,7 +29,8 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
   CPU, bfloat16 experts are held as their bits, the form that decoding reads in place; to differentiate, load float32.
 
   Matrices that the files hold quantised stay so: they take no more memory than there, and their numbers are those of
-  the files. What is not a matrix of products, or is in a form that no `pallas_kernels.Form` holds, is dequantised.
+  the files. What is not a matrix of products, or is in a form that no `pallas_kernels.Form` holds, is dequantised. A
+  warning is logged of matrices that are, and of those of GGUF files that take more bits than there, or rounded scales.
 
   Args:
     path: a Hugging Face model directory (safetensors or PyTorch files), one that `python -m checkpoints_convert`
@@ -56,6 +60,8 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: Any = None, weigh
   with open_model(directory) as (spec, checkpoint):
     declared = declarations(spec)
     packed = [path for path, stored in checkpoint.held.items() if kept(stored, declared[path].role, weights)]
+    for line in checkpoint.changes(packed) if weights is None else ():
+      _LOG.warning("%s", line)
     parameters = checkpoint.parameters(checkpoint.dtype if wanted is None else wanted, kept=packed)
     held = {}
     for path, array in parameters:

@@ -1,15 +1,21 @@
 """`info`: of released models, bare configurations and checkpoints; its figures by hand."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import lynx_jax
 from lynx_jax.info import describe, read_config
 from lynx_jax.models.released import RELEASED
+from lynx_jax.models.sizes import weight_bytes
+from tests.checkpoints_convert.compressed_layers import checkpoint as compressed
+from tests.checkpoints_convert.quantised_files import blocks_of_fp8, fp8_config, gpt_oss_checkpoint, quantised
 from tests.checkpoints_convert.tampering import copied
 from tests.checkpoints_convert.test_formats import fp8_checkpoint
-from tests.families.cases import MIXTRAL, OLMOE, checkpoint
+from tests.checkpoints_convert.test_words import files as words
+from tests.families.cases import MIXTRAL, OLMOE, QWEN3_MOE, checkpoint
 
 
 def test_a_released_model_is_described_by_its_name():
@@ -54,6 +60,63 @@ def test_a_checkpoint_is_described_from_its_files(tmp_path: Path):
   assert dict(describe(checkpoint(OLMOE[0], "bfloat16")))["dtype"] == "bfloat16"
   path, _ = fp8_checkpoint(MIXTRAL[0], tmp_path)
   assert dict(describe(path))["dtype"] == "bfloat16, stored as fp8"
+
+
+def mxfp4_checkpoint(directory: Path) -> Path:
+  return gpt_oss_checkpoint(directory / "mxfp4")
+
+
+def fp8_in_blocks(directory: Path) -> Path:
+  return quantised(copied(QWEN3_MOE[3], directory / "fp8"), fp8_config(32, 16), blocks_of_fp8(32, 16))[0]
+
+
+def gptq(directory: Path) -> Path:
+  return words("4 bits with zeros", directory)[0]
+
+
+def awq(directory: Path) -> Path:
+  return words("awq", directory)[0]
+
+
+def nvfp4(directory: Path) -> Path:
+  return compressed(directory / "nvfp4", "nvfp4")[0]
+
+
+@pytest.mark.parametrize(
+  ("write", "form"),
+  [
+    (mxfp4_checkpoint, "e2m1_g32"), (fp8_in_blocks, "e4m3_g16"), (gptq, "int4_g32"), (awq, "int4_g16"),
+    (nvfp4, "e2m1_g16"),
+  ],
+)  # fmt: skip
+def test_what_stays_quantised_is_said_of_files_and_of_their_configuration_alone(
+  write: Callable[[Path], Path], form: str, tmp_path: Path
+):
+  path = write(tmp_path)
+  found, held, plain = dict(describe(path)), *(lynx_jax.load(path, weights=how).decoder for how in (None, "float"))
+  size, whole = (f"{weight_bytes(one).total / 1e6:.2f} MB" for one in (held, plain))
+  assert found["kept quantised"] == f"{form}: {size} for the {whole} of {held.dtype}"
+  assert found["weights"].startswith(f"{size}, of which experts")
+  (tmp_path / "alone").mkdir()
+  config = json.loads((path / "config.json").read_text())
+  (tmp_path / "alone" / "config.json").write_text(json.dumps(config | {"dtype": held.dtype.name}))
+  alone = dict(describe(tmp_path / "alone"))
+  assert alone["weights"] == found["weights"]
+  assert alone["kept quantised"] == found["kept quantised"]
+
+
+def test_sizes_of_released_models_are_those_of_their_quantised_files():
+  # The hub's page says 13.8 GB of gpt-oss-20b's files, and DeepSeek-V3's are 688 GB with 14B more for a second head.
+  assert float(dict(describe("gpt-oss-20b"))["weights"].split()[0]) == pytest.approx(13.8, abs=0.1)
+  assert 660 < float(dict(describe("DeepSeek-V3"))["weights"].split()[0]) < 700
+
+
+def test_settings_that_are_not_supported_change_no_size(tmp_path: Path):
+  settings = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+  (tmp_path / "config.json").write_text(json.dumps(RELEASED["OLMoE-1B-7B"] | {"quantization_config": settings}))
+  lines = dict(describe(tmp_path))
+  assert lines["dtype"] == "bfloat16, stored as bitsandbytes"
+  assert lines["weights"] == dict(describe("OLMoE-1B-7B"))["weights"]
 
 
 def test_weights_that_do_not_fit_are_an_error(tmp_path: Path):

@@ -13,7 +13,9 @@ import numpy as np
 from checkpoints_convert.dtypes import FLOATS, STORED
 from checkpoints_convert.formats.gptq import Words
 from checkpoints_convert.formats.packed import Format, Packed
+from checkpoints_convert.packed_rules import Piece
 from checkpoints_convert.reader import Reader
+from checkpoints_convert.rules import Shape
 from pallas_kernels import Form, QuantizedWeight, abstract_quantized
 from pallas_kernels.weights.layouts import packed
 
@@ -31,6 +33,11 @@ class AWQ(Format):
     """Every layer of which there are words."""
     layers = [name.removesuffix(_SUFFIX) for name in reader.dtypes if name.endswith(_SUFFIX)]
     return {f"{layer}.weight": self._layer(reader, layer) for layer in layers}
+
+  def expected(self, name: str, shape: Shape) -> Piece | None:
+    """Every matrix, with zeros, and scales of float16."""
+    form = self.words.form(shape[-1]) if len(shape) == 2 else None
+    return None if form is None else Piece(abstract_quantized(shape, form, np.float32, np.float16, zeros=np.uint8))
 
   def _layer(self, reader: Reader, layer: str) -> Packed:
     names = [f"{layer}.{part}" for part in ("qweight", "qzeros", "scales")]

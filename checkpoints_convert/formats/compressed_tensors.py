@@ -16,16 +16,19 @@ Reference: compressed_tensors 0.20, `compressors/*/base.py`.
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from checkpoints_convert.dtypes import FLOATS, FP8, STORED
+from checkpoints_convert.dtypes import E8M0, FLOATS, FP8, STORED
 from checkpoints_convert.errors import CheckpointError
+from checkpoints_convert.formats import compressed_writing
 from checkpoints_convert.formats.float4 import float4
 from checkpoints_convert.formats.fp8 import Float8
 from checkpoints_convert.formats.packed import Format, Packed
+from checkpoints_convert.packed_rules import Piece
 from checkpoints_convert.reader import Reader
 from checkpoints_convert.rules import Shape
 from pallas_kernels import INT8, Form, QuantizedWeight, abstract_quantized
@@ -36,11 +39,51 @@ _WORD = 32
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-  """What a group of layers has in `config_groups`: bits of a number, inputs that share a scale, and a block's sides."""
+  """What a group of layers has in `config_groups`.
+
+  Attributes:
+    bits: of a number.
+    size: inputs that share a scale, None where there is no such number.
+    block: outputs and inputs that share a scale, likewise.
+    kind: of a number, `int` or `float`.
+    strategy: what shares a scale, such as `channel`.
+    packing: the format of its tensors.
+    symmetric: whether there are no zeros.
+    targets: the layers, by names, regular expressions after `re:`, or classes.
+  """
 
   bits: int
   size: int | None = None
   block: tuple[int, int] | None = None
+  kind: str = "int"
+  strategy: str | None = None
+  packing: str | None = None
+  symmetric: bool = True
+  targets: tuple[str, ...] = ()
+
+  def has(self, name: str) -> bool:
+    """Whether the tensor's layer is named; one that is named by its class counts as any."""
+    module = name.removesuffix(".weight")
+    if "Linear" in self.targets or module in self.targets:
+      return True
+    return any(re.match(one.removeprefix("re:"), module) for one in self.targets if one.startswith("re:"))
+
+  def weight(self, shape: Shape) -> QuantizedWeight | None:
+    """What the layer's weight of that shape is held as; None where the settings do not say."""
+    wide = self.size if self.size is not None and 0 < self.size <= shape[-1] else None
+    if self.kind == "int" and self.bits in (4, 8):
+      form = Form(code=f"int{self.bits}", group=None if wide is None or wide % 16 else wide)
+      zeros = None if self.symmetric else np.int8 if self.bits == 8 else np.uint8
+      scales = np.float32 if form == INT8 else FLOATS["BF16"]
+      return abstract_quantized(shape, form, np.float32, scales, zeros=zeros)
+    if self.bits == 4 and self.size in (16, 32):
+      form, scales = Form(code="e2m1", group=self.size), STORED[FP8 if self.size == 16 else E8M0]
+      return abstract_quantized(shape, form, np.float32, scales, gains=self.size == 16)
+    if self.bits != 8:
+      return None
+    columns = wide if self.block is None else self.block[1] if self.block[1] < shape[-1] else None
+    powers = self.packing == "mxfp8-quantized"
+    return abstract_quantized(shape, Form(code="e4m3", group=columns), np.float32, STORED[E8M0 if powers else "F32"])
 
 
 class CompressedTensors(Format):
@@ -50,6 +93,46 @@ class CompressedTensors(Format):
 
   def __init__(self, groups: tuple[Group, ...]):
     self.groups = groups
+
+  def expected(self, name: str, shape: Shape) -> Piece | None:
+    """Every matrix in the first group that has its layer."""
+    group = next((group for group in self.groups if group.has(name)), None)
+    weight = None if group is None else group.weight(shape)
+    return None if weight is None else Piece(weight)
+
+  def objection(self, name: str, piece: Piece) -> str | None:
+    """What layers cannot hold."""
+    return compressed_writing.objection(name, piece.weight, swapped=piece.swapped)
+
+  def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
+    """A layer's tensors."""
+    return compressed_writing.layer_shapes(name, piece.weight, self.scheme(piece.weight))
+
+  def written(self, name: str, piece: Piece) -> dict[str, np.ndarray]:
+    """A layer's tensors; CheckpointError where scales differ in what has one in the settings."""
+    return compressed_writing.layer(name, piece.weight, self.scheme(piece.weight))
+
+  def scheme(self, weight: QuantizedWeight) -> compressed_writing.Scheme:
+    """How a weight without `objection` is written: in the way of the group that has such numbers, if there is one."""
+    found = compressed_writing.scheme_of(weight)
+    assert found is not None, weight.form
+    alike = (group for group in self.groups if (group.kind, group.bits) == (found.kind, found.bits))
+    group = next(alike, None)
+    if group is None:
+      return found
+    if found.packing == "pack-quantized" and group.packing in ("int-quantized", "naive-quantized"):
+      found = dataclasses.replace(found, packing="int-quantized")
+    if found.strategy == "channel" and group.strategy == "tensor" and found.packing != "pack-quantized":
+      found = dataclasses.replace(found, strategy="tensor")
+    if found.strategy == "block" and group.block is not None and group.block[1] == weight.form.group:
+      found = dataclasses.replace(found, block=group.block)
+    return found
+
+  @property
+  def distinct(self) -> bool:
+    """Whether no two groups have numbers of the same kind, so that a weight's form tells its group."""
+    kinds = [(group.kind, group.bits) for group in self.groups]
+    return len({*kinds}) == len(kinds)
 
   def packed(self, reader: Reader) -> Mapping[str, Packed]:
     """Every layer's weight that has scales."""
@@ -109,7 +192,8 @@ class CompressedTensors(Format):
       size = self._group_size(columns, found[-1], bits)
       if size is None:
         raise self.misfit(reader, f"{scale} has {found[-1]} scales for {columns} inputs of {name}")
-      form = Form(code=form.code, group=size) if size < columns and size % 16 == 0 else form
+      grouped = size < columns or self._in_groups(size, bits)
+      form = Form(code=form.code, group=size) if grouped and size % 16 == 0 else form
       if form.groups(columns) != found[-1]:
         raise self._unsupported(reader, "group_size", size, "a multiple of 16")
     zeros = f"{name}_zero_point" if f"{name}_zero_point" in reader.dtypes else None
@@ -144,10 +228,16 @@ class CompressedTensors(Format):
 
   def _group_size(self, columns: int, scales: int, bits: int) -> int | None:
     """How many inputs share a scale; None where none of the settings fits."""
+    sizes = sorted(group.size for group in self.groups if group.size and group.size > 0 and group.bits == bits)
     if scales == 1:
-      return columns
-    sizes = {group.size for group in self.groups if group.size and group.size > 0 and group.bits == bits}
+      wide = [size for size in sizes if size >= columns]
+      return wide[0] if wide and self._in_groups(wide[0], bits) else columns
     return next((size for size in sizes if -(-columns // size) == scales), None)
+
+  def _in_groups(self, size: int, bits: int) -> bool:
+    """Whether one scale of all inputs is that of a group of `size`, and cannot be that of an output."""
+    alike = [group.size for group in self.groups if group.bits == bits and group.kind == "int"]
+    return bool(alike) and size in alike and all(one is not None and one > 0 for one in alike)
 
   def _unsupported(self, reader: Reader, key: str, value: Any, supported: str) -> CheckpointError:
     return CheckpointError(

@@ -99,13 +99,23 @@ def _compressed_tensors(settings: Settings, where: object) -> Format:
   schemes = list(groups.values()) if isinstance(groups, Mapping) else []
   if not all(isinstance(scheme, Mapping) for scheme in schemes):
     raise unsupported(where, "config_groups", groups, "objects with weights and targets")
-  return CompressedTensors(tuple(_group(scheme["weights"]) for scheme in schemes if scheme.get("weights")))
+  return CompressedTensors(tuple(_group(scheme, packing) for scheme in schemes if scheme.get("weights")))
 
 
-def _group(weights: Settings) -> Group:
+def _group(scheme: Settings, otherwise: str) -> Group:
+  weights, targets, packing = scheme["weights"], scheme.get("targets") or (), scheme.get("format") or otherwise
   block = weights.get("block_structure")
   sides = None if not isinstance(block, list | tuple) else (int(block[0]), int(block[1]))
-  return Group(bits=weights.get("num_bits", 8), size=weights.get("group_size"), block=sides)
+  return Group(
+    bits=weights.get("num_bits", 8),
+    size=weights.get("group_size"),
+    block=sides,
+    kind=weights.get("type", "int"),
+    strategy=weights.get("strategy"),
+    symmetric=weights.get("symmetric", True) is not False,
+    targets=tuple(target for target in targets if isinstance(target, str)),
+    packing=packing,
+  )
 
 
 _ALGORITHMS = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "NVFP4", "W4A16_NVFP4", "MIXED_PRECISION")
@@ -115,7 +125,7 @@ def _modelopt(settings: Settings, where: object) -> Format:
   algorithm = settings.get("quant_algo")
   if algorithm not in _ALGORITHMS:
     raise unsupported(where, "quant_algo", algorithm, ", ".join(_ALGORITHMS))
-  return ModelOpt()
+  return ModelOpt(algorithm)
 
 
 _FORMATS: Mapping[Any, Callable[[Settings, object], Format]] = MappingProxyType(

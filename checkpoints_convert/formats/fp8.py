@@ -66,6 +66,7 @@ class Float8(Format):
       held=None if form is None else abstract_quantized(shape, form, np.float32, STORED[reader.dtypes[scale]]),
       read=None if form is None else functools.partial(_read, reader, name, scale, block, form),
       dequantise=functools.partial(_dequantise, reader, name, scale, block) if form is None else None,
+      why=f"its scales are for blocks of {block[1]} inputs, which is no multiple of 16",
     )
 
   def _block(self, shape: Shape, scales: Shape) -> tuple[int, int] | None:
@@ -77,15 +78,23 @@ class Float8(Format):
       return rows, columns
     return (1, columns) if scales in ((*lead, rows), (*lead, rows, 1)) else None
 
+  def expected(self, name: str, shape: Shape) -> Piece | None:
+    """Every matrix, with scales of float32."""
+    form = form_of_blocks(shape[-2:] if self.block is None else self.block, shape)
+    return None if form is None else Piece(abstract_quantized(shape, form, np.float32, np.float32))
+
+  def objection(self, name: str, piece: Piece) -> str | None:
+    """Only the blocks of the settings are written."""
+    weight, swapped = piece
+    if self.block is None or swapped or weight.form != form_of_blocks(self.block, weight.shape):
+      return f"fp8 files are written in blocks, and these weights are {weight.form.name}"
+    return None
+
   def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
     """The matrix and the scales of its blocks."""
-    weight, swapped = piece
+    assert self.block is not None
+    weight = piece.weight
     whole = weight.shape
-    if self.block is None or swapped or weight.form != form_of_blocks(self.block, whole):
-      raise CheckpointError(
-        f"{name}: fp8 is written in blocks, and these weights are {weight.form.name}: convert with 'orbax', or to "
-        "plain numbers with weights='float'"
-      )
     scales = _blocks(self.block, whole), np.dtype(weight.scales.dtype)
     return {name: (whole, STORED[FP8]), name + _SUFFIXES[0]: scales}
 

@@ -22,7 +22,9 @@ import numpy as np
 
 from checkpoints_convert.dtypes import FLOATS, STORED
 from checkpoints_convert.formats.packed import Format, Packed
+from checkpoints_convert.packed_rules import Piece
 from checkpoints_convert.reader import Reader
+from checkpoints_convert.rules import Shape
 from pallas_kernels import Form, QuantizedWeight, abstract_quantized
 from pallas_kernels.weights.layouts import filled
 
@@ -76,6 +78,14 @@ class GPTQ(Format):
     layers = [name.removesuffix(_SUFFIX) for name in reader.dtypes if name.endswith(_SUFFIX)]
     return {f"{layer}.weight": self._layer(reader, layer) for layer in layers}
 
+  def expected(self, name: str, shape: Shape) -> Piece | None:
+    """Every matrix that the settings do not leave out, with scales of float16."""
+    words, inner = self.words_of(name.removesuffix(".weight")), shape[-1]
+    if words is None or len(shape) != 2 or (self.ordered and words.groups(inner) > 1):
+      return None
+    form, zeros = words.form(inner), None if words.symmetric else np.uint8 if words.bits == 4 else np.int8
+    return None if form is None else Piece(abstract_quantized(shape, form, np.float32, np.float16, zeros=zeros))
+
   def _layer(self, reader: Reader, layer: str) -> Packed:
     names = [f"{layer}.{part}" for part in ("qweight", "qzeros", "scales")]
     words = self.words_of(layer)
@@ -102,6 +112,9 @@ class GPTQ(Format):
       held=None if form is None else abstract_quantized((outs, inner), form, np.float32, scales, zeros=zeros),
       read=None if form is None else functools.partial(self._read, reader, layer, words, form),
       dequantise=functools.partial(self._dequantise, reader, layer, words) if form is None else None,
+      why="the inputs of a group lie anywhere, in the order of their activations (desc_act)"
+      if self.ordered
+      else f"{words.group} inputs share a scale, which is no multiple of 16",
     )
 
   def _read(self, reader: Reader, layer: str, words: Words, form: Form) -> QuantizedWeight:

@@ -7,17 +7,35 @@ is plain. `input_scale` is for activations of few bits, and not read.
 
 from collections.abc import Mapping
 
+import ml_dtypes
+import numpy as np
+
 from checkpoints_convert.dtypes import FP8
-from checkpoints_convert.formats.float4 import float4
+from checkpoints_convert.formats.float4 import NVFP4, float4
 from checkpoints_convert.formats.fp8 import Float8
 from checkpoints_convert.formats.packed import Format, Packed
+from checkpoints_convert.packed_rules import Piece
 from checkpoints_convert.reader import Reader
+from checkpoints_convert.rules import Shape
+from pallas_kernels import Form, abstract_quantized
 
 
 class ModelOpt(Format):
   """The format `modelopt` of config.json or hf_quant_config.json."""
 
   name = "modelopt"
+
+  def __init__(self, algorithm: str = "MIXED_PRECISION"):
+    self.algorithm = algorithm
+
+  def expected(self, name: str, shape: Shape) -> Piece | None:
+    """Every matrix, in the algorithm of all layers; None where layers have their own."""
+    if "NVFP4" in self.algorithm:
+      scales = np.dtype(ml_dtypes.float8_e4m3fn)
+      return Piece(abstract_quantized(shape, NVFP4, np.float32, scales, gains=True))
+    if self.algorithm.startswith("FP8"):
+      return Piece(abstract_quantized(shape, Form(code="e4m3"), np.float32, np.float32))
+    return None
 
   def packed(self, reader: Reader) -> Mapping[str, Packed]:
     """Every layer's weight that has scales."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 import ml_dtypes
 import numpy as np
 
-from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.formats.packed import Format, Packed
 from checkpoints_convert.packed_rules import Piece
 from checkpoints_convert.reader import Reader
@@ -56,11 +55,23 @@ class MXFP4(Format):
       )
     return found
 
-  def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
-    """Blocks and scales; the tensor must have inputs before outputs."""
+  def expected(self, name: str, shape: Shape) -> Piece | None:
+    """Experts, several in one tensor."""
+    if len(shape) != 3 or shape[1] % (2 * _GROUP_BYTES):
+      return None
+    experts, inner, outs = shape
+    return Piece(abstract_quantized((experts, outs, inner), FORM, np.float32, EXPONENTS), swapped=True)
+
+  def objection(self, name: str, piece: Piece) -> str | None:
+    """The tensor must have inputs before outputs."""
     weight, swapped = piece
     if weight.form != FORM or weight.scales.dtype != EXPONENTS or not swapped:
-      raise CheckpointError(f"{name}: mxfp4 files hold no {weight.form.name} weights: convert with weights='float'")
+      return f"mxfp4 files hold no {weight.form.name} weights of {'inputs' if swapped else 'outputs'} first"
+    return None
+
+  def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
+    """Blocks and scales."""
+    weight = piece.weight
     *lead, size = weight.values.shape
     blocks = (*lead, size // _GROUP_BYTES, _GROUP_BYTES)
     byte = np.dtype(np.uint8)

@@ -38,6 +38,7 @@ class Packed:
     read: reads the parts, as NumPy arrays that may be views of what was read; None where `held` is None.
     dequantise: reads the parts as the tensor's numbers, of `shape`, in a dtype, each one float32 product that is
       rounded once. None makes them of what `read` gives.
+    why: what keeps a form from holding it, in words, where `held` is None.
   """
 
   parts: tuple[str, ...]
@@ -46,6 +47,7 @@ class Packed:
   swapped: bool = False
   read: Callable[[], QuantizedWeight] | None = None
   dequantise: Callable[[np.dtype], np.ndarray] | None = None
+  why: str = "no form holds it"
 
   def __post_init__(self) -> None:
     if (self.held is None) != (self.read is None) or (self.read is None and self.dequantise is None):
@@ -81,15 +83,17 @@ class Format(abc.ABC):
     they are. Raises CheckpointError where parts are missing, or types or shapes do not fit (`misfit`).
     """
 
-  def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
-    """Shapes and dtypes of the tensors that `written` makes, given the piece's own.
+  def expected(self, name: str, shape: Shape) -> Piece | None:
+    """What files of these settings hold the linear layer's tensor `name` as; None where it is plain, or not known."""
+    return None
 
-    Raises CheckpointError where the format is only read, or cannot hold the piece.
-    """
-    raise CheckpointError(
-      f"{name}: weights of {self.name} are read and not written: convert with 'orbax', or to plain numbers with "
-      "weights='float'"
-    )
+  def objection(self, name: str, piece: Piece) -> str | None:
+    """Why files of the format cannot hold the piece, shapes and dtypes, as the tensor `name`; None where they can."""
+    return f"{self.name} files are read and not written"
+
+  def written_shapes(self, name: str, piece: Piece) -> dict[str, tuple[Shape, np.dtype]]:
+    """Shapes and dtypes of the tensors that `written` makes, given those of a piece without `objection`."""
+    raise NotImplementedError(self.name)
 
   def written(self, name: str, piece: Piece) -> dict[str, np.ndarray]:
     """The files' tensors in place of the model's tensor `name`, by name: the inverse of `Packed.read`, bit for bit."""

@@ -17,6 +17,9 @@ from jaxtyping import Float32
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from checkpoints_convert.files import write_json
+from checkpoints_convert.formats import Tensors
+from checkpoints_convert.formats.gguf import GGUF
+from checkpoints_convert.gguf_files import GGUFReader
 from lynx_jax.models.attention import AttentionSpec
 from lynx_jax.models.decoder import Decoder
 from lynx_jax.models.dense import DenseSpec
@@ -24,6 +27,7 @@ from lynx_jax.models.parameters import assemble
 from lynx_jax.models.rope import RopeSpec
 from lynx_jax.models.spec import DecoderSpec, LayerSpec
 
+_FLOAT32 = np.dtype(np.float32)
 _CONTROL = 3  # llama.cpp's token type of markers such as <|im_end|>
 _LAYER = {
   "attention_norm.scale": "attn_norm", "attention.query": "attn_q", "attention.key": "attn_k",
@@ -74,21 +78,14 @@ def read_llama(path: Path) -> Llama:
   """The model of one GGUF file, whatever its quantisation.
 
   Raises:
-    ImportError: the gguf package is not installed.
     ValueError: the file is no llama, or has a part that is not read here.
   """
-  try:
-    import gguf
-  except ImportError as error:
-    raise ImportError("reading GGUF files needs the gguf package: pip install 'lynx-jax[train]'") from error
-  reader = gguf.GGUFReader(path)
-  fields = {name: field.contents() for name, field in reader.fields.items()}
-  if fields.get("general.architecture") != "llama":
-    raise ValueError(f"{path} has architecture {fields.get('general.architecture')!r}: only 'llama' is read here")
-  tensors = {
-    tensor.name: np.asarray(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
-    for tensor in reader.tensors
-  }
+  with GGUFReader(path) as reader:
+    fields = dict(reader.metadata)
+    if fields.get("general.architecture") != "llama":
+      raise ValueError(f"{path} has architecture {fields.get('general.architecture')!r}: only 'llama' is read here")
+    files = Tensors(reader, GGUF())
+    tensors = {name: files.read(name, _FLOAT32).astype(_FLOAT32, copy=False) for name in files.shapes}
   spec = llama_spec(fields, tied="output.weight" not in tensors)
   arrays = {name: jnp.asarray(array) for name, array in parameters(spec, tensors)}
   if tensors:

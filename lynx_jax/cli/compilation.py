@@ -26,9 +26,9 @@ def keep_programs() -> None:
 
 
 def announce_programs(announced: bool) -> None:
-  """Writes a line to standard error whenever a new program is built, or stops doing so."""
+  """Writes a line to standard error whenever a new program is built, or stops doing so; warnings are always written."""
   logger = logging.getLogger("lynx_jax")
-  logger.handlers = [_StandardError()] if announced else [logging.NullHandler()]
+  logger.handlers = [_StandardError(logging.INFO if announced else logging.WARNING)]
   logger.setLevel(logging.INFO)
   logger.propagate = False
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from lynx_jax.cli.options import add_weights
@@ -77,6 +78,11 @@ def _info(args: argparse.Namespace) -> None:
       print(f"{name:{width}}  {value}")
 
 
+def _form_names(stored: Mapping[str, Any]) -> str:
+  """What weights are held as: the forms of those that files hold quantised, or bfloat16."""
+  return ", ".join(sorted({one.form.name for one in stored.values()})) or "bfloat16"
+
+
 def _estimate(args: argparse.Namespace) -> None:
   from rich.console import Console
 
@@ -84,6 +90,7 @@ def _estimate(args: argparse.Namespace) -> None:
   from lynx_jax.estimate.roofline import GPUS, MOST_GPUS, MXFP4_EXPERTS, estimates, fit_line, saving_line, step_size
   from lynx_jax.estimate.table import checks_table, estimate_table
   from lynx_jax.info import read_config
+  from lynx_jax.models.checkpoints import expected_held
   from lynx_jax.models.families import spec_from_config
   from lynx_jax.placement import check_weights
   from pallas_kernels.checks import whole_number
@@ -92,13 +99,15 @@ def _estimate(args: argparse.Namespace) -> None:
   if args.check:
     console.print(checks_table(checks()))
     return
-  spec = spec_from_config(read_config(args.config))
+  config = read_config(args.config)
+  spec = spec_from_config(config)
   whole_number("--batch", args.batch, least=1, most=2**20)
   whole_number("--gpus", args.gpus, least=1, most=MOST_GPUS, remedy="a layer is split over one NVLink domain at most")
   whole_number("--context", args.context, least=1, most=spec.context, remedy="the model's context is the most it has")
   if args.weights != MXFP4_EXPERTS:
     check_weights(args.weights)
-  size = step_size(spec, args.weights)
+  stored = {} if args.weights else expected_held(spec, config, args.config)
+  size = step_size(spec, args.weights, stored)
   try:
     active = [float(part) for part in args.active.split(",")] if args.active else [size.likely_experts(args.batch)]
   except ValueError as error:
@@ -106,10 +115,10 @@ def _estimate(args: argparse.Namespace) -> None:
   times = estimates(size, GPUS[args.gpu], active, batch=args.batch, context=args.context, gpus=args.gpus)
   machine = args.gpu.upper() if args.gpus == 1 else f"{args.gpus} {args.gpu.upper()}"
   rows = f"a decode step of {args.batch} rows, {args.context} tokens each"
-  title = f"{args.config} on {machine}: {rows}, {args.weights or 'bfloat16'}"
+  title = f"{args.config} on {machine}: {rows}, {args.weights or _form_names(stored)}"
   console.print(estimate_table(title, size, times, args.batch))
   print(fit_line(size, GPUS[args.gpu], batch=args.batch, context=args.context, gpus=args.gpus))
-  if args.weights:
+  if args.weights or stored:
     whole, step = step_size(spec), {"batch": args.batch, "context": args.context, "gpus": args.gpus}
     print(saving_line(size, whole, GPUS[args.gpu], active=active[0], **step))
     print("Kernels that read such weights are compiled for GPUs, and no GPU has timed them yet.")

@@ -6,7 +6,7 @@ more. Constants are stated here and not fitted to what the model is checked agai
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
@@ -14,7 +14,7 @@ from lynx_jax.models.parameters import abstract_model, declarations
 from lynx_jax.models.sizes import bytes_of, counts, weight_bytes
 from lynx_jax.models.spec import DecoderSpec
 from lynx_jax.placement import Role
-from pallas_kernels import MXFP4, abstract_quantized
+from pallas_kernels import MXFP4, QuantizedWeight, abstract_quantized
 
 ITEM_BYTES = 2
 """bfloat16."""
@@ -105,8 +105,12 @@ MXFP4_EXPERTS = "mxfp4"
 """Experts as gpt-oss's files hold them, and all else in bfloat16."""
 
 
-def step_size(spec: DecoderSpec, weights: str | None = None) -> StepSize:
+def step_size(
+  spec: DecoderSpec, weights: str | None = None, stored: Mapping[str, QuantizedWeight] | None = None
+) -> StepSize:
   """Sizes from a configuration, with `weights` held as `load` would, or `MXFP4_EXPERTS`; bfloat16 otherwise.
+
+  `stored` is what files hold quantised, by path, as shapes and dtypes; without `weights` it stays so.
 
   Raises ValueError where the model has no experts, or layers of different ones.
   """
@@ -118,10 +122,10 @@ def step_size(spec: DecoderSpec, weights: str | None = None) -> StepSize:
   if weights == MXFP4_EXPERTS:
     experts = {path: one.shape for path, one in declarations(spec).items() if one.role is Role.EXPERT}
     scales = jnp.float8_e8m0fnu
-    stored = {path: abstract_quantized(shape, MXFP4, jnp.bfloat16, scales) for path, shape in experts.items()}
-    held = abstract_model(spec, jnp.bfloat16, stored=stored)
+    packed = {path: abstract_quantized(shape, MXFP4, jnp.bfloat16, scales) for path, shape in experts.items()}
+    held = abstract_model(spec, jnp.bfloat16, stored=packed)
   else:
-    held = abstract_model(spec, jnp.bfloat16, weights)
+    held = abstract_model(spec, jnp.bfloat16, weights, stored)
   read, head_bytes = weight_bytes(held), bytes_of(held.embedding if held.head is None else held.head)
   always = size.always_read - head
   return StepSize(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,16 +14,21 @@ from checkpoints_convert import Checkpoint, CheckpointError, Schema, open_checkp
 from checkpoints_convert.checkpoint import check_directory, has_weights
 from checkpoints_convert.conversion import Report
 from checkpoints_convert.files import read_json
+from checkpoints_convert.formats import expected
 from checkpoints_convert.gguf_checkpoint import GGUFCheckpoint
 from checkpoints_convert.gguf_files import GGUFReader, find_gguf
+from checkpoints_convert.packed_rules import Held
+from checkpoints_convert.packing import aloud
 from lynx_jax.hub import hub_directory, is_hub_name
 from lynx_jax.models.families import spec_from_config, tensor_rules
 from lynx_jax.models.families.gguf_config import Config, config_from_gguf
 from lynx_jax.models.parameters import declarations, kept_in_float32, parameter_shapes
 from lynx_jax.models.released import released_config
 from lynx_jax.models.spec import DecoderSpec
-from lynx_jax.placement import check_weights, form_for, kept
+from lynx_jax.placement import Role, check_weights, form_for, kept
 from lynx_jax.text.tokenizer import tokenizer_files
+
+_LOG = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -83,6 +89,19 @@ def _gguf_config(reader: GGUFReader) -> Config:
     raise CheckpointError(f"{reader.path}: {error}") from error
 
 
+def expected_held(spec: DecoderSpec, config: Config, where: object) -> Held:
+  """The parameters that files of a config.json are to hold quantised, by path, as shapes and dtypes.
+
+  None where its settings of quantised weights are not supported.
+  """
+  shapes, roles = parameter_shapes(spec), (Role.PROJECTION, Role.EXPERT, Role.EXPANSION)
+  linear = {path: shapes[path] for path, one in declarations(spec).items() if one.role in roles}
+  try:
+    return expected.expected_held(config, where, tensor_rules(spec), shapes, linear)
+  except CheckpointError:
+    return {}
+
+
 def check_model_directory(path: Path) -> None:
   """Raises an OSError that says what to do, unless `path` is a directory with a config.json."""
   if not path.exists() and released_config(str(path)) is not None:
@@ -101,6 +120,7 @@ def schema(spec: DecoderSpec) -> Schema:
     shapes=parameter_shapes(spec),
     float32=kept_in_float32(spec),
     rules=lambda found: tensor_rules(spec, found),
+    looked_up=frozenset({"embedding"}),
   )
 
 
@@ -123,7 +143,9 @@ def convert(
     to: `orbax`, or `hf` for safetensors under the hub's names, which transformers loads.
     force: replace a model directory that is at `destination` already.
     weights: as `load` takes it. "int8" or "int4": what is written is as small as what `load` would make, and is loaded
-      as it is. "float" writes plain numbers. None keeps what the source holds quantised, bit for bit.
+      as it is. "float" writes plain numbers. None keeps what the source holds quantised, bit for bit. With `hf`
+      quantised weights are written in the source's format, or in that of the compressed-tensors package; what neither
+      holds is written as plain numbers, of which a warning is logged.
     report: called with a stage's name, and how much of it is done: (stage, done, total), in bytes.
 
   Raises:
@@ -140,6 +162,10 @@ def convert(
       for path, one in checkpoint.held.items()
       if (weights is None and checkpoint.is_exact(path)) or kept(one, declared[path].role, weights)
     }
+    if weights is None:
+      inexact = dict.fromkeys(sorted(checkpoint.held.keys() - packed), "its scales would have to be rounded")
+      for line in aloud(checkpoint.unheld() | inexact, "written as plain numbers"):
+        _LOG.warning("%s", line)
     forms = {path: form_for(one.role, weights) for path, one in declared.items() if path not in packed}
     rows = {path: dataclasses.replace(form, layout="rows") for path, form in forms.items() if form is not None}
     checkpoints_convert.convert(

@@ -48,7 +48,7 @@ def random_checkpoint(
   arrays = {path: _weight(declared, kind, random) for path, declared in declarations(spec).items()}
   with staged(out, force=False) as directory:
     write_safetensors(directory, tensor_rules(spec), in_memory(arrays), shard_bytes)
-    write_config(directory, config, kind)
+    write_config(directory, config, kind, settings={})
 
 
 def _weight(declared: Declared, dtype: np.dtype, random: np.random.Generator) -> np.ndarray:

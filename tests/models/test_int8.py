@@ -190,13 +190,8 @@ def test_a_directory_that_was_converted_to_few_bits_is_what_loading_makes(case: 
 
 def test_what_converting_to_few_bits_cannot_do_is_named(tmp_path: Path):
   path = checkpoint(OLMOE[0])
-  with pytest.raises(ValueError, match="to is 'hf': such quantised weights are written with 'orbax' only"):
-    convert(path, tmp_path / "out", weights="int8", to="hf")
   with pytest.raises(ValueError, match="weights is 'int3'"):
     convert(path, tmp_path / "out", weights="int3")
-  convert(path, tmp_path / "out", weights="int4")
-  with pytest.raises(ValueError, match=r"to is 'hf': .*'orbax' only"):
-    convert(tmp_path / "out", tmp_path / "again", to="hf")
 
 
 def test_what_a_directory_holds_in_few_bits_is_copied_made_plain_and_quantised_anew(tmp_path: Path):
