@@ -2,6 +2,7 @@
 
 python -m lynx_jax.testing.random_checkpoint OUT --shard-mb 200
 python -m benchmarks.load_memory OUT --dtype bfloat16,float32
+python -m benchmarks.load_memory OUT --weights int4
 """
 
 import argparse
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("path", type=Path, help="a checkpoint directory")
   parser.add_argument("--dtype", default="", help="dtypes to load, with commas; the checkpoint's own by default")
-  parser.add_argument("--weights", default="", help="int8; the dtype by default")
+  parser.add_argument("--weights", default="", help="int8, int4 or float; what the files hold by default")
   add_result_options(parser)
   args = parser.parse_args(argv)
   table = Table(title="Host memory of load, MB; the peak is above an idle process")

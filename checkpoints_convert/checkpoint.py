@@ -320,6 +320,8 @@ class ConvertedCheckpoint(Checkpoint):
     for path, array in found:
       plain = path in held and path not in kept
       yield path, widened(cast(QuantizedWeight, array), dtypes[path]) if plain else array
+      # Otherwise it would be there until the next one has been read.
+      del array
 
 
 def _check_size(expected: Shapes, found: Shapes, directory: Path) -> None:

@@ -11,9 +11,10 @@ from checkpoints_convert.errors import CheckpointError
 from checkpoints_convert.parameters import Parameters, groups
 from checkpoints_convert.quantised import held_in, stored_arrays
 from checkpoints_convert.rules import Shapes
-from pallas_kernels.cpu.huge_pages import aligned_empty
 
 WEIGHTS = "weights"
+# Of a group, all that has not been taken yet is held beside the model.
+_READ_BYTES = 16 << 20
 
 
 def is_converted(directory: Path) -> bool:
@@ -73,12 +74,15 @@ def _metadata(directory: Path) -> dict[str, Any]:
 
 
 def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[str, np.ndarray]]:
-  """The arrays of `shapes`, each in the dtype that `dtypes` gives it, in groups in the order of `shapes`."""
+  """The arrays of `shapes`, each in the dtype that `dtypes` gives it, in groups in the order of `shapes`.
+
+  Nothing here refers to an array that was yielded.
+  """
   import orbax.checkpoint as ocp
 
   metadata = _metadata(directory)
   with ocp.PyTreeCheckpointer() as checkpointer:
-    for group in groups(shapes, lambda path: math.prod(shapes[path]) * dtypes[path].itemsize):
+    for group in groups(shapes, lambda path: math.prod(shapes[path]) * dtypes[path].itemsize, _READ_BYTES):
       arguments = ocp.args.PyTreeRestore(
         item={path: metadata[path] for path in group},
         restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtypes[path]) for path in group},
@@ -89,10 +93,7 @@ def read(directory: Path, shapes: Shapes, dtypes: Mapping[str, np.dtype]) -> Ite
       except Exception as error:  # Orbax raises many kinds for a damaged directory
         raise _damaged(directory, error) from error
       for path in group:
-        # Orbax's memory is not aligned: JAX would copy it later, in the background, beside the next group.
-        array = aligned_empty(shapes[path], dtypes[path])
-        array[...] = arrays.pop(path)
-        yield path, array
+        yield path, arrays.pop(path)
 
 
 def _damaged(directory: Path, error: Exception) -> CheckpointError:

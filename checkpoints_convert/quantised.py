@@ -113,10 +113,14 @@ def together(
   for name, array in arrays:
     if name not in owner:
       yield name, array
+      # Otherwise it would be there until the next one has been read.
+      del array
       continue
     waiting[name] = array
+    del array
     path = owner[name]
     names = stored_names(path, held[path])
     if all(part in waiting for part in names):
       parts = {leaf: waiting.pop(part) for part, leaf in names.items()}
       yield path, dataclasses.replace(held[path], numbers=dtypes[path].name, **parts)
+      del parts

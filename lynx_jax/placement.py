@@ -27,6 +27,7 @@ from pallas_kernels import (
   quantize,
   relayout,
 )
+from pallas_kernels.cpu.huge_pages import aligned
 from pallas_kernels.weights.base import form_of
 from pallas_kernels.weights.form import RUN
 
@@ -142,11 +143,15 @@ def place(array: Num[np.ndarray, "..."] | QuantizedWeight, role: Role, weights: 
   """
   if form_of(array) is not None:
     held = cast(QuantizedWeight, array)
-    return jax.tree.map(jax.device_put, relayout(held, _layout(held)))
+    return jax.tree.map(_on_device, relayout(held, _layout(held)))
   array, form = cast(np.ndarray, array), form_for(role, weights)
   if form is not None:
-    return jax.tree.map(jax.device_put, quantize(array, form))
-  return jax.tree.map(jax.device_put, bits_of(array) if held_as_bits(role, array.dtype) else array)
+    return jax.tree.map(_on_device, quantize(array, form))
+  return jax.tree.map(_on_device, bits_of(array) if held_as_bits(role, array.dtype) else array)
+
+
+def _on_device(leaf: Num[np.ndarray, "..."]) -> jax.Array:
+  return jax.device_put(aligned(leaf))
 
 
 def abstract(

@@ -132,7 +132,7 @@ def layer_shapes(name: str, weight: QuantizedWeight, scheme: Scheme) -> dict[str
     case "int-quantized":
       found = {"": ((outs, inner), np.dtype(np.int8)), "_scale": (_scale_shape(scheme, outs, groups), scales)}
       if not scheme.symmetric:
-        found["_zero_point"] = (outs, groups), np.dtype(np.int8)
+        found["_zero_point"] = _scale_shape(scheme, outs, groups), np.dtype(np.int8)
     case "float-quantized":
       found = {"": ((outs, inner), STORED[FP8]), "_scale": (_scale_shape(scheme, outs, groups), scales)}
     case "mxfp8-quantized":
@@ -164,7 +164,7 @@ def layer(name: str, weight: QuantizedWeight, scheme: Scheme) -> dict[str, np.nd
     case "int-quantized":
       found = {"": weight.values[:, :inner], "_scale": _shared(name, scales, scheme)}
       if not scheme.symmetric:
-        found["_zero_point"] = weight.zeros
+        found["_zero_point"] = _shared(name, weight.zeros, scheme)
     case "float-quantized":
       found = {"": weight.values[:, :inner].view(STORED[FP8]), "_scale": _shared(name, scales, scheme)}
     case "mxfp8-quantized":
@@ -208,7 +208,7 @@ def _zeros(weight: QuantizedWeight) -> np.ndarray:
 
 
 def _shared(name: str, scales: np.ndarray, scheme: Scheme) -> np.ndarray:
-  """One scale of what shares one."""
+  """One scale, or zero, of what shares one."""
   if scheme.strategy == "tensor":
     found = scales[:1, 0]
     same = found

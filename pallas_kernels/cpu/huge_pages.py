@@ -27,6 +27,18 @@ def aligned_empty(shape: Sequence[int], dtype: DTypeLike) -> Shaped[np.ndarray, 
   return buffer[start : start + size].view(dtype).reshape(shape)
 
 
+def aligned(array: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+  """The array where `jax.device_put` takes it over on the CPU without a copy, and otherwise a copy that it takes over.
+
+  JAX's own copy is made in the background, beside whatever is read next.
+  """
+  if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous:
+    return array
+  copy = aligned_empty(array.shape, array.dtype)
+  copy[...] = array
+  return copy
+
+
 def _small(size: int) -> Shaped[np.ndarray, "bytes"]:
   return np.empty(size, np.uint8)
 

@@ -54,7 +54,7 @@ def unpacked(layer: dict[str, torch.Tensor], scheme: QuantizationScheme) -> np.n
   layer = {f"weight{name}": tensor for name, tensor in layer.items()}
   if layer["weight_scale"].dtype in (torch.float16, torch.bfloat16):
     layer["weight_scale"] = layer["weight_scale"].float()
-  compressor: Any = BaseCompressor.get_value_from_registry(scheme.format)
+  compressor: Any = BaseCompressor.get_value_from_registry(getattr(scheme.format, "value", scheme.format))
   return compressor.decompress(layer, scheme)["weight"].float().numpy()
 
 
@@ -104,7 +104,10 @@ def test_a_layer_is_written_as_the_package_packed_it(kind: str, shape: tuple[int
       np.testing.assert_allclose(array, expected, rtol=2**-23)
     else:
       assert array.tobytes() == expected.tobytes(), name
-  assert {*written} == {name for name in tensors if not (name.endswith("_zero_point") and f"{NAME}" in tensors)}
+  # The package keeps zeros that are all 0 beside whole numbers and floats of 8 bits.
+  left_out = tensors.keys() - written.keys()
+  assert written.keys() <= tensors.keys()
+  assert all(name.endswith("_zero_point") and not tensors[name].astype(FLOAT32).any() for name in left_out)
 
 
 RANDOM = np.random.default_rng(0)
@@ -281,6 +284,9 @@ def assert_described(directory: Path) -> None:
     else:
       continue
     scheme = found[0].model_copy(update={"format": found[0].format or settings["format"]})
+    assert scheme.weights is not None
+    if numbers[weight].shape[1] % (scheme.weights.group_size or 1):
+      continue  # The package unpacks whole groups only.
     layer = {name.removeprefix(weight): tensor for name, tensor in tensors.items() if name.startswith(weight)}
     theirs, ours = unpacked(layer, scheme), numbers[weight]
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=2**-20 * np.abs(ours).max(), err_msg=weight)
@@ -303,16 +309,16 @@ def plain_numbers(directory: Path) -> dict[str, np.ndarray]:
 
 
 def test_what_is_written_as_plain_numbers_is_said_aloud(tmp_path: Path):
-  path, _ = quantised(copied(QWEN3_MOE[3], tmp_path / "fp8"), fp8_config(32, 24), blocks_of_fp8(32, 24))
+  path, _ = quantised(copied(QWEN3_MOE[3], tmp_path / "fp8"), fp8_config(32, 20), blocks_of_fp8(32, 20))
   for to in ("hf", "orbax"):
     with heard() as said:
       convert(path, tmp_path / to, to=to)
     assert len(said) == 1
-    assert "are written as plain numbers: its scales are for blocks of 24 inputs, which is no multiple of 16" in said[0]
+    assert "are written as plain numbers: its scales are for blocks of 20 inputs, which is no multiple of 16" in said[0]
   with heard() as said:
     assert not packed(lynx_jax.load(path))
   assert len(said) == 1
-  assert "are held as plain numbers: its scales are for blocks of 24 inputs" in said[0]
+  assert "are held as plain numbers: its scales are for blocks of 20 inputs" in said[0]
   with heard() as said:
     assert not packed(lynx_jax.load(tmp_path / "hf"))
     lynx_jax.load(path, weights="float")

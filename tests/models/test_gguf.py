@@ -35,6 +35,7 @@ from tests.checkpoints_convert.gguf_writing import Kinds, Quant, everything, wri
 from tests.command_line import run
 from tests.families.case import Case
 from tests.families.cases import checkpoint, random_tokens
+from tests.heard import heard
 
 CASES = {case.family: case for case in GGUF_CASES}
 EXACT = ("Q8_0", "Q4_0", "MXFP4")
@@ -117,6 +118,25 @@ def test_matrices_stay_in_few_bits_and_mean_the_numbers_of_the_file(family: str,
   form = KEPT[kind].form
   assert (form.code, form.group) in forms
   assert forms <= {(form.code, form.group), ("int8", 32)}
+
+
+@pytest.mark.parametrize(
+  ("family", "kind", "said"),
+  [
+    ("olmoe", "Q4_K", "Q4_K held with scales rounded to float16 as int4_g32, in 5 bits a number for the file's 4.5"),
+    ("olmoe", "Q5_0", "Q5_0 held exactly as int8_g32, in 8.5 bits a number for the file's 5.5"),
+    ("mixtral", "Q4_0", None),
+  ],
+)
+def test_types_that_are_not_held_as_the_file_has_them_are_said_in_one_line(
+  family: str, kind: str, said: str | None, folder: Path
+):
+  path, _ = written(CASES[family], kind, folder)
+  with heard() as lines:
+    lynx_jax.load(path)
+    lynx_jax.load(path, weights="float")
+  assert len(lines) == (said is not None)
+  assert said is None or lines[0].startswith(f"{path}: {said}")
 
 
 BITS = {"Q8_0": 8.5, "Q4_0": 4.5, "MXFP4": 4.25, "Q4_K": 5.0, "Q5_K": 9.0, "Q6_K": 9.0}
