@@ -85,7 +85,10 @@ def packed_targets(rule: Rule, shapes: Shapes, sources: Pieces) -> dict[str, Pie
   """
   pieces = [sources.get(name) for name in names(rule.source)]
   first = pieces[0]
-  if first is None or any(piece is None or _kind(piece.weight) != _kind(first.weight) for piece in pieces):
+  if first is None or None in pieces:
+    return {}
+  kind = _kind(first.weight)
+  if any(piece is not first and _kind(piece.weight) != kind for piece in pieces if piece is not None):
     return {}
   if not isinstance(rule.target, str):
     rank = len(first.weight.shape)

@@ -97,7 +97,7 @@ def expected_held(spec: DecoderSpec, config: Config, where: object) -> Held:
   shapes, roles = parameter_shapes(spec), (Role.PROJECTION, Role.EXPERT, Role.EXPANSION)
   linear = {path: shapes[path] for path, one in declarations(spec).items() if one.role in roles}
   try:
-    return expected.expected_held(config, where, tensor_rules(spec), shapes, linear)
+    return expected.expected_held(config, where, functools.partial(tensor_rules, spec), shapes, linear)
   except CheckpointError:
     return {}
 
