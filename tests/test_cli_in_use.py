@@ -105,10 +105,10 @@ def test_info_in_a_pipe_has_one_fact_a_line_and_json_has_all(capsys):
 
 def test_estimate_says_whether_the_model_fits(capsys):
   _, out, _ = run(capsys, "estimate", "--config", "DeepSeek-V3", "--gpu", "h100")
-  assert "Does NOT fit: 1340.2 GB of weights" in out
-  assert "in 1 x 80 GB; give --gpus 19" in out
-  _, out, _ = run(capsys, "estimate", "--config", "DeepSeek-V3", "--gpu", "h100", "--gpus", 19)
-  assert "Fits: 1340.2 GB of weights" in out
+  assert "Does NOT fit: 693.0 GB of weights" in out
+  assert "in 1 x 80 GB; give --gpus 10" in out
+  _, out, _ = run(capsys, "estimate", "--config", "DeepSeek-V3", "--gpu", "h100", "--gpus", 10)
+  assert "Fits: 693.0 GB of weights" in out
 
 
 def child(program, **environment):

@@ -54,6 +54,9 @@ def unpacked(layer: dict[str, torch.Tensor], scheme: QuantizationScheme) -> np.n
   layer = {f"weight{name}": tensor for name, tensor in layer.items()}
   if layer["weight_scale"].dtype in (torch.float16, torch.bfloat16):
     layer["weight_scale"] = layer["weight_scale"].float()
+  if "weight_zero_point" in layer:
+    # The package turns them, and takes what it gets for contiguous where there is one group, whatever its strides.
+    layer["weight_zero_point"] = layer["weight_zero_point"].T.contiguous().T
   compressor: Any = BaseCompressor.get_value_from_registry(getattr(scheme.format, "value", scheme.format))
   return compressor.decompress(layer, scheme)["weight"].float().numpy()
 
