@@ -22,7 +22,7 @@ LOADER = "lynx_jax.loading:load"
 # process, and would hide any smaller peak.
 _PROGRAM = """
 import importlib, json, sys
-import jax
+import jax, orbax.checkpoint
 
 def status(key):
   with open("/proc/self/status") as file:

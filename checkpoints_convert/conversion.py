@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from checkpoints_convert.checkpoint import Checkpoint
 from checkpoints_convert.companions import fingerprint, write_config, write_record
 from checkpoints_convert.dtypes import as_dtype
 from checkpoints_convert.errors import CheckpointError
-from checkpoints_convert.packing import aloud, packing_of
+from checkpoints_convert.packing import Packing, aloud, packing_of
+from checkpoints_convert.parameters import Parameters
 from checkpoints_convert.quantised import Forms, quantised, stored
+from checkpoints_convert.rules import RuleTable
 from checkpoints_convert.safetensors_writing import stored_bytes, write_safetensors
 from checkpoints_convert.staging import staged
 
@@ -68,21 +70,17 @@ def convert(
   destination = Path(destination)
   if source.directory.resolve().is_relative_to(destination.resolve()):
     raise CheckpointError(f"{destination} holds the source {source.directory}: give another destination")
+  parameters = quantised(source.lazily(chosen, kept), forms or {})
   # With these, what config.json says of the source's weights is true of those that are written.
   same = bool(kept) and source.keeps_all(kept)
-  parameters = quantised(source.lazily(chosen, kept), forms or {})
   table = source.schema.rules({}) if to == "hf" else ()
-  settings: Mapping[str, Any] | None = None if same else {}
+  packing, settings = None, None if same else {}
   if to == "orbax":
     parameters = stored(parameters)
-    packing, size = None, parameters.nbytes(parameters.shapes)
+    size = parameters.nbytes(parameters.shapes)
   else:
-    native = source.format if same and not forms else None
-    packing = packing_of(table, parameters, native, looked_up=source.schema.looked_up)
-    size = stored_bytes(table, parameters, packing)
-    settings = {} if packing is None else packing.settings
-    for line in aloud({} if packing is None else packing.plain, "written as plain numbers"):
-      _LOG.warning("%s", line)
+    packing = _packing(source, table, parameters, native=same and not forms)
+    size, settings = stored_bytes(table, parameters, packing), {} if packing is None else packing.settings
   with staged(destination, force=force) as directory, _room(destination, directory, size):
     wrote = _counter(report, "converting", size)
     if to == "orbax":
@@ -92,6 +90,14 @@ def convert(
     write_config(directory, source.config, chosen, settings=settings)
     files = [*source.described_by(), *source.write_companions(directory), *source.files()]
     write_record(directory, _record(source, chosen, to, files, report))
+
+
+def _packing(source: Checkpoint, table: RuleTable, parameters: Parameters, *, native: bool) -> Packing | None:
+  """How the quantised parameters are written; warns of those that are not. `native` allows the source's own format."""
+  found = packing_of(table, parameters, source.format if native else None, looked_up=source.schema.looked_up)
+  for line in aloud({} if found is None else found.plain, "written as plain numbers"):
+    _LOG.warning("%s", line)
+  return found
 
 
 def _counter(report: Report, stage: str, total: int) -> Callable[[int], None]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Num, Shaped
 from numpy.typing import DTypeLike
 
 from pallas_kernels import (
@@ -150,7 +150,7 @@ def place(array: Num[np.ndarray, "..."] | QuantizedWeight, role: Role, weights: 
   return jax.tree.map(_on_device, bits_of(array) if held_as_bits(role, array.dtype) else array)
 
 
-def _on_device(leaf: Num[np.ndarray, "..."]) -> jax.Array:
+def _on_device(leaf: Shaped[np.ndarray, "..."]) -> jax.Array:
   return jax.device_put(aligned(leaf))
 
 

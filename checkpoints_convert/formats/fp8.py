@@ -80,7 +80,8 @@ class Float8(Format):
 
   def expected(self, name: str, shape: Shape) -> Piece | None:
     """Every matrix, with scales of float32."""
-    form = form_of_blocks(shape[-2:] if self.block is None else self.block, shape)
+    *_, rows, columns = shape
+    form = form_of_blocks((rows, columns) if self.block is None else self.block, shape)
     return None if form is None else Piece(abstract_quantized(shape, form, np.float32, np.float32))
 
   def objection(self, name: str, piece: Piece) -> str | None:

@@ -26,12 +26,13 @@ from pallas_kernels import Form, QuantizedWeight
 from pallas_kernels.weights.widening import widened
 from tests.checkpoints_convert import test_words
 from tests.checkpoints_convert.compressed_layers import SCHEMES, arrays, checkpoint, config, parts
+from tests.checkpoints_convert.gguf_cases import GGUF_CASES
 from tests.checkpoints_convert.gguf_writing import everything, write_gguf
 from tests.checkpoints_convert.k_quants import Quant
 from tests.checkpoints_convert.memory_reader import MemoryReader
 from tests.checkpoints_convert.quantised_files import Tensors, blocks_of_fp8, fp8_config, is_linear, quantised
 from tests.checkpoints_convert.tampering import copied
-from tests.families.cases import GPT_OSS, MIXTRAL, OLMOE, QWEN3_MOE
+from tests.families.cases import MIXTRAL, OLMOE, QWEN3_MOE
 from tests.families.cases import checkpoint as original
 from tests.heard import heard
 from tests.held import packed
@@ -55,9 +56,11 @@ def unpacked(layer: dict[str, torch.Tensor], scheme: QuantizationScheme) -> np.n
   if layer["weight_scale"].dtype in (torch.float16, torch.bfloat16):
     layer["weight_scale"] = layer["weight_scale"].float()
   if "weight_zero_point" in layer:
-    # The package turns them, and takes what it gets for contiguous where there is one group, whatever its strides.
-    layer["weight_zero_point"] = layer["weight_zero_point"].T.contiguous().T
-  compressor: Any = BaseCompressor.get_value_from_registry(getattr(scheme.format, "value", scheme.format))
+    # The package turns them, and needs strides of 1 where an axis has one entry, which contiguous() does not give.
+    turned = layer["weight_zero_point"].T
+    layer["weight_zero_point"] = turned.reshape(-1).view(turned.shape).T
+  assert scheme.format is not None
+  compressor: Any = BaseCompressor.get_value_from_registry(str(getattr(scheme.format, "value", scheme.format)))
   return compressor.decompress(layer, scheme)["weight"].float().numpy()
 
 
@@ -221,7 +224,10 @@ def gguf_file(kind: str, directory: Path) -> Path:
   """A file with matrices of one type; of MXFP4 only experts are."""
   path, chosen = directory / "model.gguf", everything(Quant[kind])
   if kind == "MXFP4":
-    write_gguf(path, original(GPT_OSS[0]), lambda name, array: chosen(name, array) if "exps" in name else Quant.F32)
+    (case,) = (case for case in GGUF_CASES if case.family == "gpt_oss")
+    write_gguf(
+      path, original(case), lambda name, array: chosen(name, array) if name.endswith("exps.weight") else Quant.F32
+    )
   else:
     write_gguf(path, original(QWEN3_MOE[1]), chosen)
   return path
