@@ -20,7 +20,7 @@ def lynx_server(*options: str, seconds: float = 600.0) -> Iterator[tuple[str, in
   It takes requests by then, and may still compile its larger programs. Raises OSError if that takes over `seconds`.
   """
   port = free_port()
-  command = [sys.executable, "-m", "lynx_jax", "serve", *options, "--port", str(port), "--quiet"]
+  command = [sys.executable, "-m", "lynx_jax.cli", "serve", *options, "--port", str(port), "--quiet"]
   with running(command, f"http://127.0.0.1:{port}", "/ready", seconds) as pid:
     yield f"http://127.0.0.1:{port}", pid
 
